@@ -1,0 +1,205 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// Type is the canonical upper-case name of an event, e.g. MODEL_PROMOTED.
+type Type string
+
+// MaxPayload is the largest payload an event may carry, in bytes. Larger things are artifacts.
+const MaxPayload = 64 << 10
+
+// Origin identifies one outbox file: 16 random hex digits made when the file is created, so that a lost, restored or
+// cloned disk is never mistaken for old news. Events that ride on a command of the state machine have Origin "state".
+type Origin string
+
+// StateOrigin is the origin of events that the state machine itself makes; their number is their seq.
+const StateOrigin Origin = "state"
+
+// Draft is an event as its publisher states it: everything but its place.
+type Draft struct {
+	Type    Type
+	Node    id.Node   // who states it
+	Daemon  string    // which daemon of that node, or "" for the agent itself and external clients
+	Epoch   id.Epoch  // the singleton's epoch, 0 when a node-scope part publishes
+	Time    time.Time // for people; order is Seq
+	Cause   string    // id of the event that led to this one, or ""
+	Payload json.RawMessage
+}
+
+// Marks that the state machine puts on a record.
+const (
+	// MarkStale is on an event that carried an older epoch than its daemon's current assignment: recorded, but nobody may
+	// act on it.
+	MarkStale byte = 1 << iota
+	// MarkRefused is on a record that consumes a number whose event could not be accepted; the payload says why.
+	MarkRefused
+	// MarkLost is on a record that stands for a range of numbers that an outbox could no longer supply.
+	MarkLost
+)
+
+// Record is an event with its place in the log.
+type Record struct {
+	Seq    uint64 // position in the log, from 1
+	Origin Origin
+	Number uint64 // position in its origin, from 1, contiguous
+	Marks  byte
+	Draft
+}
+
+// ID names an event for ever: origin and number, joined by a dash.
+func (r Record) ID() string { return MakeID(r.Origin, r.Number) }
+
+// MakeID joins an origin and a number to an event id.
+func MakeID(o Origin, n uint64) string { return fmt.Sprintf("%s-%d", o, n) }
+
+// Stale says that nobody may act on the record.
+func (r Record) Stale() bool { return r.Marks&MarkStale != 0 }
+
+// Hash is the running hash of the log after a record.
+type Hash [sha256.Size]byte
+
+// String is the hash in lower-case hex.
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+
+// Next is the running hash after a record with the given binary form.
+func (h Hash) Next(encoded []byte) Hash {
+	d := sha256.New()
+	d.Write(h[:])
+	d.Write(encoded)
+	var out Hash
+	d.Sum(out[:0])
+	return out
+}
+
+// ErrMalformed is returned for bytes that are no draft or record.
+var ErrMalformed = errors.New("malformed event bytes")
+
+const codecVersion = 1
+
+// AppendDraft appends the binary form of d to b. The form is canonical: equal drafts give equal bytes.
+func AppendDraft(b []byte, d Draft) []byte {
+	b = append(b, codecVersion)
+	b = appendString(b, string(d.Type))
+	b = appendString(b, string(d.Node))
+	b = appendString(b, d.Daemon)
+	b = binary.AppendUvarint(b, uint64(d.Epoch))
+	b = binary.AppendVarint(b, d.Time.UnixMicro())
+	b = appendString(b, d.Cause)
+	b = binary.AppendUvarint(b, uint64(len(d.Payload)))
+	return append(b, d.Payload...)
+}
+
+// AppendRecord appends the binary form of r to b.
+func AppendRecord(b []byte, r Record) []byte {
+	b = binary.AppendUvarint(b, r.Seq)
+	b = appendString(b, string(r.Origin))
+	b = binary.AppendUvarint(b, r.Number)
+	b = append(b, r.Marks)
+	return AppendDraft(b, r.Draft)
+}
+
+// DecodeDraft reads a draft that fills b exactly. The payload aliases b.
+func DecodeDraft(b []byte) (Draft, error) {
+	d := decoder{b: b}
+	out := d.draft()
+	return out, d.end()
+}
+
+// DecodeRecord reads a record that fills b exactly. The payload aliases b.
+func DecodeRecord(b []byte) (Record, error) {
+	d := decoder{b: b}
+	var r Record
+	r.Seq = d.uvarint()
+	r.Origin = Origin(d.str())
+	r.Number = d.uvarint()
+	r.Marks = d.byte()
+	r.Draft = d.draft()
+	return r, d.end()
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) draft() Draft {
+	if d.byte() != codecVersion {
+		d.bad = true
+	}
+	var out Draft
+	out.Type = Type(d.str())
+	out.Node = id.Node(d.str())
+	out.Daemon = d.str()
+	out.Epoch = id.Epoch(d.uvarint())
+	out.Time = time.UnixMicro(d.varint()).UTC()
+	out.Cause = d.str()
+	if p := d.bytes(); len(p) > 0 {
+		out.Payload = json.RawMessage(p)
+	}
+	return out
+}
+
+func (d *decoder) end() error {
+	if d.bad || len(d.b) != 0 {
+		return ErrMalformed
+	}
+	return nil
+}
+
+func (d *decoder) byte() byte {
+	if len(d.b) == 0 {
+		d.bad = true
+		return 0
+	}
+	c := d.b[0]
+	d.b = d.b[1:]
+	return c
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.b)
+	if n <= 0 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) bytes() []byte {
+	n := d.uvarint()
+	if n > uint64(len(d.b)) {
+		d.bad, d.b = true, nil
+		return nil
+	}
+	out := d.b[:n:n]
+	d.b = d.b[n:]
+	return out
+}
+
+func (d *decoder) str() string { return string(d.bytes()) }
