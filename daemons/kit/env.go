@@ -1,0 +1,274 @@
+package kit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// Env is what one daemon may use. Only New reads it; a daemon keeps the fields that it needs. For a singleton everything
+// that has an effect is already fenced with the epoch of this very assignment.
+type Env struct {
+	Self     Self
+	Log      zerolog.Logger
+	Now      func() time.Time
+	Every    time.Duration // the period in force: Spec.Every or the ring settings
+	Settings json.RawMessage
+	Progress func() // marks useful progress; the Loop calls it after each good step
+
+	Events  Events
+	View    Views
+	Effects Effects                           // commands to the replicated state
+	Orders  Orders                            // calls to other nodes
+	Store   Store                             // artifacts on this node
+	Local   Local                             // this daemon's own small durable state on this node
+	Jobs    Jobs                              // what runs here
+	Letters Letters                           // dead letters of this node and, for the node that runs it, of the singletons
+	Peers   Peers                             // the mesh as this node sees it
+	Daemons Daemons                           // the supervisor's books
+	Host    Host                              // samples of this machine
+	Part    func(name string) (Daemon, error) // built-in parts that a Facade runs
+	Dirs    Dirs
+}
+
+// Self is the node that the daemon runs on.
+type Self struct {
+	ID    id.Node
+	Name  string
+	Class id.Class
+	Boot  id.Boot
+	Slots ring.Slots
+}
+
+// Dirs are the folders of the data dir that daemons may write into.
+type Dirs struct {
+	Games   string // merged game databases: <config>.db
+	Staging string // temporary files; swept at start
+	Spool   string
+}
+
+// Events publishes and hears events. A publish is durable on this node when it returns.
+type Events interface {
+	// Publish validates payload against the catalogue, stamps node, daemon and epoch, and returns the event's id.
+	Publish(ctx context.Context, t event.Type, payload any, cause string) (string, error)
+	// Wake returns a channel that gets a value whenever an event of one of the types is placed in the log; wakes are hints:
+	// several may become one. It ends with ctx.
+	Wake(ctx context.Context, types ...event.Type) <-chan event.Record
+	// Consume runs a durable subscriber until ctx ends: in order, at least once, its cursor local or (for a singleton)
+	// replicated under the fence.
+	Consume(ctx context.Context, c Consumer) error
+}
+
+// Consumer is a durable subscriber.
+type Consumer struct {
+	Name   string // "" means the daemon's own name
+	Types  []event.Type
+	Handle func(ctx context.Context, r event.Record) error
+	// Gap is told of a stretch that retention has taken before it was delivered; the daemon then reconciles from state.
+	Gap func(from, to uint64)
+}
+
+// Views reads the replicated state.
+type Views interface {
+	// Near is the nearest copy, with its age; never blocks.
+	Near() View
+	// Current is a copy at least as new as the coordinator's state when the call was made. ErrNoCoordinator without quorum.
+	Current(ctx context.Context) (View, error)
+}
+
+// ErrNoCoordinator says that nothing can be decided now.
+var ErrNoCoordinator = errors.New("no coordinator")
+
+// ErrStaleEpoch says that this assignment is over: the daemon must end.
+var ErrStaleEpoch = errors.New("stale epoch")
+
+// ErrConflict says that somebody else was first: read again and decide anew.
+var ErrConflict = errors.New("conflict")
+
+// View is one immutable reading of the replicated state.
+type View struct {
+	Index   uint64
+	AsOf    time.Time // when a coordinator last confirmed it; zero = unknown
+	Known   bool      // false: this node has heard no coordinator since it started
+	Fleet   Fleet
+	Queue   Queue
+	Library Library
+	Notes   Notes // of this daemon
+	Ring    ring.Settings
+}
+
+// Fleet is the roster.
+type Fleet interface {
+	Members() []ring.Member
+	Member(n id.Node) (ring.Member, bool)
+	Assignment(daemon string) (ring.Assignment, bool)
+}
+
+// Queue is the work queue.
+type Queue interface {
+	Items(workType string, c id.Config) []ring.WorkItem // kept items in order of creation; "" matches all
+	ByKey(key string) (ring.WorkItem, bool)
+	Item(workID string) (ring.WorkItem, bool)
+}
+
+// Library is what the state knows of artifacts and names.
+type Library interface {
+	Artifacts(k ring.Kind, c id.Config) []ring.Artifact // in order of arrival
+	Artifact(d id.Digest) (ring.Artifact, bool)
+	Name(key string) (ring.Name, bool)
+}
+
+// Notes are the daemon's replicated notes.
+type Notes interface {
+	Note(key string) (json.RawMessage, bool)
+}
+
+// Effects changes the replicated state. Every call returns after the commit; a singleton's calls are refused with
+// ErrStaleEpoch once its assignment has moved on.
+type Effects interface {
+	// Enqueue adds work items; one whose key exists is returned as it stands.
+	Enqueue(ctx context.Context, items ...ring.WorkItem) ([]ring.WorkItem, error)
+	Cancel(ctx context.Context, workID, reason string) error
+	Retry(ctx context.Context, workID string) error
+	// AddArtifacts makes bytes known; AddReceipts states that this node holds them.
+	AddArtifacts(ctx context.Context, as ...ring.Artifact) error
+	AddReceipts(ctx context.Context, ds ...id.Digest) error
+	// SetName moves a name by compare-and-set and states the events in the same entry. ErrConflict if expect is not current.
+	SetName(ctx context.Context, key string, expect uint64, d id.Digest, values map[string]float64, events ...Statement) (ring.Name, error)
+	// PutNote keeps value (as JSON; nil removes it) for the daemon's successor, with events in the same entry.
+	PutNote(ctx context.Context, key string, value any, events ...Statement) error
+}
+
+// Statement is an event that rides on a command.
+type Statement struct {
+	Type    event.Type
+	Payload any
+	Cause   string
+}
+
+// Orders asks another node to do something; the order is idempotent.
+type Orders interface {
+	// Fetch asks node to hold d: it pulls the bytes from a holder, verifies, fsyncs, states its receipt, and answers.
+	Fetch(ctx context.Context, node id.Node, d id.Digest) error
+	// Ping measures a round trip to node.
+	Ping(ctx context.Context, node id.Node) (time.Duration, error)
+}
+
+// Store is the content store of this node.
+type Store interface {
+	PutFile(ctx context.Context, path string) (id.Digest, int64, error)
+	Path(d id.Digest) (string, bool)
+	// Ensure makes the bytes present here, by fetching them from a holder if need be.
+	Ensure(ctx context.Context, d id.Digest) (string, error)
+	// Verify recomputes the hash of what is on disk; a mismatch goes to quarantine and is an error.
+	Verify(ctx context.Context, d id.Digest) error
+	// Quarantine moves a file that failed validation out of use, with its reason.
+	Quarantine(ctx context.Context, path, reason string) error
+}
+
+// Local is durable key-value state of one daemon on one node. Values are small.
+type Local interface {
+	Get(key string) ([]byte, bool, error)
+	Put(key string, value []byte) error
+	Delete(key string) error
+	Keys(prefix string) ([]string, error)
+}
+
+// Jobs is what the worker runs here.
+type Jobs interface {
+	// Databases lists the game databases of this node's self-play jobs, running and ended, that are not yet released.
+	Databases() []JobDB
+	// Release says that everything worth keeping of a job's games is safe elsewhere, so its folder may go.
+	Release(ctx context.Context, jobID string) error
+}
+
+// JobDB is a SQLite file that a self-play job writes. It may be live: never read it but through gamedb.
+type JobDB struct {
+	JobID  string
+	WorkID string
+	Path   string
+	Config id.Config
+	Done   bool // the job has ended; nothing more will be written
+}
+
+// Letters are dead letters: (event, handler) pairs that failed for good.
+type Letters interface {
+	List(ctx context.Context) ([]ring.DeadLetter, error)
+	// Retry runs exactly that pair again; nil means it succeeded and the letter is gone.
+	Retry(ctx context.Context, letterID string) error
+	Abandon(ctx context.Context, letterID string) error
+}
+
+// Peers is the mesh.
+type Peers interface {
+	Peers() []Peer
+}
+
+// Peer is a member as this node's gossip sees it.
+type Peer struct {
+	ID     id.Node
+	Name   string
+	Status ring.Status
+	Boot   id.Boot
+	Since  time.Time
+}
+
+// Daemons is the supervisor's view, for the watchdog.
+type Daemons interface {
+	Running() []DaemonProgress
+	// Cancel ends the daemon's context; the supervisor restarts it by its own rules.
+	Cancel(name, reason string)
+}
+
+// DaemonProgress is a running daemon's last useful progress.
+type DaemonProgress struct {
+	Name     string
+	Since    time.Time // of RUNNING
+	Last     time.Time // of progress; zero = none yet
+	Deadline time.Duration
+}
+
+// Host samples this machine.
+type Host interface {
+	Sample(ctx context.Context) Sample
+	// Report publishes this node's verdict: into the member's meta and for whoever pulls the full report.
+	Report(Health)
+}
+
+// Sample is one reading; a nil pointer is unknown, never zero.
+type Sample struct {
+	At           time.Time
+	CPUPercent   *float64
+	MemPercent   *float64
+	DiskFree     *int64 // bytes under the data dir
+	DiskPercent  *float64
+	FsyncSeconds *float64 // of a canary write in the data dir
+	GPUs         []GPU
+	GPUError     string
+	Preflight    map[string]string // stage → "" good, else why the workload cannot run here
+}
+
+// GPU is one device's reading.
+type GPU struct {
+	Name        string
+	MemUsedMiB  *int
+	MemTotalMiB *int
+	UtilPercent *float64
+	TempC       *float64
+}
+
+// Health is a node's verdict on itself.
+type Health struct {
+	Verdict string // HEALTHY, DEGRADED, UNHEALTHY
+	Reasons []string
+	At      time.Time
+	Sample  Sample
+	Reach   map[id.Node]bool
+}
