@@ -1,0 +1,346 @@
+package api
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// AsOf says how old a view is; it is on every answer that may be stale.
+type AsOf struct {
+	AsOf  *time.Time `json:"as_of,omitempty"` // when a coordinator last confirmed the copy; absent when it is current
+	Index uint64     `json:"index,omitempty"`
+}
+
+// Members answers `members`.
+type Members struct {
+	Members []Member `json:"members"`
+	AsOf
+}
+
+// Member is one row of `members`: the asked node's gossip view joined with the roster.
+type Member struct {
+	Name            string            `json:"name"`
+	ID              id.Node           `json:"id"`
+	Address         string            `json:"address"`
+	Status          string            `json:"status"` // alive suspect draining left failed
+	Class           id.Class          `json:"class"`
+	Voter           bool              `json:"voter"`
+	Coordinator     bool              `json:"coordinator"`
+	Reach           string            `json:"reach"` // direct session relay unknown
+	Version         string            `json:"version"`
+	Tags            map[string]string `json:"tags"`
+	GPU             *int              `json:"gpu"`
+	Daemons         *int              `json:"daemons"`
+	UnsyncedGames   *int64            `json:"unsynced_games"`
+	LastSeenSeconds *float64          `json:"last_seen_seconds"`
+	Health          *string           `json:"health"`
+	HealthReasons   []string          `json:"health_reasons,omitempty"`
+	Boot            id.Boot           `json:"boot,omitempty"`
+}
+
+// Leader answers `leader`.
+type Leader struct {
+	Coordinator      *string  `json:"coordinator"`
+	Term             uint64   `json:"term"`
+	Voters           []string `json:"voters"`
+	Nonvoters        []string `json:"nonvoters"`
+	Quorum           int      `json:"quorum"`
+	AliveVoters      int      `json:"alive_voters"`
+	FailureTolerance int      `json:"failure_tolerance"`
+	CommitIndex      uint64   `json:"commit_index"`
+	AsOf
+}
+
+// Status answers `status`.
+type Status struct {
+	Node        string         `json:"node"`
+	Ring        string         `json:"ring"`
+	Coordinator *string        `json:"coordinator"`
+	QuorumOK    bool           `json:"quorum_ok"`
+	Members     map[string]int `json:"members"`
+	Daemons     map[string]int `json:"daemons"`
+	Events      EventsStatus   `json:"events"`
+	Work        map[string]int `json:"work"`
+	Alarms      []Alarm        `json:"alarms"`
+	Singletons  []DaemonRow    `json:"singletons,omitempty"`
+	NextStep    string         `json:"next_step,omitempty"`
+	Degraded    []string       `json:"degraded,omitempty"`
+	AsOf
+}
+
+// EventsStatus is the log's part of a status.
+type EventsStatus struct {
+	LastSeq uint64  `json:"last_seq"`
+	Lag     *uint64 `json:"lag"` // events that the state has and this replica has not; null = unknown
+}
+
+// Alarm is something an operator should look at.
+type Alarm struct {
+	Code    string    `json:"code"`
+	Message string    `json:"message"`
+	Since   time.Time `json:"since"`
+}
+
+// Daemons answers `daemons`.
+type Daemons struct {
+	Daemons []DaemonRow `json:"daemons"`
+	AsOf
+}
+
+// DaemonRow is one row of `daemons`.
+type DaemonRow struct {
+	Name                string     `json:"name"`
+	Category            string     `json:"category"`
+	Scope               string     `json:"scope"`
+	State               string     `json:"state"` // upper case, or "unknown"
+	Node                *string    `json:"node"`
+	Epoch               *uint64    `json:"epoch"`
+	Standby             *string    `json:"standby,omitempty"`
+	Since               *time.Time `json:"since"`
+	Restarts            int        `json:"restarts"`
+	DependsOn           []string   `json:"depends_on"`
+	BlockedOn           []string   `json:"blocked_on"`
+	LastProgressSeconds *float64   `json:"last_progress_seconds"`
+	LastError           string     `json:"last_error"`
+	AliasOf             *string    `json:"alias_of"`
+}
+
+// Explanation answers `daemon explain`.
+type Explanation struct {
+	Daemon  DaemonRow         `json:"daemon"`
+	Why     []string          `json:"why"`
+	Nodes   map[string]string `json:"nodes"` // per node: why it may run there, or why not
+	Enabled bool              `json:"enabled"`
+}
+
+// EventLine is one line of a tail.
+type EventLine struct {
+	Seq     uint64          `json:"seq"`
+	ID      string          `json:"id"`
+	Type    string          `json:"type"`
+	Node    id.Node         `json:"node"`
+	Daemon  string          `json:"daemon"`
+	Epoch   *uint64         `json:"epoch"`
+	Time    time.Time       `json:"time"`
+	Cause   string          `json:"cause"`
+	Payload json.RawMessage `json:"payload"`
+	Stale   bool            `json:"stale,omitempty"`
+	Refused bool            `json:"refused,omitempty"`
+	Lost    bool            `json:"lost,omitempty"`
+}
+
+// CompactedLine is a tail's first line when what was asked for is gone.
+type CompactedLine struct {
+	Compacted Compacted `json:"compacted"`
+}
+
+// Compacted is a stretch of the log that retention has taken.
+type Compacted struct {
+	From   uint64 `json:"from"`
+	To     uint64 `json:"to"`
+	Oldest uint64 `json:"oldest"`
+}
+
+// Publish asks for an event.
+type Publish struct {
+	Type    string          `json:"type"`
+	Payload json.RawMessage `json:"payload"`
+	Wait    bool            `json:"wait,omitempty"`
+	Key     string          `json:"key,omitempty"`
+	Cause   string          `json:"cause,omitempty"`
+}
+
+// Published answers it.
+type Published struct {
+	ID  string  `json:"id"`
+	Seq *uint64 `json:"seq,omitempty"`
+}
+
+// Verify answers `events verify`.
+type Verify struct {
+	OK      bool         `json:"ok"`
+	LastSeq uint64       `json:"last_seq"`
+	Hash    string       `json:"hash"`
+	Nodes   []VerifyNode `json:"nodes"`
+}
+
+// VerifyNode is one replica's part of a verification.
+type VerifyNode struct {
+	Node     string  `json:"node"`
+	OK       bool    `json:"ok"`
+	LastSeq  uint64  `json:"last_seq"`
+	Oldest   uint64  `json:"oldest"`
+	Hash     string  `json:"hash"`
+	FirstBad *uint64 `json:"first_bad"`
+	Error    string  `json:"error,omitempty"`
+}
+
+// DeadLetters answers `dlq list`.
+type DeadLetters struct {
+	DeadLetters []ring.DeadLetter `json:"dead_letters"`
+}
+
+// WorkList answers `work list`.
+type WorkList struct {
+	Work []WorkRow `json:"work"`
+	AsOf
+}
+
+// WorkRow is one item of the queue.
+type WorkRow struct {
+	ID        string            `json:"id"`
+	Type      string            `json:"type"`
+	Config    id.Config         `json:"config"`
+	State     ring.WorkState    `json:"state"`
+	Priority  int               `json:"priority"`
+	Attempts  int               `json:"attempts"`
+	ClaimedBy *string           `json:"claimed_by"`
+	ClaimID   *string           `json:"claim_id"`
+	Epoch     *uint64           `json:"epoch"`
+	Created   time.Time         `json:"created"`
+	Deadline  *time.Time        `json:"deadline"`
+	Error     string            `json:"error"`
+	Result    *ring.WorkResult  `json:"result"`
+	Key       string            `json:"key"`
+	Params    map[string]string `json:"params,omitempty"`
+	Inputs    []ring.Input      `json:"inputs,omitempty"`
+}
+
+// AddWork asks for an item.
+type AddWork struct {
+	Type     string            `json:"type"`
+	Config   id.Config         `json:"config"`
+	Key      string            `json:"key,omitempty"`
+	Priority *int              `json:"priority,omitempty"`
+	Params   map[string]string `json:"params,omitempty"`
+	Inputs   []ring.Input      `json:"inputs,omitempty"`
+}
+
+// Artifacts answers `data ls`, `data where` and `data under-replicated`.
+type Artifacts struct {
+	Artifacts []Artifact `json:"artifacts"`
+	AsOf
+}
+
+// Artifact is one artifact with the nodes that hold it and the names that point to it.
+type Artifact struct {
+	SHA256   id.Digest         `json:"sha256"`
+	Kind     ring.Kind         `json:"kind"`
+	Config   id.Config         `json:"config"`
+	Bytes    int64             `json:"bytes"`
+	Created  time.Time         `json:"created"`
+	Origin   string            `json:"origin"`
+	Holders  []string          `json:"holders"`
+	Names    []string          `json:"names"`
+	Wanted   int               `json:"wanted"` // receipts asked for
+	Counters map[string]int64  `json:"counters,omitempty"`
+	Parents  []id.Digest       `json:"parents,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+}
+
+// Verified answers `data verify`.
+type Verified struct {
+	OK    bool            `json:"ok"`
+	Files []VerifiedBytes `json:"files"`
+}
+
+// VerifiedBytes is one verified copy.
+type VerifiedBytes struct {
+	SHA256 id.Digest `json:"sha256"`
+	OK     bool      `json:"ok"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// Games answers `games`.
+type Games struct {
+	Configs []GameCount `json:"configs"`
+	AsOf
+}
+
+// GameCount counts one config's finished games.
+type GameCount struct {
+	Config   id.Config  `json:"config"`
+	Games    int64      `json:"games"`    // with receipts, distinct by id; never falls
+	Unsynced *int64     `json:"unsynced"` // finished, not yet receipted; null = unknown
+	Packs    int        `json:"packs"`
+	LastGame *time.Time `json:"last_game"`
+}
+
+// Models answers `models`.
+type Models struct {
+	Models []Model `json:"models"`
+	AsOf
+}
+
+// Model is a champion, or with --history a past one.
+type Model struct {
+	Config       id.Config  `json:"config"`
+	Version      uint64     `json:"version"`
+	SHA256       id.Digest  `json:"sha256"`
+	Elo          *float64   `json:"elo"`
+	Games        *int64     `json:"games"`
+	PromotedAt   time.Time  `json:"promoted_at"`
+	Parent       *id.Digest `json:"parent"`
+	OnNodes      []string   `json:"on_nodes"`
+	SupersededAt *time.Time `json:"superseded_at,omitempty"`
+}
+
+// Ratings answers `elo`.
+type Ratings struct {
+	Ratings []Rating `json:"ratings"`
+	AsOf
+}
+
+// Rating is one player's rating.
+type Rating struct {
+	Config id.Config `json:"config"`
+	Model  string    `json:"model"` // digest, or a baseline's name
+	Elo    float64   `json:"elo"`
+	Low    float64   `json:"low"`
+	High   float64   `json:"high"`
+	Games  int       `json:"games"`
+	Wins   int       `json:"wins"`
+	Losses int       `json:"losses"`
+	Draws  int       `json:"draws"`
+}
+
+// TokenCreated answers `token create`; the only place where a token is shown.
+type TokenCreated struct {
+	Token   string    `json:"token"`
+	ID      string    `json:"id"`
+	Class   id.Class  `json:"class"`
+	Expires time.Time `json:"expires"`
+	Uses    int       `json:"uses"`
+}
+
+// Tokens answers `token list`.
+type Tokens struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// Token is a join token without its secret.
+type Token struct {
+	ID      string    `json:"id"`
+	Class   id.Class  `json:"class"`
+	Uses    int       `json:"uses"`
+	Used    int       `json:"used"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+	Revoked bool      `json:"revoked"`
+}
+
+// CreateToken asks for a token.
+type CreateToken struct {
+	Class      id.Class `json:"class"`
+	TTLSeconds float64  `json:"ttl_seconds"`
+	Uses       int      `json:"uses"`
+}
+
+// Done answers what has nothing more to say.
+type Done struct {
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+}
