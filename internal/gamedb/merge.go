@@ -1,0 +1,118 @@
+package gamedb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// MergeResult says what became of a pack's games.
+type MergeResult struct {
+	Added, Present int
+	Conflicts      []string    // ids that are in dst with other contents; dst keeps what it had
+	Rejected       []Rejection // games of the pack that cannot be used
+}
+
+// Merge adds the finished games of pack, a file nobody writes to, to the database at dst, which is made if it is missing.
+// It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are in dst with the
+// same contents count as Present, so merging twice changes nothing. The pack is treated as hostile, but Verify is the
+// fuller check and comes first for bytes from another machine.
+func Merge(ctx context.Context, dst, pack string) (MergeResult, error) {
+	if err := settled(pack); err != nil {
+		return MergeResult{}, fmt.Errorf("merge %s: %w", pack, err)
+	}
+	s, err := openSource(ctx, pack, finished)
+	if err != nil {
+		return MergeResult{}, fmt.Errorf("merge: %w", err)
+	}
+	defer s.Close()
+	c, err := openForWriting(ctx, dst)
+	if err != nil {
+		return MergeResult{}, fmt.Errorf("merge into %s: %w", dst, err)
+	}
+	defer c.Close()
+	res, err := s.mergeInto(ctx, c)
+	if err != nil {
+		return MergeResult{}, fmt.Errorf("merge %s into %s: %w", pack, dst, err)
+	}
+	return res, nil
+}
+
+func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) {
+	var res MergeResult
+	ids, err := s.finished(ctx)
+	if err != nil {
+		return res, err
+	}
+	if len(ids) == 0 {
+		return res, nil
+	}
+	from, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return res, err
+	}
+	defer from.Close()
+	// A merge is remembered elsewhere as done, so unlike a playing job's file it must be on disk when this returns.
+	if _, err := dst.ExecContext(ctx, "PRAGMA synchronous = FULL"); err != nil {
+		return res, fmt.Errorf("ask for durable commits: %w", err)
+	}
+	tx, err := dst.BeginTx(ctx, nil)
+	if err != nil {
+		return res, fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
+	in, err := newInserter(ctx, tx, s.tables)
+	if err != nil {
+		return res, err
+	}
+	have, err := targetLoader(ctx, tx)
+	if err != nil {
+		return res, err
+	}
+	defer have.Close()
+	for _, gameID := range ids {
+		r, err := from.load(ctx, gameID)
+		if err != nil {
+			return res, err
+		}
+		if reason := r.fault(); reason != "" {
+			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: reason})
+			continue
+		}
+		old, err := have.load(ctx, gameID)
+		if err != nil {
+			return res, err
+		}
+		switch rows, _ := old.find("games"); {
+		case len(rows) == 0:
+			if err := in.insert(ctx, r); err != nil {
+				return res, err
+			}
+			res.Added++
+		case old.sum() == r.sum():
+			res.Present++
+		default:
+			res.Conflicts = append(res.Conflicts, gameID)
+		}
+	}
+	slices.Sort(res.Conflicts)
+	if err := tx.Commit(); err != nil {
+		return res, fmt.Errorf("commit: %w", err)
+	}
+	return res, nil
+}
+
+// targetLoader reads what our own file holds, including child tables that this pack does not have.
+func targetLoader(ctx context.Context, s session) (*loader, error) {
+	var tables []tableColumns
+	for _, t := range layout() {
+		cols, err := columnsOf(ctx, s, t.name)
+		if err != nil {
+			return nil, err
+		}
+		if len(cols) > 0 {
+			tables = append(tables, tableColumns{table: t, cols: cols})
+		}
+	}
+	return newLoader(ctx, s, tables)
+}

@@ -1,0 +1,210 @@
+package gamedb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// access says how a file is opened.
+type access int
+
+const (
+	forWriting access = iota // ours: made if missing, write-ahead log
+	forPacking               // ours: a new file, written in one transaction
+	live                     // anybody's: read-only beside its writer
+	finished                 // anybody's: read-only, and nobody writes to it any more
+)
+
+// conn is one connection; the pool behind it never opens a second one.
+type conn struct {
+	pool *sql.DB
+	*sql.Conn
+}
+
+func (c *conn) Close() error {
+	return errors.Join(c.Conn.Close(), c.pool.Close())
+}
+
+// busyMillis is how long a statement waits for another process's lock. A merge of a large pack holds the lock for seconds.
+const busyMillis = 15_000
+
+func open(ctx context.Context, path string, how access) (*conn, error) {
+	// Asking again for what is in effect is allowed at any time, so no state of our own is needed. Elsewhere than on Linux
+	// there is nothing to turn on, and the rule in the package comment carries the weight alone.
+	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, sqlite.ErrOFDLockingUnavailable) {
+		return nil, fmt.Errorf("turn on per-file locks: %w", err)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("resolve %s: %w", path, err)
+	}
+	if how == live || how == finished {
+		info, err := os.Stat(abs)
+		if err != nil {
+			return nil, fmt.Errorf("find game database: %w", err)
+		}
+		if !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s is no regular file: %w", path, fs.ErrInvalid)
+		}
+	}
+	connector, err := sqlite.NewConnector(dsn(abs, how))
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	pool := sql.OpenDB(connector)
+	pool.SetMaxOpenConns(1)
+	one, err := pool.Conn(ctx)
+	if err != nil {
+		_ = pool.Close()
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	c := &conn{pool: pool, Conn: one}
+	if how == live || how == finished {
+		if err := limit(c.Conn); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("limit %s: %w", path, err)
+		}
+	}
+	return c, nil
+}
+
+func dsn(abs string, how access) string {
+	q := url.Values{"_defensive": {"1"}}
+	pragma := func(p string) { q.Add("_pragma", p) }
+	pragma(fmt.Sprintf("busy_timeout(%d)", busyMillis))
+	switch how {
+	case forWriting:
+		q.Set("_txlock", "immediate")
+		pragma("foreign_keys(1)")
+		pragma("journal_mode(WAL)")
+		pragma("synchronous(NORMAL)")
+	case forPacking:
+		q.Set("_txlock", "immediate")
+		pragma("foreign_keys(1)")
+		pragma("journal_mode(MEMORY)")
+		pragma("synchronous(FULL)")
+	case live, finished:
+		q.Set("mode", "ro")
+		if how == finished {
+			q.Set("immutable", "1")
+		}
+		pragma("trusted_schema(0)")
+		pragma("cell_size_check(1)")
+		pragma("query_only(1)")
+		pragma("mmap_size(0)")
+	}
+	u := url.URL{Scheme: "file", Path: abs, RawQuery: q.Encode()}
+	return u.String()
+}
+
+// limit narrows what a file's contents may ask of this connection. It must run before the schema is first read.
+func limit(c *sql.Conn) error {
+	for _, l := range []struct{ id, most int }{
+		{sqlite3.SQLITE_LIMIT_LENGTH, maxGameBytes},
+		{sqlite3.SQLITE_LIMIT_SQL_LENGTH, 256 << 10},
+		{sqlite3.SQLITE_LIMIT_COLUMN, 256},
+		{sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 100},
+		{sqlite3.SQLITE_LIMIT_COMPOUND_SELECT, 8},
+		{sqlite3.SQLITE_LIMIT_VDBE_OP, 100_000},
+		{sqlite3.SQLITE_LIMIT_ATTACHED, 0},
+		{sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 256},
+		{sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH, 1},
+	} {
+		if _, err := sqlite.Limit(c, l.id, l.most); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// source is a foreign file within one read transaction: everything read from it belongs to one snapshot.
+type source struct {
+	conn   *conn
+	tx     *sql.Tx
+	tables []tableColumns // the tables of the layout that the file has
+}
+
+type tableColumns struct {
+	table
+	cols []string
+}
+
+func (s *source) Close() error {
+	err := s.tx.Rollback()
+	if errors.Is(err, sql.ErrTxDone) {
+		err = nil // the context ended it
+	}
+	return errors.Join(err, s.conn.Close())
+}
+
+func openSource(ctx context.Context, path string, how access) (*source, error) {
+	c, err := open(ctx, path, how)
+	if err != nil {
+		return nil, err
+	}
+	tx, err := c.BeginTx(ctx, nil)
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("begin reading %s: %w", path, err)
+	}
+	s := &source{conn: c, tx: tx}
+	if err := s.inspect(ctx); err != nil {
+		_ = s.Close()
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// inspect checks that what is called games is a table and learns which columns there are.
+func (s *source) inspect(ctx context.Context) error {
+	if _, err := schemaVersion(ctx, s.tx); err != nil {
+		return err
+	}
+	for _, t := range layout() {
+		var kind, text sql.NullString
+		err := s.tx.QueryRowContext(ctx,
+			`SELECT type, substr(sql, 1, 40) FROM sqlite_schema WHERE lower(name) = ? AND type IN ('table', 'view')`, t.name).
+			Scan(&kind, &text)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read schema: %w", err)
+		}
+		if kind.String != "table" || isVirtual(text.String) {
+			return fmt.Errorf("%s is no ordinary table: %w", t.name, ErrUnsafe)
+		}
+		cols, err := columnsOf(ctx, s.tx, t.name)
+		if err != nil {
+			return err
+		}
+		for _, k := range t.key {
+			if !slices.Contains(cols, k) {
+				return fmt.Errorf("table %s lacks its key column %s: %w", t.name, k, ErrUnsafe)
+			}
+		}
+		s.tables = append(s.tables, tableColumns{table: t, cols: cols})
+	}
+	if len(s.tables) > 0 && !s.tables[0].isParent() {
+		return fmt.Errorf("there is no table games: %w", ErrUnsafe)
+	}
+	return nil
+}
+
+// parent is false for a file in which nobody has made the tables yet, which a starting job looks like.
+func (s *source) parent() (tableColumns, bool) {
+	if len(s.tables) == 0 {
+		return tableColumns{}, false
+	}
+	return s.tables[0], true
+}

@@ -1,0 +1,195 @@
+package gamedb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// PackInfo says what Pack wrote.
+type PackInfo struct {
+	Games    int
+	Bytes    int64
+	IDs      []string // sorted
+	Configs  map[id.Config]int
+	Last     time.Time   // completion of the newest game
+	Rejected []Rejection // asked for, but no usable game; none of them is in the pack
+}
+
+// ErrNoGames says that none of the games asked for can be packed.
+var ErrNoGames = errors.New("no games to pack")
+
+// Pack writes a new SQLite file at dst that holds exactly the named finished games of src, which may be live. All are read
+// from one snapshot. Games that are missing, unfinished or unusable come back as Rejected. The same games always make the
+// same bytes (of one version of this program). The file appears under its name only when it is complete and on disk; an
+// existing dst is replaced.
+func Pack(ctx context.Context, src, dst string, ids []string) (PackInfo, error) {
+	s, err := openSource(ctx, src, live)
+	if err != nil {
+		return PackInfo{}, fmt.Errorf("pack games: %w", err)
+	}
+	defer s.Close()
+	temp, err := tempName(dst)
+	if err != nil {
+		return PackInfo{}, fmt.Errorf("pack games: %w", err)
+	}
+	defer func() { _ = os.Remove(temp) }() // gone already when all went well
+	info, err := s.packInto(ctx, temp, ids)
+	if err != nil {
+		return info, fmt.Errorf("pack games of %s: %w", src, err)
+	}
+	if info.Bytes, err = publish(temp, dst); err != nil {
+		return PackInfo{}, fmt.Errorf("publish pack %s: %w", dst, err)
+	}
+	return info, nil
+}
+
+// tempName reserves a name beside dst.
+func tempName(dst string) (string, error) {
+	f, err := os.CreateTemp(filepath.Dir(dst), ".pack-*.tmp")
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), f.Close()
+}
+
+// publish makes the finished file temp appear as dst. SQLite has let go of it, so opening it here takes nobody's locks.
+func publish(temp, dst string) (int64, error) {
+	f, err := os.Open(temp)
+	if err != nil {
+		return 0, err
+	}
+	info, err := f.Stat()
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return 0, err
+	}
+	if err := os.Rename(temp, dst); err != nil {
+		return 0, err
+	}
+	dir, err := os.Open(filepath.Dir(dst))
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), errors.Join(dir.Sync(), dir.Close())
+}
+
+func (s *source) packInto(ctx context.Context, temp string, ids []string) (info PackInfo, err error) {
+	parent, ok := s.parent()
+	if !ok {
+		return PackInfo{}, fmt.Errorf("the file has no tables: %w", ErrNoGames)
+	}
+	where, err := finishedCondition(parent)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	isFinished, err := s.tx.PrepareContext(ctx, "SELECT count(*) FROM games WHERE game_id = ? AND "+where)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer isFinished.Close()
+	l, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer l.Close()
+
+	c, err := open(ctx, temp, forPacking)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	tx, err := c.BeginTx(ctx, nil)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
+	in, err := newInserter(ctx, tx, s.tables)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	info.Configs = make(map[id.Config]int)
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	for _, gameID := range slices.Compact(ids) {
+		var n int
+		if err := isFinished.QueryRowContext(ctx, gameID).Scan(&n); err != nil {
+			return PackInfo{}, err
+		}
+		if n == 0 {
+			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: "missing or not finished"})
+			continue
+		}
+		r, err := l.load(ctx, gameID)
+		if err != nil {
+			return PackInfo{}, err
+		}
+		if reason := r.fault(); reason != "" {
+			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: reason})
+			continue
+		}
+		if err := in.insert(ctx, r); err != nil {
+			return PackInfo{}, err
+		}
+		info.add(r)
+	}
+	if info.Games == 0 {
+		return info, ErrNoGames
+	}
+	return info, tx.Commit()
+}
+
+func (p *PackInfo) add(r record) {
+	games, value := r.find("games")
+	p.Games++
+	p.IDs = append(p.IDs, r.id)
+	p.Configs[configKey(text(value(games[0], "board_type")), integer(value(games[0], "num_players")))]++
+	if t, err := optionalTime(value(games[0], "completed_at")); err == nil {
+		p.Last = later(p.Last, t)
+	}
+}
+
+// inserter writes records into a file of ours, whose tables it widens to what the records have.
+type inserter struct {
+	stmts map[string]*sql.Stmt // closed with the transaction
+}
+
+func newInserter(ctx context.Context, tx *sql.Tx, tables []tableColumns) (*inserter, error) {
+	optional := make(map[string]bool)
+	for _, t := range tables {
+		optional[t.name] = t.optional
+	}
+	if err := createSchema(ctx, tx, optional); err != nil {
+		return nil, err
+	}
+	in := &inserter{stmts: make(map[string]*sql.Stmt, len(tables))}
+	for _, t := range tables {
+		if err := addColumns(ctx, tx, t.name, t.cols); err != nil {
+			return nil, err
+		}
+		stmt, err := tx.PrepareContext(ctx, insertSQL(t.name, t.cols))
+		if err != nil {
+			return nil, fmt.Errorf("prepare insert into %s: %w", t.name, err)
+		}
+		in.stmts[t.name] = stmt
+	}
+	return in, nil
+}
+
+func (in *inserter) insert(ctx context.Context, r record) error {
+	for _, p := range r.parts {
+		for _, row := range p.rows {
+			if _, err := in.stmts[p.name].ExecContext(ctx, row...); err != nil {
+				return fmt.Errorf("write %s of game %.60q: %w", p.name, r.id, err)
+			}
+		}
+	}
+	return nil
+}

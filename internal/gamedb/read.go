@@ -1,0 +1,194 @@
+package gamedb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// ErrStop may be returned by the function given to Read: no more games are wanted, and Read returns nil.
+var ErrStop = errors.New("stop reading")
+
+// Finished lists the ids of the finished games in a file that another process may be writing to, oldest first. A file
+// without tables, as a starting job has it, holds none.
+func Finished(ctx context.Context, path string) ([]string, error) {
+	s, err := openSource(ctx, path, live)
+	if err != nil {
+		return nil, fmt.Errorf("list finished games: %w", err)
+	}
+	defer s.Close()
+	ids, err := s.finished(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list finished games of %s: %w", path, err)
+	}
+	return ids, nil
+}
+
+// finishedCondition is the test for a finished game in SQL, made of the columns there are: the status, and where there is
+// none the time of completion. A pack of games without a status has the column, empty.
+func finishedCondition(games tableColumns) (string, error) {
+	status, completed := slices.Contains(games.cols, "game_status"), slices.Contains(games.cols, "completed_at")
+	switch {
+	case status && completed:
+		return "coalesce(lower(game_status) = 'completed', completed_at IS NOT NULL)", nil
+	case status:
+		return "lower(game_status) = 'completed'", nil
+	case completed:
+		return "completed_at IS NOT NULL", nil
+	}
+	return "", fmt.Errorf("games has neither game_status nor completed_at: %w", ErrUnsafe)
+}
+
+func (s *source) finished(ctx context.Context) ([]string, error) {
+	games, ok := s.parent()
+	if !ok {
+		return nil, nil
+	}
+	where, err := finishedCondition(games)
+	if err != nil {
+		return nil, err
+	}
+	order := "game_id"
+	if slices.Contains(games.cols, "completed_at") {
+		order = "completed_at, game_id"
+	}
+	rows, err := s.tx.QueryContext(ctx, "SELECT CAST(game_id AS TEXT) FROM games WHERE "+where+" ORDER BY "+order)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ids []string
+	for rows.Next() {
+		var gameID *string
+		if err := rows.Scan(&gameID); err != nil {
+			return nil, err
+		}
+		if gameID != nil { // SQLite lets a primary key be NULL where it was not forbidden; such a row is no game
+			ids = append(ids, *gameID)
+		}
+	}
+	return ids, rows.Err()
+}
+
+// Read calls fn with every finished game of one snapshot of the file, oldest first. An error of fn ends the reading and is
+// returned, except ErrStop. Games that cannot be understood are skipped, as Merge would refuse them. The snapshot is held
+// until Read returns, so fn should not dawdle on a live file.
+func Read(ctx context.Context, path string, fn func(Game) error) error {
+	s, err := openSource(ctx, path, live)
+	if err != nil {
+		return fmt.Errorf("read games: %w", err)
+	}
+	defer s.Close()
+	if err := s.read(ctx, fn); err != nil && !errors.Is(err, ErrStop) {
+		return fmt.Errorf("read games of %s: %w", path, err)
+	}
+	return nil
+}
+
+func (s *source) read(ctx context.Context, fn func(Game) error) error {
+	ids, err := s.finished(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for _, gameID := range ids {
+		r, err := l.load(ctx, gameID)
+		if err != nil {
+			return err
+		}
+		if r.fault() != "" {
+			continue
+		}
+		g, err := r.game()
+		if err != nil {
+			continue
+		}
+		if err := fn(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Counts says what a file holds.
+type Counts struct {
+	Games   int // all configs together
+	Configs map[id.Config]ConfigCount
+}
+
+// ConfigCount counts one config's finished games.
+type ConfigCount struct {
+	Games int
+	Last  time.Time // completion of the newest; zero if no game says
+}
+
+// Count counts the finished games of one snapshot of the file by config. Ids are distinct by the table's key. Rows whose
+// board and players make no config key are left out.
+func Count(ctx context.Context, path string) (Counts, error) {
+	s, err := openSource(ctx, path, live)
+	if err != nil {
+		return Counts{}, fmt.Errorf("count games: %w", err)
+	}
+	defer s.Close()
+	c, err := s.count(ctx)
+	if err != nil {
+		return Counts{}, fmt.Errorf("count games of %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func (s *source) count(ctx context.Context) (Counts, error) {
+	out := Counts{Configs: make(map[id.Config]ConfigCount)}
+	games, ok := s.parent()
+	if !ok {
+		return out, nil
+	}
+	where, err := finishedCondition(games)
+	if err != nil {
+		return out, err
+	}
+	last := "NULL"
+	if slices.Contains(games.cols, "completed_at") {
+		last = "max(completed_at)"
+	}
+	rows, err := s.tx.QueryContext(ctx, "SELECT board_type, num_players, count(DISTINCT game_id), "+last+
+		" FROM games WHERE "+where+" GROUP BY board_type, num_players")
+	if err != nil {
+		return out, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var board, players, at any
+		var n int
+		if err := rows.Scan(&board, &players, &n, &at); err != nil {
+			return out, err
+		}
+		key, err := id.ParseConfig(string(configKey(text(board), integer(players))))
+		if err != nil {
+			continue
+		}
+		t, err := optionalTime(at)
+		if err != nil {
+			return out, fmt.Errorf("newest completed_at of %s: %w", key, err)
+		}
+		c := out.Configs[key]
+		out.Configs[key] = ConfigCount{Games: c.Games + n, Last: later(c.Last, t)}
+		out.Games += n
+	}
+	return out, rows.Err()
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,144 @@
+package gamedb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// verifyTime ends the check of a file that was made to take for ever.
+const verifyTime = 30 * time.Second
+
+// Verify checks a finished file from elsewhere, within 30 s or the context's deadline: that it is a whole SQLite database
+// (header, page count, structure by quick_check), that nobody was still writing to it, and that it holds nothing but
+// ordinary tables and indexes: no view, trigger, virtual table or computed column, and few of them. Everything that is wrong
+// with the file is ErrUnsafe or ErrNewerSchema; other errors are this machine's.
+func Verify(ctx context.Context, path string) error {
+	if err := settled(path); err != nil {
+		return fmt.Errorf("verify %s: %w", path, err)
+	}
+	limited, cancel := context.WithTimeout(ctx, verifyTime)
+	defer cancel()
+	err := verify(limited, path)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() == nil && limited.Err() != nil:
+		err = fmt.Errorf("not done within %v: %w", verifyTime, ErrUnsafe)
+	case badFile(err):
+		err = fmt.Errorf("%w: %w", ErrUnsafe, err)
+	}
+	return fmt.Errorf("verify %s: %w", path, err)
+}
+
+// badFile tells SQLite's complaints about a file from those about this machine.
+func badFile(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) || errors.Is(err, ErrUnsafe) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_AUTH,
+		sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_MISMATCH:
+		return true
+	}
+	return false
+}
+
+// settled refuses a file beside which a journal or write-ahead log still holds part of it: the file alone is not the
+// database.
+func settled(path string) error {
+	for _, suffix := range []string{"-wal", "-journal"} {
+		info, err := os.Lstat(path + suffix)
+		if err == nil && info.Size() > 0 {
+			return fmt.Errorf("%s holds part of the database: %w", path+suffix, ErrUnsafe)
+		}
+	}
+	return nil
+}
+
+func verify(ctx context.Context, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Size() == 0 {
+		return fmt.Errorf("the file is empty: %w", ErrUnsafe)
+	}
+	s, err := openSource(ctx, path, finished)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.checkSchema(ctx); err != nil {
+		return err
+	}
+	var pages, pageSize int64
+	if err := s.tx.QueryRowContext(ctx, "PRAGMA page_count").Scan(&pages); err != nil {
+		return err
+	}
+	if err := s.tx.QueryRowContext(ctx, "PRAGMA page_size").Scan(&pageSize); err != nil {
+		return err
+	}
+	if pages*pageSize != info.Size() {
+		return fmt.Errorf("%d pages of %d bytes in a file of %d: %w", pages, pageSize, info.Size(), ErrUnsafe)
+	}
+	rows, err := s.tx.QueryContext(ctx, "PRAGMA quick_check(5)")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var faults []string
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return err
+		}
+		if line != "ok" {
+			faults = append(faults, line)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if len(faults) > 0 {
+		return fmt.Errorf("quick_check: %.300s: %w", strings.Join(faults, "; "), ErrUnsafe)
+	}
+	return nil
+}
+
+func isVirtual(create string) bool {
+	return strings.HasPrefix(strings.ToUpper(strings.TrimSpace(create)), "CREATE VIRTUAL")
+}
+
+func (s *source) checkSchema(ctx context.Context) error {
+	if _, ok := s.parent(); !ok {
+		return fmt.Errorf("there is no table games: %w", ErrUnsafe)
+	}
+	rows, err := s.tx.QueryContext(ctx, "SELECT type, name, coalesce(substr(sql, 1, 40), '') FROM sqlite_schema LIMIT ?",
+		2*maxTables+1)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	n := 0
+	for rows.Next() {
+		var kind, name, create string
+		if err := rows.Scan(&kind, &name, &create); err != nil {
+			return err
+		}
+		if (kind != "table" && kind != "index") || isVirtual(create) {
+			return fmt.Errorf("it has a %.20s named %.60q: %w", kind, name, ErrUnsafe)
+		}
+		if n++; n > 2*maxTables {
+			return fmt.Errorf("it has more than %d tables and indexes: %w", 2*maxTables, ErrUnsafe)
+		}
+	}
+	return rows.Err()
+}
