@@ -22,6 +22,11 @@ type Env struct {
 	Every    time.Duration // the period in force: Spec.Every or the ring settings
 	Settings json.RawMessage
 	Progress func() // marks useful progress; the Loop calls it after each good step
+	// Trouble tells the supervisor of an error that the daemon itself will retry, for last_error in status. Nil clears it.
+	// May be left nil by tests.
+	Trouble func(error)
+	// Gauge shows a figure of this daemon in status and metrics, such as unsynced_games. May be left nil by tests.
+	Gauge func(name string, v float64)
 
 	Events  Events
 	View    Views
@@ -128,6 +133,8 @@ type Library interface {
 // Notes are the daemon's replicated notes.
 type Notes interface {
 	Note(key string) (json.RawMessage, bool)
+	// Of reads another daemon's note: QUEUE_POPULATOR follows the plan that SELFPLAY_COORDINATOR keeps.
+	Of(daemon, key string) (json.RawMessage, bool)
 }
 
 // Effects changes the replicated state. Every call returns after the commit; a singleton's calls are refused with

@@ -1,0 +1,175 @@
+package kit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// Loop is the clockwork under every shape: it calls Step at once, then every period (±10 %) and whenever one of the Wake
+// events is placed in the log. Wake-ups that come close together become one step; steps never overlap; a panic is an
+// error; an error delays this loop alone, twice as long each time. Events are hints: Step reads state and decides from it,
+// so a lost event costs at most one period.
+type Loop struct {
+	Step  func(ctx context.Context) error
+	Wake  []event.Type
+	Quiet time.Duration // a wake-up waits for this long without another one; default 200 ms
+	Most  time.Duration // but never longer than this; default 2 s
+	// First and Slowest bound the delay after an error; default 1 s and 1 min, but never less often than the period when
+	// that is longer.
+	First, Slowest time.Duration
+}
+
+// NewLoop makes a daemon of l with the period, clock and books of env.
+func NewLoop(env Env, l Loop) Daemon {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&l.Quiet, 200*time.Millisecond)
+	def(&l.Most, 2*time.Second)
+	def(&l.First, time.Second)
+	def(&l.Slowest, max(time.Minute, l.First))
+	return &loop{Loop: l, every: env.Every, events: env.Events, log: env.Log, progress: env.Progress, trouble: env.Trouble}
+}
+
+type loop struct {
+	Loop
+	every    time.Duration
+	events   Events
+	log      zerolog.Logger
+	progress func()
+	trouble  func(error)
+}
+
+// Run implements Daemon. It returns an error only when the assignment is over (ErrStaleEpoch); everything else is retried
+// here, and a loop that never has a good step is the watchdog's business.
+func (l *loop) Run(ctx context.Context) error {
+	var wake <-chan event.Record
+	if len(l.Wake) > 0 {
+		wake = l.events.Wake(ctx, l.Wake...)
+	}
+	fails := 0
+	for {
+		err := Guard(ctx, l.Step)
+		if ctx.Err() != nil {
+			return nil
+		}
+		switch {
+		case err == nil:
+			fails = 0
+			l.mark(nil)
+		case errors.Is(err, ErrStaleEpoch):
+			return fmt.Errorf("run step: %w", err)
+		case errors.Is(err, ErrNoCoordinator):
+			// Waiting for a quorum is not being stuck: without this mark the watchdog would restart every daemon of a
+			// minority until it is FAILED.
+			fails++
+			l.mark(err)
+		default:
+			fails++
+			l.log.Warn().Err(err).Int("failures", fails).Msg("step failed")
+			if l.trouble != nil {
+				l.trouble(err)
+			}
+		}
+		if fails > 0 {
+			if !sleep(ctx, l.backoff(fails)) {
+				return nil
+			}
+			continue
+		}
+		if !l.wait(ctx, &wake) {
+			return nil
+		}
+	}
+}
+
+func (l *loop) mark(trouble error) {
+	if l.progress != nil {
+		l.progress()
+	}
+	if l.trouble != nil {
+		l.trouble(trouble)
+	}
+}
+
+func (l *loop) backoff(fails int) time.Duration {
+	d := l.First << min(fails-1, 16)
+	return jitter(min(d, l.Slowest))
+}
+
+// wait returns at the next period's end or after a coalesced wake-up; false when ctx has ended.
+func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) bool {
+	var tick <-chan time.Time
+	if l.every > 0 {
+		t := time.NewTimer(jitter(l.every))
+		defer t.Stop()
+		tick = t.C
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-tick:
+		return true
+	case _, ok := <-*wake:
+		if !ok {
+			*wake = nil
+			return sleep(ctx, l.every)
+		}
+	}
+	most := time.NewTimer(l.Most)
+	defer most.Stop()
+	quiet := time.NewTimer(l.Quiet)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-most.C:
+			return true
+		case <-quiet.C:
+			return true
+		case _, ok := <-*wake:
+			if !ok {
+				*wake = nil
+				return ctx.Err() == nil
+			}
+			quiet.Reset(l.Quiet)
+		}
+	}
+}
+
+// Guard calls f and turns a panic into an error that carries the stack.
+func Guard(ctx context.Context, f func(context.Context) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return f(ctx)
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// sleep waits for d; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return ctx.Err() == nil
+	}
+}
