@@ -20,6 +20,7 @@ import (
 type Loop struct {
 	Step  func(ctx context.Context) error
 	Wake  []event.Type
+	Poke  <-chan struct{} // another source of wake-ups, such as a transfer that ended
 	Quiet time.Duration // a wake-up waits for this long without another one; default 200 ms
 	Most  time.Duration // but never longer than this; default 2 s
 	// First and Slowest bound the delay after an error; default 1 s and 1 min, but never less often than the period when
@@ -120,10 +121,11 @@ func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) bool {
 		return false
 	case <-tick:
 		return true
+	case <-l.Poke:
 	case _, ok := <-*wake:
 		if !ok {
 			*wake = nil
-			return sleep(ctx, l.every)
+			return sleep(ctx, max(l.every, l.First))
 		}
 	}
 	most := time.NewTimer(l.Most)
@@ -138,6 +140,8 @@ func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) bool {
 			return true
 		case <-quiet.C:
 			return true
+		case <-l.Poke:
+			quiet.Reset(l.Quiet)
 		case _, ok := <-*wake:
 			if !ok {
 				*wake = nil

@@ -1,0 +1,122 @@
+package kit
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strconv"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// Stages of the loop are the types of work items and the names of the workload's stages.
+const (
+	StageSelfplay = "selfplay"
+	StageExport   = "export"
+	StageTrain    = "train"
+	StageEvaluate = "evaluate"
+)
+
+// Roles of inputs and outputs. RoleModel of a train or selfplay item and RoleChampion are resolved when the item is claimed.
+const (
+	RolePack      = "pack"
+	RolePackList  = "packlist" // a KindFile of digests, one a line, in place of more than MaxInputs packs
+	RoleDataset   = "dataset"
+	RoleModel     = "model"
+	RoleCandidate = "candidate"
+	RoleChampion  = "champion"
+	RoleMatches   = "matches"
+)
+
+// MaxInputs is how many packs an export item names one by one.
+const MaxInputs = 200
+
+// Priorities of the stages. Self-play is lowest because the queue always holds some: a stage below it would starve.
+const (
+	PrioritySelfplay = 50
+	PriorityExport   = 90
+	PriorityEvaluate = 95
+	PriorityTrain    = 100
+)
+
+// Counters that artifacts and results carry.
+const (
+	CounterGames   = "games"
+	CounterSamples = "samples"
+	CounterMatches = "matches"
+)
+
+// Games a baseline that EVALUATION asks for and AUTO_PROMOTION demands: one figure for both, so that the one never rejects
+// what the other calls finished. The sequential test stops between the two.
+const (
+	MinGames = 50
+	MaxGames = 200
+)
+
+// Baselines are the pinned ratings of the fixed opponents.
+func Baselines() map[string]float64 {
+	return map[string]float64{"random": 400, "heuristic": 1200, "minimax": 1400}
+}
+
+// SelfplayKey, ExportKey, TrainKey and EvaluateKey make the idempotency keys of the stages' items.
+func SelfplayKey(c id.Config, plan, n uint64) string {
+	return fmt.Sprintf("%s/%s/%d/%d", StageSelfplay, c, plan, n)
+}
+
+// ExportKey names the export of one generation of a config.
+func ExportKey(c id.Config, generation uint64) string {
+	return fmt.Sprintf("%s/%s/%d", StageExport, c, generation)
+}
+
+// TrainKey names the training on one dataset.
+func TrainKey(c id.Config, dataset id.Digest) string {
+	return fmt.Sprintf("%s/%s/%s", StageTrain, c, dataset)
+}
+
+// EvaluateKey names the evaluation of one candidate.
+func EvaluateKey(c id.Config, candidate id.Digest) string {
+	return fmt.Sprintf("%s/%s/%s", StageEvaluate, c, candidate)
+}
+
+// SeedOf derives an item's seed from its key, so that a repeated plan asks for the same games.
+func SeedOf(key string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key))
+	return strconv.FormatUint(h.Sum64()>>11, 10) // 53 bits: exact in every language's numbers
+}
+
+// InputOf returns the first input with a role.
+func InputOf(w ring.WorkItem, role string) (id.Digest, bool) {
+	for _, in := range w.Inputs {
+		if in.Role == role {
+			return in.Digest, true
+		}
+	}
+	return "", false
+}
+
+// OutputOf returns the first output of a finished item with a kind.
+func OutputOf(w ring.WorkItem, k ring.Kind) (id.Digest, bool) {
+	if w.Result == nil {
+		return "", false
+	}
+	for _, out := range w.Result.Outputs {
+		if out.Kind == k {
+			return out.Digest, true
+		}
+	}
+	return "", false
+}
+
+// Unfinished counts the items of a type and config ("" for all) that still wait or run.
+func Unfinished(q Queue, workType string, c id.Config) (pending, running int) {
+	for _, w := range q.Items(workType, c) {
+		switch {
+		case w.State == ring.WorkPending:
+			pending++
+		case !w.State.Finished():
+			running++
+		}
+	}
+	return pending, running
+}
