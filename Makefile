@@ -1,0 +1,50 @@
+# All that a newcomer needs is Go, make and git: `make demo` shows the whole loop, `make test` checks it.
+
+GO      ?= go
+TAGS    := hashicorpmetrics
+BIN     := bin/ringagent
+GOFLAGS_BUILD := -trimpath -tags $(TAGS) -ldflags '-s -w'
+export CGO_ENABLED ?= 0
+
+.PHONY: build demo test race soak lint bench cross fmt clean
+
+build: $(BIN)
+
+# The Go tool knows best what is out of date.
+.PHONY: $(BIN)
+$(BIN):
+	$(GO) build $(GOFLAGS_BUILD) -o $(BIN) ./cmd/ringagent
+
+demo: build
+	scripts/demo.sh $(BIN)
+
+# The race detector needs cgo and with it a C compiler; without one the tests still run, and say so.
+test:
+	@if command -v $${CC:-cc} >/dev/null 2>&1; then \
+		CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m ./...; \
+	else \
+		echo 'no C compiler: testing without the race detector'; \
+		$(GO) test -tags $(TAGS) -timeout 10m ./...; \
+	fi
+
+soak: build
+	scripts/soak.sh $(BIN)
+
+bench: build
+	scripts/bench.sh $(BIN)
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run: make fmt'; exit 1; }
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) mod verify
+
+cross:
+	GOOS=linux  GOARCH=amd64 $(GO) build $(GOFLAGS_BUILD) -o bin/ringagent-linux-amd64  ./cmd/ringagent
+	GOOS=linux  GOARCH=arm64 $(GO) build $(GOFLAGS_BUILD) -o bin/ringagent-linux-arm64  ./cmd/ringagent
+	GOOS=darwin GOARCH=arm64 $(GO) build $(GOFLAGS_BUILD) -o bin/ringagent-darwin-arm64 ./cmd/ringagent
+
+fmt:
+	gofmt -w .
+
+clean:
+	rm -rf bin ringagent-dev

@@ -1,0 +1,163 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/workload"
+)
+
+// ringFile is the ring settings as people write them.
+type ringFile struct {
+	Timing    ring.Timing               `yaml:"timing,omitempty"`
+	Voters    int                       `yaml:"voters,omitempty"`
+	Workload  string                    `yaml:"workload,omitempty"` // path of the workload file, beside this file
+	Configs   []id.Config               `yaml:"configs,omitempty"`
+	Copies    map[ring.Kind]int         `yaml:"copies,omitempty"`
+	Retention retention                 `yaml:"retention,omitempty"`
+	Daemons   map[string]map[string]any `yaml:"daemons,omitempty"`
+}
+
+type retention struct {
+	Age   string `yaml:"age,omitempty"`
+	Bytes int64  `yaml:"bytes,omitempty"`
+	Count uint64 `yaml:"count,omitempty"`
+}
+
+// SectionCheck checks a daemon's section; it is the registry's knowledge, passed in by the caller.
+type SectionCheck func(daemon string, section json.RawMessage) error
+
+// DefaultRing is the settings of a ring that says nothing.
+func DefaultRing() ring.Settings {
+	return ring.Settings{
+		Timing: ring.TimingLAN, Voters: 3,
+		Retention: ring.Retention{Age: ring.Duration(30 * 24 * time.Hour), Bytes: 4 << 30},
+	}
+}
+
+// LoadRing reads a ring settings file over the defaults. The workload file that it names is read and validated too; its
+// text becomes part of the settings.
+func LoadRing(file string, check SectionCheck) (ring.Settings, error) {
+	b, err := readFile(file)
+	if err != nil {
+		return ring.Settings{}, err
+	}
+	return ParseRing(b, file, check)
+}
+
+// ParseRing is LoadRing on bytes; file names them in errors and is where relative paths begin.
+func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error) {
+	var f ringFile
+	if err := decode(b, file, &f); err != nil {
+		return ring.Settings{}, err
+	}
+	s := DefaultRing()
+	if f.Timing != "" {
+		s.Timing = f.Timing
+	}
+	if f.Voters != 0 {
+		s.Voters = f.Voters
+	}
+	s.Configs, s.Copies = f.Configs, f.Copies
+	if f.Retention.Age != "" {
+		d, err := time.ParseDuration(f.Retention.Age)
+		if err != nil || d <= 0 {
+			return s, fmt.Errorf("%s: retention.age %q: want a duration like 720h", file, f.Retention.Age)
+		}
+		s.Retention.Age = ring.Duration(d)
+	}
+	if f.Retention.Bytes != 0 {
+		s.Retention.Bytes = f.Retention.Bytes
+	}
+	s.Retention.Count = f.Retention.Count
+	for name, section := range f.Daemons {
+		raw, err := json.Marshal(section)
+		if err != nil {
+			return s, fmt.Errorf("%s: daemons.%s: %w", file, name, err)
+		}
+		if check != nil {
+			if err := check(name, raw); err != nil {
+				return s, fmt.Errorf("%s: daemons.%s: %w", file, name, err)
+			}
+		}
+		if s.Daemons == nil {
+			s.Daemons = map[string]json.RawMessage{}
+		}
+		s.Daemons[name] = raw
+	}
+	if f.Workload != "" {
+		path := f.Workload
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(file), path)
+		}
+		text, err := readFile(path)
+		if err != nil {
+			return s, fmt.Errorf("%s: workload: %w", file, err)
+		}
+		s.Workload = string(text)
+	}
+	if err := CheckRing(s); err != nil {
+		return s, fmt.Errorf("%s: %w", file, err)
+	}
+	return s, nil
+}
+
+// CheckRing validates settings together with the workload inside them.
+func CheckRing(s ring.Settings) error {
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	if s.Workload == "" {
+		if len(s.Configs) > 0 {
+			return errors.New("configs: name configs only with a workload that has them")
+		}
+		return nil
+	}
+	w, err := workload.Parse([]byte(s.Workload), "workload")
+	if err != nil {
+		return err
+	}
+	for _, c := range s.Configs {
+		known := false
+		for _, have := range w.Configs {
+			known = known || have == c
+		}
+		if !known {
+			return fmt.Errorf("configs: %s is not in the workload, which has %v", c, w.Configs)
+		}
+	}
+	return nil
+}
+
+// ValidateAny finds out what a file is by its keys and validates it; the kind is "workload", "ring settings" or "config".
+func ValidateAny(b []byte, file string, check SectionCheck) (string, error) {
+	var keys map[string]any
+	if err := yaml.Unmarshal(b, &keys); err != nil {
+		return "", fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
+	}
+	for k := range keys {
+		switch k {
+		case "stages":
+			_, err := workload.Parse(b, file)
+			return "workload", err
+		case "voters", "workload", "configs", "copies", "retention", "daemons", "timing":
+			_, err := ParseRing(b, file, check)
+			return "ring settings", err
+		}
+	}
+	c := Default("/var/lib/ringagent")
+	if err := decode(b, file, &c); err != nil {
+		return "config", err
+	}
+	if err := c.Validate(); err != nil {
+		return "config", fmt.Errorf("%s: %w", file, err)
+	}
+	return "config", nil
+}

@@ -1,0 +1,122 @@
+package httpd
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/agent/api"
+)
+
+func serve(t *testing.T, trust Trust, open bool, routes ...Route) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{Log: zerolog.Nop(), Token: func() string { return "secret" }, LoopbackOpen: open}, routes)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l, trust) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return "http://" + l.Addr().String()
+}
+
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	routes := []Route{
+		{Pattern: "GET /open", Access: Open, Do: func(*http.Request) (any, error) { return api.Done{OK: true}, nil }},
+		{Pattern: "GET /read", Access: Read, Do: func(*http.Request) (any, error) { return api.Done{OK: true}, nil }},
+		{Pattern: "POST /write", Access: Write, Do: func(*http.Request) (any, error) { return api.Done{OK: true}, nil }},
+	}
+	cases := []struct {
+		name         string
+		trust        Trust
+		loopbackOpen bool
+		method, path string
+		token, host  string
+		origin       string
+		want         int
+	}{
+		{"socket writes", TrustSocket, false, "POST", "/write", "", "", "", 200},
+		{"loopback reads", TrustLoopback, true, "GET", "/read", "", "", "", 200},
+		{"loopback closed", TrustLoopback, false, "GET", "/read", "", "", "", 401},
+		{"loopback must not write", TrustLoopback, true, "POST", "/write", "", "", "", 401},
+		{"loopback writes by token", TrustLoopback, true, "POST", "/write", "secret", "", "", 200},
+		{"wrong token", TrustLoopback, true, "POST", "/write", "secre", "", "", 401},
+		{"tls must not read", TrustTLS, true, "GET", "/read", "", "", "", 401},
+		{"tls reads by token", TrustTLS, true, "GET", "/read", "secret", "", "", 200},
+		{"tls liveness", TrustTLS, true, "GET", "/open", "", "", "", 200},
+		{"rebound name", TrustLoopback, true, "GET", "/read", "", "evil.example", "", 401},
+		{"page of another origin", TrustLoopback, true, "POST", "/write", "secret", "", "http://evil.example", 401},
+		{"get never mutates", TrustSocket, true, "GET", "/write", "", "", "", 405},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			base := serve(t, c.trust, c.loopbackOpen, routes...)
+			req, err := http.NewRequestWithContext(t.Context(), c.method, base+c.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.token != "" {
+				req.Header.Set("Authorization", "Bearer "+c.token)
+			}
+			if c.origin != "" {
+				req.Header.Set("Origin", c.origin)
+			}
+			if c.host != "" {
+				req.Host = c.host
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != c.want {
+				b, _ := io.ReadAll(resp.Body)
+				t.Errorf("got %d, want %d: %s", resp.StatusCode, c.want, b)
+			}
+		})
+	}
+}
+
+func TestDecodeIsStrict(t *testing.T) {
+	t.Parallel()
+	base := serve(t, TrustSocket, true, Route{Pattern: "POST /x", Access: Write, MaxBody: 64, Do: func(r *http.Request) (any, error) {
+		var in struct {
+			A int `json:"a"`
+		}
+		return in, Decode(r, &in)
+	}})
+	for body, want := range map[string]int{
+		`{"a":1}`:        200,
+		`{"a":1,"b":2}`:  400,
+		`{"a":1}{"a":2}`: 400,
+		`{"a":"x"}`:      400,
+		``:               400,
+		`{"a":` + strings.Repeat(" ", 100) + `1}`: 400,
+	} {
+		resp, err := http.Post(base+"/x", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var env api.Envelope
+		_ = json.NewDecoder(resp.Body).Decode(&env)
+		resp.Body.Close()
+		if resp.StatusCode != want || want != 200 && env.Error == nil {
+			t.Errorf("%q: got %d (%v), want %d", body, resp.StatusCode, env.Error, want)
+		}
+	}
+}

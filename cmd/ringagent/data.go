@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+func dataCommand() *cli.Command {
+	list := func(name, does, path string) *cli.Command {
+		return &cli.Command{
+			Name: name, Usage: does,
+			Flags: []cli.Flag{
+				&cli.StringFlag{Name: "kind", Usage: "only `KIND` games, dataset, model, matches, backup or file"},
+				&cli.StringFlag{Name: "config", Usage: "only `CONFIG`"},
+			},
+			Action: func(c *cli.Context) error {
+				if err := noArgs(c); err != nil {
+					return err
+				}
+				return listArtifacts(c, path, url.Values{})
+			},
+		}
+	}
+	return &cli.Command{
+		Name:  "data",
+		Usage: "artifacts: what there is, where it is, and the bytes themselves",
+		Subcommands: []*cli.Command{
+			list("ls", "list artifacts", "/api/v1/artifacts"),
+			list("under-replicated", "list artifacts with fewer receipts than wanted", "/api/v1/artifacts/under-replicated"),
+			{
+				Name: "where", Usage: "one artifact with its holders", ArgsUsage: "SHA256",
+				Action: func(c *cli.Context) error {
+					prefix, err := hashArg(c)
+					if err != nil {
+						return err
+					}
+					return listArtifacts(c, "/api/v1/artifacts/"+prefix, url.Values{})
+				},
+			},
+			{
+				Name: "verify", Usage: "recompute the hashes of this node's copies", ArgsUsage: "[SHA256]",
+				Action: func(c *cli.Context) error {
+					q := url.Values{}
+					if c.NArg() > 0 {
+						prefix, err := hashArg(c)
+						if err != nil {
+							return err
+						}
+						q.Set("sha256", prefix)
+					}
+					var out api.Verified
+					if err := client(c).Get(c.Context, "/api/v1/artifacts/verify", q, &out); err != nil {
+						return err
+					}
+					err := show(c, out, func(w io.Writer, v api.Verified) {
+						t := newTable(w, "SHA256", "OK", "ERROR")
+						for _, f := range v.Files {
+							t.row(f.SHA256, f.OK, f.Error)
+						}
+						t.flush()
+					})
+					if err == nil && !out.OK {
+						err = api.Errorf(api.CodeFailed, "some copies of this node are not what their names say; they are in quarantine")
+					}
+					return err
+				},
+			},
+			{
+				Name: "get", Usage: "write an artifact's bytes to a file", ArgsUsage: "SHA256",
+				Flags:  []cli.Flag{&cli.StringFlag{Name: "out", Usage: "the `FILE` to write", Required: true}},
+				Action: getArtifact,
+			},
+			{
+				Name: "put", Usage: "add a file to the ring's artifacts", ArgsUsage: "FILE",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "kind", Usage: "`KIND` games, dataset, model, matches, backup or file", Required: true},
+					&cli.StringFlag{Name: "config", Usage: "the `CONFIG` it belongs to"},
+				},
+				Action: putArtifact,
+			},
+		},
+	}
+}
+
+func hashArg(c *cli.Context) (string, error) {
+	s, err := oneArg(c, "SHA256")
+	if err != nil {
+		return "", err
+	}
+	s = strings.ToLower(s)
+	if len(s) < 4 || len(s) > 64 || strings.Trim(s, "0123456789abcdef") != "" {
+		return "", usage("sha256 %q: want at least 4 and at most 64 hex digits", s)
+	}
+	return s, nil
+}
+
+func listArtifacts(c *cli.Context, path string, q url.Values) error {
+	for _, f := range []string{"kind", "config"} {
+		if v := c.String(f); v != "" {
+			q.Set(f, v)
+		}
+	}
+	ctx, cancel := ask(c)
+	defer cancel()
+	var out api.Artifacts
+	if err := client(c).Get(ctx, path, q, &out); err != nil {
+		return err
+	}
+	return show(c, out, func(w io.Writer, as api.Artifacts) {
+		t := newTable(w, "SHA256", "KIND", "CONFIG", "SIZE", "AGE", "ORIGIN", "HOLDERS", "NAMES")
+		for _, a := range as.Artifacts {
+			t.row(short(string(a.SHA256)), a.Kind, a.Config, size(a.Bytes), age(a.Created), a.Origin, strings.Join(a.Holders, ","), strings.Join(a.Names, ","))
+		}
+		t.flush()
+		printAsOf(w, as.AsOf)
+	})
+}
+
+// getArtifact writes to a temporary file beside --out and renames it, so that the name never has half the bytes.
+func getArtifact(c *cli.Context) (err error) {
+	prefix, err := hashArg(c)
+	if err != nil {
+		return err
+	}
+	out := c.String("out")
+	body, err := client(c).Stream(c.Context, "/api/v1/blobs/"+prefix, nil)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	tmp, err := os.CreateTemp(filepath.Dir(out), ".ringagent-*")
+	if err != nil {
+		return fmt.Errorf("make temporary file: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(tmp.Name())
+		}
+	}()
+	if _, err = io.Copy(tmp, body); err != nil {
+		tmp.Close()
+		return fmt.Errorf("read artifact: %w", err)
+	}
+	if err = tmp.Sync(); err == nil {
+		err = tmp.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("write artifact: %w", err)
+	}
+	if err = os.Rename(tmp.Name(), out); err != nil {
+		return fmt.Errorf("name artifact: %w", err)
+	}
+	return nil
+}
+
+func putArtifact(c *cli.Context) error {
+	file, err := oneArg(c, "FILE")
+	if err != nil {
+		return err
+	}
+	q := url.Values{"kind": {c.String("kind")}}
+	if s := c.String("config"); s != "" {
+		config, err := id.ParseConfig(s)
+		if err != nil {
+			return usage("--config: %v", err)
+		}
+		q.Set("config", string(config))
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return usage("%v", err)
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return usage("%s is not a regular file", file)
+	}
+	var out api.Artifact
+	if err := client(c).Upload(c.Context, "/api/v1/artifacts", q, f, &out); err != nil {
+		return err
+	}
+	return show(c, out, func(w io.Writer, a api.Artifact) { fmt.Fprintln(w, a.SHA256) })
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ringagent/ringagent/agent/api"
+)
+
+func env(flag string) []string {
+	return []string{"RINGAGENT_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+}
+
+func globalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "data-dir", EnvVars: env("data-dir"), Value: defaultDataDir(), Usage: "the agent's `DIR`"},
+		&cli.StringFlag{Name: "socket", EnvVars: env("socket"), Usage: "the agent's Unix socket `PATH` (default: <data-dir>/agent.sock)"},
+		&cli.BoolFlag{Name: "json", EnvVars: env("json"), Usage: "print JSON for machines"},
+		&cli.DurationFlag{Name: "timeout", EnvVars: env("timeout"), Value: 30 * time.Second, Usage: "give up on an answer after `D`"},
+	}
+}
+
+func defaultDataDir() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/ringagent"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "ringagent-data"
+	}
+	return filepath.Join(home, ".local", "share", "ringagent")
+}
+
+func socketPath(c *cli.Context) string {
+	if s := c.String("socket"); s != "" {
+		return s
+	}
+	return filepath.Join(c.String("data-dir"), "agent.sock")
+}
+
+func client(c *cli.Context) *api.Client { return api.NewClient(socketPath(c)) }
+
+// ask is a request's context: the process's, ended by --timeout.
+func ask(c *cli.Context) (context.Context, context.CancelFunc) {
+	d := c.Duration("timeout")
+	if d <= 0 {
+		return context.WithCancel(c.Context)
+	}
+	return context.WithTimeout(c.Context, d)
+}
+
+// noArgs refuses arguments where a verb takes none.
+func noArgs(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usage("%s takes no argument, got %q", c.Command.HelpName, c.Args().First())
+	}
+	return nil
+}
+
+// oneArg is the verb's only argument.
+func oneArg(c *cli.Context, name string) (string, error) {
+	if c.NArg() != 1 {
+		return "", usage("%s needs exactly one %s, got %d", c.Command.HelpName, name, c.NArg())
+	}
+	return c.Args().First(), nil
+}

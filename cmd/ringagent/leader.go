@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ringagent/ringagent/agent/api"
+)
+
+func leaderCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "leader",
+		Usage: "who coordinates the ring, and who votes",
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			ctx, cancel := ask(c)
+			defer cancel()
+			var l api.Leader
+			if err := client(c).Get(ctx, "/api/v1/leader", nil, &l); err != nil {
+				return err
+			}
+			if err := show(c, l, printLeader); err != nil {
+				return err
+			}
+			if l.Coordinator == nil {
+				return api.Errorf(api.CodeNoQuorum, "no coordinator is known: %d of %d voters answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
+			}
+			return nil
+		},
+		Subcommands: []*cli.Command{{
+			Name:      "transfer",
+			Usage:     "hand coordination over, to NODE if one is named",
+			ArgsUsage: "[NODE]",
+			Action: func(c *cli.Context) error {
+				if c.NArg() > 1 {
+					return usage("leader transfer takes at most one NODE")
+				}
+				return post(c, "/api/v1/leader/transfer", map[string]string{"node": c.Args().First()}, "coordination handed over")
+			},
+		}},
+	}
+}
+
+func printLeader(w io.Writer, l api.Leader) {
+	name := deref(l.Coordinator)
+	if name == "" {
+		name = "none known"
+	}
+	fmt.Fprintf(w, "coordinator        %s\nterm               %d\nvoters             %s\n", name, l.Term, strings.Join(l.Voters, ", "))
+	if len(l.Nonvoters) > 0 {
+		fmt.Fprintf(w, "non-voters         %s\n", strings.Join(l.Nonvoters, ", "))
+	}
+	fmt.Fprintf(w, "alive voters       %d of %d (%d needed)\nfailure tolerance  %d\ncommit index       %d\n",
+		l.AliveVoters, len(l.Voters), l.Quorum, l.FailureTolerance, l.CommitIndex)
+	printAsOf(w, l.AsOf)
+}
+
+func printAsOf(w io.Writer, a api.AsOf) {
+	if a.AsOf != nil {
+		fmt.Fprintf(w, "(no coordinator confirms this: the copy is %s old)\n", age(*a.AsOf))
+	}
+}
+
+// post sends a request whose answer is only that it was done.
+func post(c *cli.Context, path string, in any, done string) error {
+	ctx, cancel := ask(c)
+	defer cancel()
+	var out api.Done
+	if err := client(c).Post(ctx, path, in, &out); err != nil {
+		return err
+	}
+	if out.Detail == "" {
+		out.Detail = done
+	}
+	return show(c, out, func(w io.Writer, d api.Done) { fmt.Fprintln(w, printable(d.Detail)) })
+}
