@@ -21,8 +21,8 @@ type Loop struct {
 	Step  func(ctx context.Context) error
 	Wake  []event.Type
 	Poke  <-chan struct{} // another source of wake-ups, such as a transfer that ended
-	Quiet time.Duration // a wake-up waits for this long without another one; default 200 ms
-	Most  time.Duration // but never longer than this; default 2 s
+	Quiet time.Duration   // a wake-up waits for this long without another one; default 200 ms
+	Most  time.Duration   // but never longer than this; default 2 s
 	// First and Slowest bound the delay after an error; default 1 s and 1 min, but never less often than the period when
 	// that is longer.
 	First, Slowest time.Duration

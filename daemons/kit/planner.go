@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/ringagent/ringagent/eventlog/event"
@@ -28,6 +29,8 @@ type Plan struct {
 	Cancel []Cancel
 	Notes  []NoteChange
 	Events []Statement // published when no note carries them
+
+	Known []ring.WorkItem // items of the plan that were there already; filled by the planner
 }
 
 // Cancel ends a work item.
@@ -39,9 +42,6 @@ type NoteChange struct {
 	Value  any
 	Events []Statement
 }
-
-// Payload is an event's payload by field name; shapes add node_id.
-type Payload = map[string]any
 
 // NewPlanner makes a daemon of p.
 func NewPlanner(env Env, p Planner) Daemon {
@@ -68,7 +68,8 @@ func (p *planner) step(ctx context.Context) error {
 	}
 	fresh := plan.Items[:0:0]
 	for _, w := range plan.Items {
-		if _, ok := v.Queue.ByKey(w.Key); ok {
+		if known, ok := v.Queue.ByKey(w.Key); ok {
+			plan.Known = append(plan.Known, known)
 			continue
 		}
 		if p.Prepare != nil {
@@ -91,10 +92,21 @@ type Executor struct {
 
 // Do carries plan out in its order and stops at the first failure; every part may be repeated.
 func (x Executor) Do(ctx context.Context, plan Plan) error {
+	ids := map[string]string{}
+	for _, w := range plan.Known {
+		ids[w.Key] = w.ID
+	}
 	if len(plan.Items) > 0 {
-		if _, err := x.Effects.Enqueue(ctx, plan.Items...); err != nil {
+		added, err := x.Effects.Enqueue(ctx, plan.Items...)
+		if err != nil {
 			return fmt.Errorf("add work: %w", err)
 		}
+		for _, w := range added {
+			ids[w.Key] = w.ID
+		}
+	}
+	complete := func(events []Statement) []Statement {
+		return stamp(x.Self, func(key string) string { return ids[key] }, events)
 	}
 	for _, w := range plan.Retry {
 		if err := x.Effects.Retry(ctx, w); err != nil {
@@ -107,11 +119,11 @@ func (x Executor) Do(ctx context.Context, plan Plan) error {
 		}
 	}
 	for _, n := range plan.Notes {
-		if err := x.Effects.PutNote(ctx, n.Key, n.Value, x.stamp(n.Events)...); err != nil {
+		if err := x.Effects.PutNote(ctx, n.Key, n.Value, complete(n.Events)...); err != nil {
 			return fmt.Errorf("keep note %s: %w", n.Key, err)
 		}
 	}
-	for _, s := range x.stamp(plan.Events) {
+	for _, s := range complete(plan.Events) {
 		if _, err := x.Events.Publish(ctx, s.Type, s.Payload, s.Cause); err != nil {
 			return fmt.Errorf("publish %s: %w", s.Type, err)
 		}
@@ -119,30 +131,42 @@ func (x Executor) Do(ctx context.Context, plan Plan) error {
 	return nil
 }
 
-func (x Executor) stamp(events []Statement) []Statement {
+// Lazy is a Payload that needs the id of an item which the same plan adds or has added: workID finds it by the item's key.
+type Lazy func(workID func(key string) string) any
+
+func stamp(self Self, workID func(string) string, events []Statement) []Statement {
 	out := make([]Statement, len(events))
 	for i, s := range events {
-		s.Payload = Stamp(x.Self, s.Payload)
+		if lazy, ok := s.Payload.(Lazy); ok {
+			s.Payload = lazy(workID)
+		}
+		s.Payload = Stamp(self, s.Payload)
 		out[i] = s
 	}
 	return out
 }
 
-// Stamp adds node_id to a Payload that lacks it; other payloads pass through.
+// Stamp completes an event's payload: node_id is self's where the payload leaves it empty, and lists that are nil become
+// empty ones. Anything but a struct passes through.
 func Stamp(self Self, payload any) any {
-	p, ok := payload.(Payload)
-	if !ok {
+	v := reflect.ValueOf(payload)
+	if v.Kind() != reflect.Struct {
 		return payload
 	}
-	if _, ok := p["node_id"]; ok {
-		return p
+	out := reflect.New(v.Type()).Elem()
+	out.Set(v)
+	if f := out.FieldByName("NodeID"); f.IsValid() && f.Kind() == reflect.String && f.Len() == 0 {
+		f.SetString(string(self.ID))
 	}
-	out := make(Payload, len(p)+1)
-	for k, v := range p {
-		out[k] = v
+	for i := range out.NumField() {
+		switch f := out.Field(i); {
+		case f.Kind() == reflect.Slice && f.IsNil():
+			f.Set(reflect.MakeSlice(f.Type(), 0, 0))
+		case f.Kind() == reflect.Map && f.IsNil():
+			f.Set(reflect.MakeMap(f.Type()))
+		}
 	}
-	out["node_id"] = self.ID
-	return out
+	return out.Interface()
 }
 
 // ReadNote decodes one of the daemon's notes into a T; the zero T if there is none.
