@@ -321,4 +321,3 @@ func TestMatchesAsFile(t *testing.T) {
 		}
 	}
 }
-
