@@ -1,0 +1,42 @@
+package connect4
+
+import "math"
+
+// cacheBits sets the size of an evaluator's memory: 2^16 positions, 3 MiB.
+const cacheBits = 16
+
+type cached struct {
+	pos    Position
+	value  float32
+	policy [Columns]float32
+}
+
+// Evaluator asks a network about positions and remembers the answers. The answers are the same with and without its
+// memory. It belongs to one goroutine.
+type Evaluator struct {
+	net   *Network
+	cache []cached
+	act   activations
+}
+
+// NewEvaluator returns an evaluator of net.
+func NewEvaluator(net *Network) *Evaluator {
+	return &Evaluator{net: net, cache: make([]cached, 1<<cacheBits)}
+}
+
+// Evaluate returns the value of an unfinished position for the side to move, from -1 to 1, and a probability for each
+// column; full columns have 0. What it returns is overwritten by a later call.
+func (e *Evaluator) Evaluate(p Position) (float32, *[Columns]float32) {
+	slot := &e.cache[(p.all*0x9E3779B97F4A7C15^p.own*0xC2B2AE3D27D4EB4F)>>(64-cacheBits)]
+	// The empty board equals an unused slot; it is told apart by its policy, which then sums to one.
+	if slot.pos == p && (p.all != 0 || slot.policy[0] != 0) {
+		return slot.value, &slot.policy
+	}
+	a := &e.act
+	a.nIn = len(active(p, a.in[:]))
+	e.net.forward(a)
+	slot.pos = p
+	slot.value = float32(math.Tanh(float64(a.out[valueIndex])))
+	softmax(a.out[:Columns], p.Legal(), &slot.policy)
+	return slot.value, &slot.policy
+}
