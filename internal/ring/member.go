@@ -109,3 +109,10 @@ type Fence struct {
 	Daemon string   `json:"daemon"`
 	Epoch  id.Epoch `json:"epoch"`
 }
+
+// Revocation shuts a node id and its key out for good, also after the node was forgotten.
+type Revocation struct {
+	Node    id.Node   `json:"node"`
+	KeyHash string    `json:"key_hash"`
+	At      time.Time `json:"at"`
+}

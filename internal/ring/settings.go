@@ -3,6 +3,7 @@ package ring
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -112,6 +113,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("duration in seconds: %w", err)
 	}
-	*d = Duration(s * float64(time.Second))
+	// Rounded, so that writing and reading again gives the same duration: a restored state must equal a replayed one.
+	*d = Duration(math.Round(s * float64(time.Second)))
 	return nil
 }

@@ -39,6 +39,8 @@ type WorkItem struct {
 	Needs       Slots             `json:"needs"`
 	Attempts    int               `json:"attempts"` // runs that really started
 	MaxAttempts int               `json:"max_attempts"`
+	Excused     int               `json:"excused,omitempty"`   // of Attempts: taken back without blame
+	FailedOn    []id.Node         `json:"failed_on,omitempty"` // nodes whose attempts failed, newest last
 	NotBefore   time.Time         `json:"not_before,omitzero"` // backoff
 	Created     time.Time         `json:"created"`
 	Deadline    time.Time         `json:"deadline,omitzero"` // a pending item is cancelled after it

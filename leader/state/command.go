@@ -262,9 +262,21 @@ type Step struct {
 type EventBatch struct {
 	Origin event.Origin
 	Node   id.Node
-	First  uint64     // number of Drafts[0]
-	Before event.Hash // origin's running hash before First, as the outbox has it
+	First  uint64     // number of Drafts[0]; with Lost, the first number that is lost
+	Before event.Hash // origin's running hash before Drafts[0], as the outbox has it
 	Drafts [][]byte   // in event.AppendDraft form; a draft that does not decode becomes a REFUSED record
+	// Lost, if not 0, says that the outbox can no longer supply First…Lost. One LOST record stands for what of it is new,
+	// Drafts[0] has number Lost+1, and the running hash goes on from Before.
+	Lost uint64
+	// Refused are the drafts that the coordinator found unregistered or invalid, in order. The verdict is the coordinator's
+	// because catalogues differ between versions of the binary, and all voters must write the same record.
+	Refused []Refusal
+}
+
+// Refusal is the coordinator's verdict on one draft of a batch.
+type Refusal struct {
+	Draft  int // index in Drafts
+	Reason string
 }
 
 // AppendResult answers one EventBatch.
@@ -276,6 +288,8 @@ type AppendResult struct {
 	Seqs []uint64 `json:"seqs,omitempty"`
 	// Altered says that other bytes came under a number that is used: an alarm, and no acknowledgement.
 	Altered bool `json:"altered,omitempty"`
-	// Hash is the state's running hash of the origin up to Next−1.
+	// Refused says why a whole batch was not looked at (revoked node, malformed); "" otherwise.
+	Refused string `json:"refused,omitempty"`
+	// Hash is the state's running hash of the origin up to Next−1. The outbox compares it with its own.
 	Hash event.Hash `json:"hash"`
 }
