@@ -146,7 +146,7 @@ var owners = map[string][]string{
 	"github.com/hashicorp/raft-boltdb": {"leader"},
 	"github.com/hashicorp/memberlist":  {"mesh"},
 	"modernc.org/sqlite":               {"internal/gamedb"},
-	"os/exec":                          {"internal/proc", "agent", "cmd"},
+	"os/exec":                          {"internal/proc", "internal/host", "agent", "cmd"},
 	"github.com/urfave/cli":            {"cmd", "internal/connect4"},
 	"testing":                          {},
 }

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/mesh/identity"
+)
+
+// ballastBytes are kept back at init, so that a full disk leaves room to say so and to recover.
+const ballastBytes = 32 << 20
+
+// dataDir is one agent's folder. Its layout is part of the contract that operators rely on.
+type dataDir struct {
+	root string
+	lock *os.File
+}
+
+func (d dataDir) path(parts ...string) string {
+	return filepath.Join(append([]string{d.root}, parts...)...)
+}
+
+// nodeFile is node.json: who this machine is.
+type nodeFile struct {
+	ID     id.Node  `json:"id"`
+	Name   string   `json:"name"`
+	Ring   string   `json:"ring"`
+	RingID id.Ring  `json:"ring_id"`
+	Class  id.Class `json:"class"`
+}
+
+// openDataDir makes the folder where it is missing and takes its lock. A second agent in the same folder is refused.
+func openDataDir(root string) (*dataDir, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("make data dir: %w", err)
+	}
+	if err := os.Chmod(root, 0o700); err != nil {
+		return nil, fmt.Errorf("guard data dir: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(root, "agent.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock of data dir: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(f.Name())
+		f.Close()
+		who := strings.TrimSpace(string(holder))
+		if who == "" {
+			who = "unknown"
+		}
+		return nil, api.Errorf(api.CodeLocked, "data dir %s is in use by process %s", root, who).
+			WithHint("one agent per data dir; name another with --data-dir, or end that process first")
+	}
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
+	}
+	d := &dataDir{root: root, lock: f}
+	for _, sub := range []string{"blobs", "games", "datasets", "models", "spool", "quarantine", "jobs", "staging"} {
+		if err := os.MkdirAll(d.path(sub), 0o700); err != nil {
+			d.close()
+			return nil, fmt.Errorf("make data dir: %w", err)
+		}
+	}
+	return d, nil
+}
+
+func (d *dataDir) close() {
+	if d.lock != nil {
+		d.lock.Close() // which frees the lock
+		d.lock = nil
+	}
+}
+
+// used says whether the folder belongs to a ring already.
+func used(root string) bool {
+	_, err := os.Stat(filepath.Join(root, "node.json"))
+	return err == nil
+}
+
+func (d *dataDir) readNode() (nodeFile, error) {
+	var n nodeFile
+	b, err := os.ReadFile(d.path("node.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return n, api.Errorf(api.CodeRefused, "data dir %s belongs to no ring", d.root).
+			WithHint("make a ring with: ringagent init; or join one with: ringagent join SEED --token-file FILE")
+	}
+	if err != nil {
+		return n, fmt.Errorf("read node.json: %w", err)
+	}
+	if err := json.Unmarshal(b, &n); err != nil {
+		return n, fmt.Errorf("read %s: %w", d.path("node.json"), err)
+	}
+	if _, err := id.ParseNode(string(n.ID)); err != nil {
+		return n, fmt.Errorf("read %s: %w", d.path("node.json"), err)
+	}
+	return n, nil
+}
+
+func (d *dataDir) writeNode(n nodeFile) error { return writeJSONFile(d.path("node.json"), n) }
+
+func writeJSONFile(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	return identity.WriteFile(path, append(b, '\n'))
+}
+
+// reserveBallast fills the ballast file, so that its blocks are really ours.
+func (d *dataDir) reserveBallast() error {
+	f, err := os.OpenFile(d.path("ballast"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("reserve ballast: %w", err)
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() == ballastBytes {
+		return nil
+	}
+	block := make([]byte, 1<<20)
+	for off := int64(0); off < ballastBytes; off += int64(len(block)) {
+		if _, err := f.WriteAt(block, off); err != nil {
+			_ = os.Remove(f.Name()) // a part of it helps nobody
+			return fmt.Errorf("reserve ballast of %d MiB: %w", ballastBytes>>20, err)
+		}
+	}
+	return f.Sync()
+}
+
+// ensureAPIToken makes the operator's token where there is none yet.
+func ensureAPIToken(path string) error {
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	var b [24]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return fmt.Errorf("make api token: %w", err)
+	}
+	if err := identity.WriteFile(path, []byte(hex.EncodeToString(b[:])+"\n")); err != nil {
+		return fmt.Errorf("write api token: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// proposer changes the replicated state.
+type proposer interface {
+	Propose(ctx context.Context, c state.Command) (state.Result, error)
+}
+
+// effects are one daemon's commands, with its fence on every one of them.
+type effects struct {
+	self   id.Node
+	daemon string
+	fence  *ring.Fence // nil for node scope
+	now    func() time.Time
+	leader proposer
+}
+
+func (e effects) propose(ctx context.Context, what string, kind state.Kind, body any, events ...kit.Statement) (state.Result, error) {
+	c := state.Command{Kind: kind, At: e.now().UTC(), By: e.self, Fence: e.fence, Body: body}
+	for _, s := range events {
+		d, err := e.draft(s)
+		if err != nil {
+			return state.Result{}, fmt.Errorf("%s: %w", what, err)
+		}
+		c.Events = append(c.Events, d)
+	}
+	r, err := e.leader.Propose(ctx, c)
+	return r, kitError(what, err)
+}
+
+func (e effects) draft(s kit.Statement) (event.Draft, error) {
+	payload, err := json.Marshal(s.Payload)
+	if err != nil {
+		return event.Draft{}, fmt.Errorf("encode %s: %w", s.Type, err)
+	}
+	d := event.Draft{Type: s.Type, Node: e.self, Daemon: e.daemon, Time: e.now().UTC(), Cause: s.Cause, Payload: payload}
+	if e.fence != nil {
+		d.Epoch = e.fence.Epoch
+	}
+	return event.Catalogue().Prepare(d, event.Publisher(e.daemon))
+}
+
+func (e effects) Enqueue(ctx context.Context, items ...ring.WorkItem) ([]ring.WorkItem, error) {
+	r, err := e.propose(ctx, "enqueue work", state.KindEnqueue, state.Enqueue{Items: items})
+	if err != nil {
+		return nil, err
+	}
+	return valueAs[[]ring.WorkItem](r)
+}
+
+func (e effects) Cancel(ctx context.Context, workID, reason string) error {
+	_, err := e.propose(ctx, "cancel work", state.KindCancel, state.CancelWork{Work: workID, Reason: reason})
+	return err
+}
+
+func (e effects) Retry(ctx context.Context, workID string) error {
+	_, err := e.propose(ctx, "retry work", state.KindRetry, state.RetryWork{Work: workID})
+	return err
+}
+
+func (e effects) AddArtifacts(ctx context.Context, as ...ring.Artifact) error {
+	_, err := e.propose(ctx, "add artifacts", state.KindArtifacts, state.AddArtifacts{Artifacts: as})
+	return err
+}
+
+func (e effects) AddReceipts(ctx context.Context, ds ...id.Digest) error {
+	body := state.AddReceipts{}
+	for _, d := range ds {
+		body.Receipts = append(body.Receipts, ring.Receipt{Node: e.self, Digest: d})
+	}
+	_, err := e.propose(ctx, "state receipts", state.KindReceipts, body)
+	return err
+}
+
+func (e effects) SetName(ctx context.Context, key string, expect uint64, d id.Digest, values map[string]float64, events ...kit.Statement) (ring.Name, error) {
+	body := state.SetName{Key: key, Expect: expect, Digest: d, Values: values}
+	r, err := e.propose(ctx, "set name", state.KindName, body, events...)
+	if err != nil {
+		return ring.Name{}, err
+	}
+	return valueAs[ring.Name](r)
+}
+
+func (e effects) PutNote(ctx context.Context, key string, value any, events ...kit.Statement) error {
+	body := state.PutNote{Key: key}
+	if value != nil {
+		b, err := json.Marshal(value)
+		if err != nil {
+			return fmt.Errorf("encode note %q: %w", key, err)
+		}
+		body.Value = b
+	}
+	_, err := e.propose(ctx, "put note", state.KindNote, body, events...)
+	return err
+}
+
+// valueAs is a result's value in its type. A result that crossed the wire has lost it and is decoded again.
+func valueAs[T any](r state.Result) (T, error) {
+	if v, ok := r.Value.(T); ok {
+		return v, nil
+	}
+	var out T
+	b, err := json.Marshal(r.Value)
+	if err == nil {
+		err = json.Unmarshal(b, &out)
+	}
+	if err != nil {
+		return out, fmt.Errorf("read result: %w", err)
+	}
+	return out, nil
+}
