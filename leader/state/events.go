@@ -153,7 +153,7 @@ func (t *txn) appendEvents(b []byte) (Result, error) {
 		drafts += k
 		batches = append(batches, e)
 	}
-	if r.bad || len(r.b) != 0 {
+	if y := t.cmd.At.Year(); r.bad || len(r.b) != 0 || y < 1 || y > 9999 {
 		return Result{}, fmt.Errorf("event batches: %w", ErrUnknownCommand)
 	}
 	a := appender{txn: t, out: make([]byte, 0, size+48*drafts), seqs: make([]uint64, 0, drafts)}

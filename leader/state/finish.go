@@ -15,7 +15,7 @@ func (t *txn) finish(b FinishWork) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.Claim != "" && r.EndedBy == b.Claim {
+	if b.Claim != "" && r.EndedBy == b.Claim && r.EndedBad == (b.Result == nil) {
 		return r.WorkItem, nil // the answer was lost
 	}
 	if err := t.m.rules.claim(r, b.Claim); err != nil {
@@ -29,7 +29,7 @@ func (t *txn) finish(b FinishWork) (any, error) {
 			return nil, err
 		}
 	}
-	r.EndedBy = b.Claim
+	r.EndedBy, r.EndedBad = b.Claim, b.Result == nil
 	if b.Result == nil {
 		t.failed(&r, b)
 		return r.WorkItem, nil

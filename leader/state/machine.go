@@ -93,6 +93,7 @@ type txn struct {
 	s      State
 	index  uint64
 	cmd    Command
+	items  int           // work items that were given an id
 	facts  []event.Draft // made by the machine, in order
 	placed []Placed
 }

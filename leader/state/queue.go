@@ -13,7 +13,7 @@ import (
 // enqueue adds items, or answers with those that have their keys. All of them, or none.
 func (t *txn) enqueue(b Enqueue) (any, error) {
 	out := make([]ring.WorkItem, 0, len(b.Items))
-	for i, w := range b.Items {
+	for _, w := range b.Items {
 		if err := checkItem(w); err != nil {
 			return nil, err
 		}
@@ -25,7 +25,8 @@ func (t *txn) enqueue(b Enqueue) (any, error) {
 			return nil, refuse(CodeRefused, "the queue is full: %d items are pending", MaxPending)
 		}
 		if w.ID == "" {
-			w.ID = fmt.Sprintf("w%d-%d", t.index, i+1)
+			t.items++
+			w.ID = fmt.Sprintf("w%d-%d", t.index, t.items)
 		}
 		if _, taken := t.s.work.get(w.ID); taken {
 			return nil, refuse(CodeConflict, "work %s exists under another key", w.ID)
@@ -118,7 +119,7 @@ func (t *txn) claim(b ClaimWork) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Claim != nil && r.Claim.ID == b.Claim.ID && r.Claim.Node == b.Claim.Node && r.State == ring.WorkClaimed {
+	if r.Claim != nil && r.Claim.ID == b.Claim.ID && r.Claim.Node == b.Claim.Node && !r.State.Finished() {
 		return r.WorkItem, nil // the answer was lost
 	}
 	switch {
@@ -287,8 +288,8 @@ func (t *txn) retry(b RetryWork) (any, error) {
 	}
 	r.unclaim()
 	r.State, r.Attempts, r.Excused, r.Failures, r.FailedOn = ring.WorkPending, 0, 0, 0, nil
-	r.NotBefore, r.Deadline, r.Finished, r.Error, r.EndedBy = time.Time{}, time.Time{}, time.Time{}, "", ""
-	r.Result, r.Done = nil, 0
+	r.NotBefore, r.Deadline, r.Finished, r.Error = time.Time{}, time.Time{}, time.Time{}, ""
+	r.Result, r.Done, r.EndedBy, r.EndedBad = nil, 0, "", false
 	t.s.putWork(r)
 	t.workFact(evWorkRetry, r, t.cmd.By, "asked for")
 	return r.WorkItem, nil

@@ -90,6 +90,7 @@ type workRow struct {
 	Done        uint64            `json:"done,omitempty"`         // order of finishing
 	Failures    int               `json:"failures,omitempty"`     // finishes with an error, for the backoff
 	EndedBy     string            `json:"ended_by,omitempty"`     // claim whose finish was the last one taken
+	EndedBad    bool              `json:"ended_bad,omitempty"`    // and whether that was an error
 }
 
 // tombstone remembers a finished item that is no longer kept whole.
