@@ -1,0 +1,419 @@
+package kittest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// Node is one machine: its store and its daemons' local state survive when daemons end and start again.
+type Node struct {
+	ring.Member
+	r *Ring
+
+	dir   string
+	mu    sync.Mutex
+	local map[string]map[string][]byte
+	jobs  []kit.JobDB
+
+	Released   []string           // jobs
+	Quarantine map[string]string  // path → reason
+	Gauges     map[string]float64 // name → value
+	Health     kit.Health         // last report
+	Sample     kit.Sample         // what Host.Sample answers
+	PeerList   []kit.Peer
+	Pings      map[id.Node]error
+	Ticks      map[string]int // progress marks by daemon
+	Fetches    map[id.Digest]int
+	Books      []kit.DaemonProgress // what Daemons.Running answers
+	Cancelled  []string             // by Daemons.Cancel
+
+	// FetchFault is asked before a fetch order to this node does anything: an error fails it, and it may block.
+	FetchFault func(ctx context.Context, d id.Digest) error
+}
+
+// AddNode enrols a live node.
+func (r *Ring) AddNode(name string, class id.Class, slots ring.Slots) *Node {
+	n := &Node{r: r, dir: filepath.Join(r.T.TempDir(), name), local: map[string]map[string][]byte{}, Quarantine: map[string]string{},
+		Gauges: map[string]float64{}, Ticks: map[string]int{}, Fetches: map[id.Digest]int{}, Pings: map[id.Node]error{}}
+	for _, sub := range []string{"games", "staging", "spool", "blobs"} {
+		if err := os.MkdirAll(filepath.Join(n.dir, sub), 0o700); err != nil {
+			r.T.Fatal(err)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// Ids that follow the order of arrival keep failures of tests readable.
+	node := id.Node(fmt.Sprintf("%016x", len(r.members)+1))
+	n.Member = ring.Member{ID: node, Name: name, Class: class, Slots: slots, Boot: id.Boot("b" + string(node)[1:]), Status: ring.Alive,
+		Enrolled: time.Now(), Since: time.Now()}
+	r.nodes[node] = n
+	r.members = append(r.members, n.Member)
+	r.index++
+	return n
+}
+
+// Env is what a daemon of spec gets on n; for a singleton under a new epoch. Settings is its section.
+func (n *Node) Env(spec kit.Spec, settings string) kit.Env {
+	var epoch id.Epoch
+	if spec.Scope == kit.ScopeCluster {
+		epoch = n.r.Assign(spec.Name, n)
+	}
+	every, err := spec.Period(json.RawMessage(settings))
+	if err != nil {
+		n.r.T.Fatal(err)
+	}
+	return kit.Env{
+		Self:     kit.Self{ID: n.ID, Name: n.Name, Class: n.Class, Boot: n.Boot, Slots: n.Slots},
+		Log:      zerolog.New(testWriter{n.r}).With().Str("node", n.Name).Str("daemon", spec.Name).Logger(),
+		Now:      time.Now,
+		Every:    every,
+		Settings: json.RawMessage(settings),
+		Progress: func() { n.mu.Lock(); n.Ticks[spec.Name]++; n.mu.Unlock() },
+		Trouble:  func(error) {},
+		Gauge:    func(name string, v float64) { n.mu.Lock(); n.Gauges[name] = v; n.mu.Unlock() },
+		Events:   events{n.r, n, spec.Name, epoch},
+		View:     views{n.r, spec.Name},
+		Effects:  effects{n.r, n, spec.Name, epoch},
+		Orders:   orders{n.r, n},
+		Store:    store{n},
+		Local:    local{n, spec.Name},
+		Jobs:     jobs{n},
+		Letters:  letters{n.r, n},
+		Peers:    peers{n},
+		Daemons:  books{n},
+		Host:     host{n},
+		Part: func(name string) (kit.Daemon, error) {
+			return kit.Run(func(ctx context.Context) error { <-ctx.Done(); return nil }), nil
+		},
+		Dirs: kit.Dirs{Games: filepath.Join(n.dir, "games"), Staging: filepath.Join(n.dir, "staging"), Spool: filepath.Join(n.dir, "spool")},
+	}
+}
+
+// Start runs a daemon on n until stop is called, which waits for its end and returns Run's error.
+func (n *Node) Start(spec kit.Spec, settings string) (stop func() error) {
+	n.r.T.Helper()
+	d, err := spec.New(n.Env(spec, settings))
+	if err != nil {
+		n.r.T.Fatalf("new %s: %v", spec.Name, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- kit.Guard(ctx, d.Run) }()
+	var once sync.Once
+	stop = func() error {
+		once.Do(func() {
+			cancel()
+			err = <-done
+		})
+		return err
+	}
+	n.r.T.Cleanup(func() { _ = stop() })
+	return stop
+}
+
+// Gauge reads a figure that a daemon shows; ok is false if it never did.
+func (n *Node) Gauge(name string) (v float64, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v, ok = n.Gauges[name]
+	return v, ok
+}
+
+// SetJobs sets the job databases that live here.
+func (n *Node) SetJobs(dbs ...kit.JobDB) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.jobs = dbs
+}
+
+// AddJob adds one.
+func (n *Node) AddJob(db kit.JobDB) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.jobs = append(n.jobs, db)
+}
+
+// Progressed is how often a daemon has marked progress here.
+func (n *Node) Progressed(daemon string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.Ticks[daemon]
+}
+
+// Dir is the node's data dir.
+func (n *Node) Dir() string { return n.dir }
+
+// Holds says whether the right bytes of d are on n's disk.
+func (n *Node) Holds(d id.Digest) bool {
+	b, err := os.ReadFile(n.blob(d))
+	return err == nil && id.DigestOf(b) == d
+}
+
+// Damage flips a byte of a stored artifact.
+func (n *Node) Damage(d id.Digest) {
+	b, err := os.ReadFile(n.blob(d))
+	if err == nil {
+		b = bytes.Clone(b)
+		b[len(b)/2] ^= 0xff
+		err = os.WriteFile(n.blob(d), b, 0o600)
+	}
+	if err != nil {
+		n.r.T.Fatal(err)
+	}
+}
+
+// Lose deletes a stored artifact behind everybody's back.
+func (n *Node) Lose(d id.Digest) { _ = os.Remove(n.blob(d)) }
+
+func (n *Node) blob(d id.Digest) string { return filepath.Join(n.dir, "blobs", string(d)) }
+
+func (n *Node) put(d id.Digest, b []byte) {
+	tmp := n.blob(d) + ".tmp"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		n.r.T.Error(err)
+		return
+	}
+	if err := os.Rename(tmp, n.blob(d)); err != nil {
+		n.r.T.Error(err)
+	}
+}
+
+type testWriter struct{ r *Ring }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	if os.Getenv("KITTEST_LOG") != "" {
+		_, _ = os.Stderr.Write(b)
+	}
+	return len(b), nil
+}
+
+type views struct {
+	r      *Ring
+	daemon string
+}
+
+func (v views) Near() kit.View { return v.r.View(v.daemon) }
+
+func (v views) Current(ctx context.Context) (kit.View, error) {
+	if err := ctx.Err(); err != nil {
+		return kit.View{}, err
+	}
+	v.r.mu.Lock()
+	no := v.r.noQuorum
+	v.r.mu.Unlock()
+	if no {
+		return kit.View{}, kit.ErrNoCoordinator
+	}
+	return v.r.View(v.daemon), nil
+}
+
+type store struct{ n *Node }
+
+func (s store) PutFile(_ context.Context, path string) (id.Digest, int64, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", 0, err
+	}
+	d := id.DigestOf(b)
+	s.n.put(d, b)
+	return d, int64(len(b)), nil
+}
+
+func (s store) Path(d id.Digest) (string, bool) {
+	_, err := os.Stat(s.n.blob(d))
+	return s.n.blob(d), err == nil
+}
+
+func (s store) Ensure(ctx context.Context, d id.Digest) (string, error) {
+	if p, ok := s.Path(d); ok {
+		return p, nil
+	}
+	if err := (orders{s.n.r, s.n}).Fetch(ctx, s.n.ID, d); err != nil {
+		return "", err
+	}
+	return s.n.blob(d), nil
+}
+
+func (s store) Verify(_ context.Context, d id.Digest) error {
+	if s.n.Holds(d) {
+		return nil
+	}
+	s.n.mu.Lock()
+	s.n.Quarantine[s.n.blob(d)] = "hash differs"
+	s.n.mu.Unlock()
+	s.n.Lose(d)
+	return fmt.Errorf("artifact %s: hash differs", d.Short())
+}
+
+func (s store) Quarantine(_ context.Context, path, reason string) error {
+	s.n.mu.Lock()
+	defer s.n.mu.Unlock()
+	s.n.Quarantine[path] = reason
+	return os.Remove(path)
+}
+
+type orders struct {
+	r    *Ring
+	from *Node
+}
+
+func (o orders) Fetch(ctx context.Context, node id.Node, d id.Digest) error {
+	o.r.mu.Lock()
+	to := o.r.nodes[node]
+	var holders []*Node
+	for _, a := range o.r.artifacts {
+		if a.Digest == d {
+			for _, h := range a.Holders {
+				holders = append(holders, o.r.nodes[h])
+			}
+		}
+	}
+	m, _ := find(o.r.members, func(m ring.Member) bool { return m.ID == node })
+	o.r.mu.Unlock()
+	if to == nil || !m.Live() {
+		return fmt.Errorf("node %s is not reachable", node)
+	}
+	if to.FetchFault != nil {
+		if err := to.FetchFault(ctx, d); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !to.Holds(d) {
+		from := slices.IndexFunc(holders, func(h *Node) bool { return h != nil && h.Holds(d) })
+		if from < 0 {
+			return fmt.Errorf("nobody holds %s", d.Short())
+		}
+		b, err := os.ReadFile(holders[from].blob(d))
+		if err != nil {
+			return err
+		}
+		to.put(d, b)
+		to.mu.Lock()
+		to.Fetches[d]++
+		to.mu.Unlock()
+	}
+	o.r.mu.Lock()
+	defer o.r.mu.Unlock()
+	return o.r.addReceipt(node, d)
+}
+
+func (o orders) Ping(_ context.Context, node id.Node) (time.Duration, error) {
+	o.from.mu.Lock()
+	defer o.from.mu.Unlock()
+	return time.Millisecond, o.from.Pings[node]
+}
+
+type local struct {
+	n      *Node
+	daemon string
+}
+
+func (l local) Get(key string) ([]byte, bool, error) {
+	l.n.mu.Lock()
+	defer l.n.mu.Unlock()
+	b, ok := l.n.local[l.daemon][key]
+	return bytes.Clone(b), ok, nil
+}
+
+func (l local) Put(key string, value []byte) error {
+	l.n.mu.Lock()
+	defer l.n.mu.Unlock()
+	if l.n.local[l.daemon] == nil {
+		l.n.local[l.daemon] = map[string][]byte{}
+	}
+	l.n.local[l.daemon][key] = bytes.Clone(value)
+	return nil
+}
+
+func (l local) Delete(key string) error {
+	l.n.mu.Lock()
+	defer l.n.mu.Unlock()
+	delete(l.n.local[l.daemon], key)
+	return nil
+}
+
+func (l local) Keys(prefix string) ([]string, error) {
+	l.n.mu.Lock()
+	defer l.n.mu.Unlock()
+	keys := slices.Sorted(maps.Keys(l.n.local[l.daemon]))
+	return slices.DeleteFunc(keys, func(k string) bool { return !strings.HasPrefix(k, prefix) }), nil
+}
+
+type jobs struct{ n *Node }
+
+func (j jobs) Databases() []kit.JobDB {
+	j.n.mu.Lock()
+	defer j.n.mu.Unlock()
+	return slices.Clone(j.n.jobs)
+}
+
+func (j jobs) Release(_ context.Context, jobID string) error {
+	j.n.mu.Lock()
+	defer j.n.mu.Unlock()
+	j.n.jobs = slices.DeleteFunc(j.n.jobs, func(db kit.JobDB) bool { return db.JobID == jobID })
+	j.n.Released = append(j.n.Released, jobID)
+	return nil
+}
+
+type peers struct{ n *Node }
+
+func (p peers) Peers() []kit.Peer {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	return slices.Clone(p.n.PeerList)
+}
+
+type books struct{ n *Node }
+
+func (b books) Running() []kit.DaemonProgress {
+	b.n.mu.Lock()
+	defer b.n.mu.Unlock()
+	return slices.Clone(b.n.Books)
+}
+
+func (b books) Cancel(name, reason string) {
+	b.n.mu.Lock()
+	defer b.n.mu.Unlock()
+	b.n.Cancelled = append(b.n.Cancelled, name)
+}
+
+type host struct{ n *Node }
+
+func (h host) Sample(context.Context) kit.Sample {
+	h.n.mu.Lock()
+	defer h.n.mu.Unlock()
+	s := h.n.Sample
+	s.At = time.Now()
+	return s
+}
+
+func (h host) Report(v kit.Health) {
+	h.n.mu.Lock()
+	defer h.n.mu.Unlock()
+	h.n.Health = v
+}
+
+// Set changes the node's faked machine under its lock.
+func (n *Node) Set(change func(*Node)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(n)
+}

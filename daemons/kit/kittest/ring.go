@@ -1,0 +1,266 @@
+package kittest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// Ring is the replicated state and the log.
+type Ring struct {
+	T  testing.TB
+	mu sync.Mutex
+
+	index       uint64
+	settings    ring.Settings
+	nodes       map[id.Node]*Node
+	members     []ring.Member
+	assignments map[string]ring.Assignment
+	items       []ring.WorkItem
+	artifacts   []ring.Artifact
+	names       map[string]ring.Name
+	notes       map[string]map[string]json.RawMessage
+	positions   map[string]uint64 // consumers of singletons
+
+	log      []event.Record
+	changed  chan struct{} // closed and replaced at every new record
+	withheld map[event.Type]bool
+	letters  []ring.DeadLetter
+	handlers map[string]func(event.Record) error // by letter id
+
+	noQuorum bool
+	refused  []string // effects refused because of their epoch, for tests to see
+}
+
+// New is an empty ring that trains configs.
+func New(t testing.TB, configs ...id.Config) *Ring {
+	return &Ring{
+		T: t, settings: ring.Settings{Timing: ring.TimingDev, Voters: 3, Configs: configs},
+		nodes: map[id.Node]*Node{}, assignments: map[string]ring.Assignment{}, names: map[string]ring.Name{},
+		notes: map[string]map[string]json.RawMessage{}, positions: map[string]uint64{},
+		changed: make(chan struct{}), withheld: map[event.Type]bool{}, handlers: map[string]func(event.Record) error{},
+	}
+}
+
+// Settings changes the ring settings.
+func (r *Ring) Settings(change func(*ring.Settings)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.settings)
+}
+
+// Quorum takes the coordinator away or gives it back.
+func (r *Ring) Quorum(there bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.noQuorum = !there
+}
+
+// Withhold makes events of these types vanish instead of being placed in the log.
+func (r *Ring) Withhold(types ...event.Type) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range types {
+		r.withheld[t] = true
+	}
+}
+
+// Refused lists the effects that were refused because their epoch is over.
+func (r *Ring) Refused() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.refused)
+}
+
+// View reads the state as daemon sees it.
+func (r *Ring) View(daemon string) kit.View {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	notes := map[string]map[string]json.RawMessage{}
+	for d, m := range r.notes {
+		notes[d] = map[string]json.RawMessage{}
+		for k, v := range m {
+			notes[d][k] = v
+		}
+	}
+	names := map[string]ring.Name{}
+	for k, n := range r.names {
+		names[k] = n
+	}
+	assignments := map[string]ring.Assignment{}
+	for k, a := range r.assignments {
+		assignments[k] = a
+	}
+	s := &snapshot{daemon: daemon, members: slices.Clone(r.members), items: slices.Clone(r.items),
+		artifacts: slices.Clone(r.artifacts), names: names, notes: notes, assignments: assignments}
+	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings}
+}
+
+type snapshot struct {
+	daemon      string
+	members     []ring.Member
+	items       []ring.WorkItem
+	artifacts   []ring.Artifact
+	names       map[string]ring.Name
+	notes       map[string]map[string]json.RawMessage
+	assignments map[string]ring.Assignment
+}
+
+func (s *snapshot) Members() []ring.Member { return s.members }
+
+func (s *snapshot) Member(n id.Node) (ring.Member, bool) {
+	return find(s.members, func(m ring.Member) bool { return m.ID == n })
+}
+
+func (s *snapshot) Assignment(d string) (ring.Assignment, bool) {
+	a, ok := s.assignments[d]
+	return a, ok
+}
+
+func (s *snapshot) Items(workType string, c id.Config) []ring.WorkItem {
+	return slices.DeleteFunc(slices.Clone(s.items), func(w ring.WorkItem) bool {
+		return workType != "" && w.Type != workType || c != "" && w.Config != c
+	})
+}
+
+func (s *snapshot) ByKey(key string) (ring.WorkItem, bool) {
+	return find(s.items, func(w ring.WorkItem) bool { return w.Key == key })
+}
+
+func (s *snapshot) Item(workID string) (ring.WorkItem, bool) {
+	return find(s.items, func(w ring.WorkItem) bool { return w.ID == workID })
+}
+
+func (s *snapshot) Artifacts(k ring.Kind, c id.Config) []ring.Artifact {
+	return slices.DeleteFunc(slices.Clone(s.artifacts), func(a ring.Artifact) bool {
+		return k != "" && a.Kind != k || c != "" && a.Config != c
+	})
+}
+
+func (s *snapshot) Artifact(d id.Digest) (ring.Artifact, bool) {
+	return find(s.artifacts, func(a ring.Artifact) bool { return a.Digest == d })
+}
+
+func (s *snapshot) Name(key string) (ring.Name, bool) { n, ok := s.names[key]; return n, ok }
+
+func (s *snapshot) Note(key string) (json.RawMessage, bool) { return s.Of(s.daemon, key) }
+
+func (s *snapshot) Of(daemon, key string) (json.RawMessage, bool) {
+	v, ok := s.notes[daemon][key]
+	return v, ok
+}
+
+func find[T any](list []T, ok func(T) bool) (T, bool) {
+	if i := slices.IndexFunc(list, ok); i >= 0 {
+		return list[i], true
+	}
+	var zero T
+	return zero, false
+}
+
+// Assign gives a singleton to a node under a new epoch and returns it. Effects of older epochs are refused from now on.
+func (r *Ring) Assign(daemon string, n *Node) id.Epoch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index++
+	e, err := id.NewEpoch(1, r.index)
+	if err != nil {
+		r.T.Fatal(err)
+	}
+	r.assignments[daemon] = ring.Assignment{Daemon: daemon, Node: n.ID, Boot: n.Boot, Epoch: e, Since: time.Now()}
+	return e
+}
+
+// Work returns the items of a type ("" for all) as they stand.
+func (r *Ring) Work(workType string) []ring.WorkItem { return r.View("").Queue.Items(workType, "") }
+
+// Artifacts returns the known artifacts of a kind ("" for all).
+func (r *Ring) Artifacts(k ring.Kind) []ring.Artifact { return r.View("").Library.Artifacts(k, "") }
+
+// Name returns a name as it stands.
+func (r *Ring) Name(key string) (ring.Name, bool) { return r.View("").Library.Name(key) }
+
+// AddArtifact makes bytes known whose only copies are on holders, and returns it. Content is what its hash is made of.
+func (r *Ring) AddArtifact(k ring.Kind, c id.Config, content string, counters map[string]int64, parents []id.Digest, holders ...*Node) ring.Artifact {
+	d := id.DigestOf([]byte(content))
+	a := ring.Artifact{Digest: d, Kind: k, Config: c, Bytes: int64(len(content)), Created: time.Now(), Counters: counters, Parents: parents}
+	for i, n := range holders {
+		n.put(d, []byte(content))
+		a.Holders = append(a.Holders, n.ID)
+		if i == 0 {
+			a.Origin = n.ID
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.addArtifact(a)
+}
+
+func (r *Ring) addArtifact(a ring.Artifact) ring.Artifact {
+	r.index++
+	slices.Sort(a.Holders)
+	for i, old := range r.artifacts {
+		if old.Digest == a.Digest {
+			holders := slices.Concat(old.Holders, a.Holders)
+			slices.Sort(holders)
+			old.Holders = slices.Compact(holders)
+			r.artifacts[i] = old
+			return old
+		}
+	}
+	a.Seq = r.index
+	r.artifacts = append(r.artifacts, a)
+	return a
+}
+
+func (r *Ring) addReceipt(n id.Node, d id.Digest) error {
+	for i, a := range r.artifacts {
+		if a.Digest == d {
+			if !a.Held(n) {
+				a.Holders = append(slices.Clone(a.Holders), n)
+				slices.Sort(a.Holders)
+				r.index++
+				r.artifacts[i] = a
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("artifact %s is not known", d.Short())
+}
+
+// SetStatus sets what the roster says of a node.
+func (r *Ring) SetStatus(n *Node, s ring.Status) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.members {
+		if r.members[i].ID == n.ID {
+			r.members[i].Status, r.members[i].Since = s, time.Now()
+		}
+	}
+	r.index++
+}
+
+// Eventually polls until ok, within a limit of the bubble's time, and fails the test otherwise.
+func (r *Ring) Eventually(limit time.Duration, what string, ok func() bool) {
+	r.T.Helper()
+	end := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(end) {
+			var b strings.Builder
+			for _, e := range r.Log() {
+				fmt.Fprintf(&b, "\n%d %s %s %s", e.Seq, e.Daemon, e.Type, e.Payload)
+			}
+			r.T.Fatalf("%s: not within %v; the log:%s", what, limit, b.String())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
