@@ -168,15 +168,10 @@ func (m *meter) feed(p []byte, now time.Time) {
 	if now.Sub(m.window) >= scanWindow {
 		m.window, m.budget = now, scanBudget
 	}
-	if len(p) > m.budget {
-		// Sampled: only the whole lines near the end of this piece.
-		p = p[max(0, len(p)-maxLineBytes):]
-		i := bytes.IndexAny(p, "\r\n")
-		if i < 0 {
-			m.carry = m.carry[:0]
-			return
-		}
-		p, m.carry = p[i+1:], m.carry[:0]
+	if len(p) > m.budget && len(p) > maxLineBytes {
+		// Sampled: only the end of this piece, from its first whole line on.
+		p, m.carry = p[len(p)-maxLineBytes:], m.carry[:0]
+		p = p[bytes.IndexAny(p, "\r\n")+1:]
 	}
 	m.budget -= len(p)
 	for len(p) > 0 {

@@ -131,6 +131,25 @@ func TestMeterAnyPieces(t *testing.T) {
 	})
 }
 
+// A job that prints faster than it can be read for progress is sampled, and its last word counts.
+func TestMeterSampled(t *testing.T) {
+	t.Parallel()
+	spam := bytes.Repeat([]byte("spam"), 1<<20)
+	for _, piece := range []int{5, 4 << 10, 64 << 10, 256 << 10} {
+		now := time.Now()
+		m, err := newMeter(Limits{Progress: `n=(\d+)`, ProgressGroup: 1}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for text := append(bytes.Clone(spam), "\nn=77 the end\n"...); len(text) > 0; text = text[min(piece, len(text)):] {
+			m.feed(text[:min(piece, len(text))], now)
+		}
+		if v, _, _ := m.read(); v != 77 {
+			t.Errorf("pieces of %d: got %v", piece, v)
+		}
+	}
+}
+
 func TestMeterCountsGrowthOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
