@@ -1,0 +1,495 @@
+package connect4
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
+
+	"github.com/ringagent/ringagent/internal/gamedb"
+	"github.com/ringagent/ringagent/internal/npz"
+	"github.com/ringagent/ringagent/internal/rating"
+)
+
+// steady is a clock that goes on by a millisecond with every look.
+func steady() func() time.Time {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return func() time.Time { at = at.Add(time.Millisecond); return at }
+}
+
+func readGames(t *testing.T, path string) []gamedb.Game {
+	t.Helper()
+	var games []gamedb.Game
+	err := gamedb.Read(context.Background(), path, func(g gamedb.Game) error { games = append(games, g); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return games
+}
+
+func playInto(t *testing.T, path string, games int, seed uint64) {
+	t.Helper()
+	n, err := Selfplay(context.Background(), SelfplayOptions{Games: games, Out: path, Seed: seed, Simulations: 8, Now: steady()})
+	if err != nil || n != games {
+		t.Fatalf("played %d games of %d: %v", n, games, err)
+	}
+}
+
+func exportFrom(t *testing.T, out string, inputs ...string) ExportResult {
+	t.Helper()
+	r, err := Export(context.Background(), ExportOptions{Inputs: inputs, Out: out, Mirror: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestSelfplayIsTheSeeds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b, c := filepath.Join(dir, "a.db"), filepath.Join(dir, "b.db"), filepath.Join(dir, "c.db")
+	playInto(t, a, 6, 1)
+	playInto(t, b, 6, 1)
+	playInto(t, c, 6, 2)
+	first := readGames(t, a)
+	if diff := cmp.Diff(first, readGames(t, b)); diff != "" {
+		t.Errorf("same seed (-first +second):\n%s", diff)
+	}
+	if len(first) != 6 {
+		t.Fatalf("%d games in the file", len(first))
+	}
+	ids := map[string]bool{}
+	for _, g := range append(first, readGames(t, c)...) {
+		if ids[g.ID] {
+			t.Errorf("game id %s twice", g.ID)
+		}
+		ids[g.ID] = true
+		if _, err := replay(g); err != nil {
+			t.Errorf("game %s: %v", g.ID, err)
+		}
+		if g.Metadata["model_sha256"] != Untrained {
+			t.Errorf("game %s is said to be of model %v", g.ID, g.Metadata["model_sha256"])
+		}
+	}
+}
+
+func TestSelfplayStopsAndKeepsWhatEnded(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "g.db")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	progress := writerFunc(func(b []byte) { // a slow clock below prints every game
+		if bytes.Contains(b, []byte("games=3\n")) {
+			cancel()
+		}
+	})
+	at := time.Unix(1_700_000_000, 0)
+	now := func() time.Time { at = at.Add(time.Second); return at }
+	n, err := Selfplay(ctx, SelfplayOptions{Games: 1000, Out: path, Simulations: 8, Progress: progress, Now: now})
+	if !errors.Is(err, context.Canceled) || n != 3 {
+		t.Fatalf("wrote %d games, %v", n, err)
+	}
+	if got := len(readGames(t, path)); got != n {
+		t.Errorf("said %d games, %d are in the file", n, got)
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
+
+func TestExportShapes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b, out := filepath.Join(dir, "a.db"), filepath.Join(dir, "b.db"), filepath.Join(dir, "d.npz")
+	playInto(t, a, 4, 1)
+	playInto(t, b, 3, 2)
+	plies := 0
+	for _, g := range append(readGames(t, a), readGames(t, b)...) {
+		plies += len(g.Moves)
+	}
+	r := exportFrom(t, out, a, b, dir) // each file is met twice
+	if r.Games != 7 || r.Samples != 2*plies || r.Skipped != 0 {
+		t.Fatalf("exported %+v, want 7 games and %d samples", r, 2*plies)
+	}
+	if _, err := npz.Verify(out); err != nil {
+		t.Fatal(err)
+	}
+	f, err := npz.Open(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n := r.Samples
+	for name, want := range map[string]npz.Header{
+		"features": {Dtype: "<f4", Shape: []int{n, planes, Rows, Columns}}, "values": {Dtype: "<f4", Shape: []int{n}},
+		"policy_indices": {Dtype: "<i4", Shape: []int{n, 7}}, "policy_values": {Dtype: "<f4", Shape: []int{n, 7}},
+		"globals": {Dtype: "<f4", Shape: []int{n, 20}}, "values_mp": {Dtype: "<f4", Shape: []int{n, 4}},
+		"num_players": {Dtype: "<i4", Shape: []int{n}}, "move_numbers": {Dtype: "<i4", Shape: []int{n}},
+	} {
+		got, err := f.Header(name)
+		if err != nil || got.Dtype != want.Dtype || !slices.Equal(got.Shape, want.Shape) {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, want)
+		}
+	}
+	checkSums(t, f)
+	checkMirrors(t, f, n)
+	again := filepath.Join(dir, "again.npz")
+	exportFrom(t, again, b, a)
+	if x, y := mustRead(t, out), mustRead(t, again); !bytes.Equal(x, y) {
+		t.Error("the same games in another order make another file")
+	}
+	newest, err := Export(context.Background(), ExportOptions{Inputs: []string{a, b}, Out: again, MaxGames: 2})
+	if err != nil || newest.Games != 2 {
+		t.Errorf("newest two games: %+v, %v", newest, err)
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func checkSums(t *testing.T, f *npz.Reader) {
+	t.Helper()
+	text, err := f.String("data_checksums")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]string{}
+	if err := json.Unmarshal([]byte(text), &sums); err != nil {
+		t.Fatal(err)
+	}
+	_, values, err := f.Float32("values")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := []byte("(" + itoa(len(values)) + ",)float32")
+	for _, v := range values {
+		bits := math.Float32bits(v)
+		b = append(b, byte(bits), byte(bits>>8), byte(bits>>16), byte(bits>>24))
+	}
+	sum := sha256.Sum256(b)
+	if sums["values"] != hex.EncodeToString(sum[:]) || len(sums["features"]) != 64 {
+		t.Errorf("checksums are %v", sums)
+	}
+}
+
+func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
+
+// checkMirrors looks at pairs of samples: the second is the first from left to right.
+func checkMirrors(t *testing.T, f *npz.Reader, n int) {
+	t.Helper()
+	_, x, err := f.Float32("features")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, pol, err := f.Float32("policy_values")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < n; i += 2 {
+		for c := range Columns {
+			if pol[i*Columns+c] != pol[(i+1)*Columns+Columns-1-c] {
+				t.Fatalf("sample %d: policy is not mirrored", i)
+			}
+			for row := range planes * Rows {
+				if x[i*Inputs+row*Columns+c] != x[(i+1)*Inputs+row*Columns+Columns-1-c] {
+					t.Fatalf("sample %d: features are not mirrored", i)
+				}
+			}
+		}
+	}
+}
+
+func TestExportRefusesGamesThatBreakTheRules(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	src, bad := filepath.Join(dir, "src.db"), filepath.Join(dir, "bad.db")
+	playInto(t, src, 5, 1)
+	games := readGames(t, src)
+	w, err := gamedb.Create(context.Background(), bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, spoil := range []func(*gamedb.Game){
+		func(g *gamedb.Game) { g.Winner = (g.Winner + 1) % 3 },
+		func(g *gamedb.Game) { g.Moves = g.Moves[:len(g.Moves)-1] },
+		func(g *gamedb.Game) { g.Moves[0].JSON = json.RawMessage(`{"column":8}`) },
+		func(g *gamedb.Game) { g.Moves[2].Probs = json.RawMessage(`[1,1,1,1,1,1,1]`) },
+		func(g *gamedb.Game) { g.Moves[3].Player = 3 - g.Moves[3].Player },
+	} {
+		spoil(&games[i])
+		if err := w.Add(context.Background(), games[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "d.npz")
+	r, err := Export(context.Background(), ExportOptions{Inputs: []string{bad}, Out: out})
+	if !errors.Is(err, ErrNoSamples) || r.Skipped != 5 {
+		t.Errorf("exported %+v, %v", r, err)
+	}
+	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an export without samples leaves a file: %v", err)
+	}
+}
+
+func TestTrainIsTheSeeds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db, data := filepath.Join(dir, "g.db"), filepath.Join(dir, "d.npz")
+	playInto(t, db, 8, 1)
+	exportFrom(t, data, db)
+	train := func(name, parent string, seed uint64) TrainResult {
+		var out bytes.Buffer
+		r, err := Train(context.Background(), TrainOptions{
+			Dataset: data, Parent: parent, Out: filepath.Join(dir, name), Epochs: 2, Seed: seed, Progress: &out,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(`(?s)^epoch=1 .*epoch=2 .*TRAINING_SUMMARY: loss=[0-9.]+ samples=\d+ games=8 epochs=2\n$`).Match(out.Bytes()) {
+			t.Errorf("printed %q", out.String())
+		}
+		return r
+	}
+	a, b, other := train("a", "", 1), train("b", "", 1), train("c", "", 2)
+	if a.Digest != b.Digest || a.Digest == other.Digest {
+		t.Errorf("digests %s, %s with one seed, %s with another", a.Digest, b.Digest, other.Digest)
+	}
+	child := train("d", filepath.Join(dir, "a"), 1)
+	m, err := LoadModel(filepath.Join(dir, "d"))
+	if err != nil || m.Info.Parent != a.Digest || child.ParentDigest != a.Digest {
+		t.Errorf("child of %s: %+v, %v", a.Digest, m.Info, err)
+	}
+	if child.PolicyLoss+child.ValueLoss >= a.PolicyLoss+a.ValueLoss {
+		t.Errorf("going on made the loss no smaller: %+v after %+v", child, a)
+	}
+}
+
+func TestTrainRefusesOtherData(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "d.npz")
+	w, err := npz.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Float32("features", []int{1, 40, 8, 8}, make([]float32, 40*64))
+	_ = w.Float32("values", []int{1}, []float32{0})
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out := path + ".model"
+	if _, err := Train(context.Background(), TrainOptions{Dataset: path, Out: out}); !errors.Is(err, ErrDataset) {
+		t.Errorf("features of another board: %v", err)
+	}
+	if _, err := os.Stat(out); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a refused training leaves a model: %v", err)
+	}
+}
+
+func saveTestModel(t *testing.T, dir string, seed uint64) string {
+	t.Helper()
+	path := filepath.Join(dir, "model-"+itoa(int(seed)))
+	if err := SaveModel(path, &Model{Net: busyNetwork(seed), Info: ModelInfo{Seed: seed}}); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestEvaluatePairs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	o := EvaluateOptions{
+		Model: saveTestModel(t, dir, 1), Champion: saveTestModel(t, dir, 2), Opponents: []string{"random", "heuristic"},
+		Out: filepath.Join(dir, "m.jsonl"), Seed: 5, Simulations: 4, MinGames: 10, MaxGames: 40, ChampionGames: 20, Now: steady(),
+	}
+	r, err := Evaluate(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	matches, err := rating.ReadMatches(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Scores) != 3 || len(matches) != r.Games || len(rating.Distinct(matches)) != r.Games {
+		t.Fatalf("%d scores, %d games, %d matches, %d of them distinct", len(r.Scores), r.Games, len(matches), len(rating.Distinct(matches)))
+	}
+	pairs := map[string]int{} // opponent and opening
+	points := map[string]float64{}
+	for _, m := range matches {
+		if m.A != r.Digest || m.Config != ConfigKey {
+			t.Fatalf("match %+v", m)
+		}
+		pairs[m.B+" "+m.Opening]++
+		points[m.B] += m.Score
+	}
+	for k, n := range pairs {
+		if n != 2 {
+			t.Errorf("opening %s was played %d times, want a pair", k, n)
+		}
+	}
+	for _, s := range r.Scores {
+		if most := map[bool]int{true: 20, false: 40}[len(s.Opponent) == 64]; s.Games() < 10 || s.Games() > most {
+			t.Errorf("%d games against %s, want 10 to %d", s.Games(), s.Opponent, most)
+		}
+		if s.Rate()*float64(s.Games()) != points[s.Opponent] {
+			t.Errorf("%s: score says %v points, the matches %v", s.Opponent, s.Rate()*float64(s.Games()), points[s.Opponent])
+		}
+	}
+	o.Out, o.Now = filepath.Join(dir, "again.jsonl"), steady()
+	if _, err := Evaluate(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	again, err := rating.ReadMatches(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(matches, again); diff != "" {
+		t.Errorf("same seed (-first +second):\n%s", diff)
+	}
+	o.Seed = 6
+	if _, err := Evaluate(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	other, err := rating.ReadMatches(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(rating.Distinct(append(other, matches...))); n != len(other)+len(matches) {
+		t.Errorf("two seeds share %d match ids", len(other)+len(matches)-n)
+	}
+}
+
+func TestCandidateScore(t *testing.T) {
+	t.Parallel()
+	start := mustParse(t, "123") // player 2 moves first after the opening
+	won := start
+	for _, c := range []int{7, 1, 7, 1, 7, 2, 7} { // player 2 stacks column 7
+		won = won.Play(c - 1)
+	}
+	if w, over := won.Over(); !over || w != 2 {
+		t.Fatalf("winner %d, over %v", w, over)
+	}
+	if a, b := candidateScore(start, won, 0), candidateScore(start, won, 1); a != 1 || b != 0 {
+		t.Errorf("the winner gets %v as the first to move, %v as the second", a, b)
+	}
+}
+
+func TestOpeningsAreDistinct(t *testing.T) {
+	t.Parallel()
+	o := newOpenings(1)
+	seen := map[Position]bool{}
+	for range maxOpenings / 2 { // far more than there are positions after four plies
+		p, moves := o.next()
+		if q, err := ParseMoves(moves); err != nil || q != p {
+			t.Fatalf("opening %s: %v", moves, err)
+		}
+		if _, over := p.Over(); over || seen[p] {
+			t.Fatalf("opening %s is decided or came twice", moves)
+		}
+		seen[p] = true
+	}
+}
+
+func TestMoveFollowsTheModel(t *testing.T) {
+	t.Parallel()
+	model := saveTestModel(t, t.TempDir(), 3)
+	alone, err := ChooseMove(MoveOptions{Model: model})
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, err := ChooseMove(MoveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if alone.Value == 0 || control.Value != 0 || control.Policy[0] != control.Policy[6] {
+		t.Errorf("model %+v, control %+v", alone, control)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	model, junk := saveTestModel(t, dir, 1), filepath.Join(dir, "junk")
+	if err := os.WriteFile(junk, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		args string
+		code int
+		out  string // pattern
+	}{
+		{"move --untrained --moves 4453", 0, `^\{"column":[1-7],"value":[-0-9.e]+,"policy":\[([-0-9.e]+,){6}[-0-9.e]+\]\}\n$`},
+		{"move --moves 4453 --model " + model, 0, `"column":`},
+		{"move --moves  --simulations 0 --model " + model, 0, `"column":`},
+		{"move --untrained --moves 9", 2, "^$"},
+		{"move --untrained --moves 4444444", 2, "^$"},
+		{"move --untrained --moves 1212121", 2, "^$"},
+		{"move --moves 1", 2, "^$"},
+		{"move --untrained --simulations -1", 2, "^$"},
+		{"move --untrained --model " + model, 2, "^$"},
+		{"move --model " + junk, 1, "^$"},
+		{"move --model " + junk + "-not-there", 4, "^$"},
+		{"move --untrained stray", 2, "^$"},
+		{"move --untrained --nonsense", 2, "^$"},
+		{"", 2, "^$"},
+		{"play", 2, "^$"},
+		{"selfplay --games 1", 2, "^$"},
+		{"selfplay --games 0 --out " + dir + "/g.db", 2, "^$"},
+		{"selfplay --games many --out " + dir + "/g.db", 2, "^$"},
+		{"selfplay --games 2 --simulations 4 --seed 3 --out " + dir + "/g.db", 0, `games=2\n$`},
+		{"export --out " + dir + "/d.npz", 2, "^$"},
+		{"export --db " + dir + "/g.db --out " + dir + "/d.npz", 0, `EXPORT_SUMMARY: samples=\d+ games=2 skipped=0\n$`},
+		{"train --dataset " + dir + "/d.npz --epochs 1 --out " + dir + "/m", 0, `TRAINING_SUMMARY: `},
+		{"train --dataset " + dir + "/d.npz --epochs 0 --out " + dir + "/m", 2, "^$"},
+		{"evaluate --model " + dir + "/m --opponents random --simulations 0 --min-games 4 --max-games 4 --out " + dir + "/x", 0, `EVALUATION_SUMMARY: games=4 opponents=1 `},
+		{"evaluate --model " + dir + "/m --opponents nobody --out " + dir + "/x", 2, "^$"},
+		{"evaluate --model " + dir + "/m --champion " + dir + "/m --out " + dir + "/x", 2, "^$"},
+		{"evaluate --out " + dir + "/x", 2, "^$"},
+	} {
+		var out bytes.Buffer
+		app := &cli.App{
+			Name: "test", Writer: &out, ErrWriter: io.Discard, Commands: []*cli.Command{Command()},
+			ExitErrHandler: func(*cli.Context, error) {},
+		}
+		args := append([]string{"test", Board}, strings.Split(tc.args, " ")...)
+		if tc.args == "" {
+			args = args[:2]
+		}
+		err := app.RunContext(context.Background(), args)
+		code := 0
+		var coder cli.ExitCoder
+		switch {
+		case errors.As(err, &coder):
+			code = coder.ExitCode()
+		case err != nil:
+			code = 1
+		}
+		if code != tc.code || (code == 0 && !regexp.MustCompile(tc.out).Match(out.Bytes())) {
+			t.Errorf("connect4 %s: exit %d, %v, printed %q; want exit %d", tc.args, code, err, out.String(), tc.code)
+		}
+	}
+}
