@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strconv"
+	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -119,4 +120,46 @@ func Unfinished(q Queue, workType string, c id.Config) (pending, running int) {
 		}
 	}
 	return pending, running
+}
+
+// SelfplayPlan is the plan that SELFPLAY_COORDINATOR keeps in its note PlanNote and QUEUE_POPULATOR fills the queue by.
+// Games are shares: while a plan is in force, items are added in its proportions for as long as there is room.
+type SelfplayPlan struct {
+	Version uint64                          `json:"version"`
+	At      time.Time                       `json:"at"`
+	Games   map[id.Config]map[id.Node]int64 `json:"games"`
+	Total   int64                           `json:"total"`
+	Met     []id.Config                     `json:"met,omitempty"` // configs whose rating target is reached
+}
+
+// Of is what the plan wants of a config.
+func (p SelfplayPlan) Of(c id.Config) int64 {
+	var n int64
+	for _, g := range p.Games[c] {
+		n += g
+	}
+	return n
+}
+
+// Notes that one daemon keeps and another reads.
+const (
+	PlanNote     = "plan"     // SELFPLAY_COORDINATOR: SelfplayPlan
+	PressureNote = "pressure" // EVALUATION: EvaluationPressure
+	DecidedNote  = "decided/" // AUTO_PROMOTION, followed by the config: Decided
+)
+
+// EvaluationPressure says whether candidates wait faster than they are measured.
+type EvaluationPressure struct {
+	On    bool `json:"on"`
+	Depth int  `json:"depth"`
+}
+
+// Decided are the verdicts on the candidates of a config whose evaluations the queue still keeps.
+type Decided map[id.Digest]Verdict
+
+// Verdict is what became of a candidate.
+type Verdict struct {
+	Promoted bool      `json:"promoted"`
+	Gate     string    `json:"gate,omitempty"` // that it failed
+	At       time.Time `json:"at"`
 }

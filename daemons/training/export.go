@@ -1,0 +1,223 @@
+package training
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// ExportSettings are the figures of AUTO_EXPORT.
+type ExportSettings struct {
+	Games      int64        `json:"games"`       // new games that make an export
+	Immediate  int64        `json:"immediate"`   // so many do not wait for the cooldown
+	Few        int64        `json:"few"`         // fewer than this never make one
+	BatchAfter kit.Duration `json:"batch_after"` // after which Few are enough
+	Cooldown   kit.Duration `json:"cooldown"`
+	Window     int          `json:"window"` // generations whose games a dataset contains; 0: all there are
+}
+
+// Validate implements kit's check.
+func (s ExportSettings) Validate() error {
+	if s.Few < 1 || s.Games < s.Few || s.Immediate < s.Games || s.Window < 0 || s.Window > 200 || s.Cooldown < 0 {
+		return errors.New("want 1 ≤ few ≤ games ≤ immediate, window 0 to 200, cooldown not negative")
+	}
+	return nil
+}
+
+// Export is AUTO_EXPORT.
+func Export() kit.Spec {
+	defaults := ExportSettings{Games: 50, Immediate: 100, Few: 25, BatchAfter: kit.Duration(30 * time.Second),
+		Cooldown: kit.Duration(60 * time.Second), Window: 20}
+	s := kit.Spec{
+		Name: "AUTO_EXPORT", Category: "training", Scope: kit.ScopeCluster,
+		Doc:       "Asks for a dataset as soon as enough new games have their receipts.",
+		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults,
+		Reads: []event.Type{event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.SelfplayComplete.Type(),
+			event.NPZExportComplete.Type(), event.WorkFailed.Type(), event.PipelineStageOverdue.Type()},
+		Emits: []event.Type{event.NPZExportStarted.Type(), event.ExportValidationFailed.Type()},
+	}
+	s.New = func(env kit.Env) (kit.Daemon, error) {
+		set, err := kit.Decode(env.Settings, defaults)
+		if err != nil {
+			return nil, err
+		}
+		list := packList{env.Self, env.Dirs.Staging, env.Store, env.Effects}
+		return kit.NewPlanner(env, kit.Planner{Wake: s.Reads, Plan: set.plan, Prepare: list.prepare}), nil
+	}
+	return s
+}
+
+// exported is the note of one config. Games are counted by the packs that arrived after a mark, so that neither a repeated
+// event nor a game that comes in during an export is counted twice or lost.
+type exported struct {
+	Generation uint64    `json:"generation"` // of the newest item
+	Marks      []uint64  `json:"marks"`      // the last pack of each generation in the window, oldest first
+	Asked      time.Time `json:"asked"`
+	Failures   int       `json:"failures"` // in a row
+	Settled    bool      `json:"settled"`  // the newest item's end is taken into account
+}
+
+func (e exported) mark() uint64 {
+	if len(e.Marks) == 0 {
+		return 0
+	}
+	return e.Marks[len(e.Marks)-1]
+}
+
+func exportNote(c id.Config) string { return "export/" + string(c) }
+
+func (s ExportSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
+	var plan kit.Plan
+	for _, c := range v.Ring.Configs {
+		state, err := kit.ReadNote[exported](v.Notes, exportNote(c))
+		if err != nil {
+			return plan, err
+		}
+		if change := s.settle(v, c, &state); change != nil {
+			plan.Notes = append(plan.Notes, *change)
+		}
+		s.next(v, c, state, now, &plan)
+	}
+	return plan, nil
+}
+
+// settle takes the end of the newest item into account; a failure gives its games back.
+func (s ExportSettings) settle(v kit.View, c id.Config, state *exported) *kit.NoteChange {
+	if state.Generation == 0 || state.Settled {
+		return nil
+	}
+	w, known := v.Queue.ByKey(kit.ExportKey(c, state.Generation))
+	if known && !w.State.Finished() {
+		return nil
+	}
+	state.Settled = true
+	change := &kit.NoteChange{Key: exportNote(c)}
+	if _, made := kit.OutputOf(w, ring.KindDataset); known && (w.State != ring.WorkDone || !made) {
+		state.Failures++
+		state.Marks = state.Marks[:max(0, len(state.Marks)-1)]
+		reason := w.Error
+		if reason == "" {
+			reason = "the run ended " + string(w.State) + " without a dataset"
+		}
+		change.Events = []kit.Statement{{Type: event.ExportValidationFailed.Type(),
+			Payload: event.ExportInvalid{About: event.About{Config: c}, WorkID: w.ID, Reason: reason}}}
+	} else {
+		state.Failures = 0
+	}
+	change.Value = *state
+	return change
+}
+
+func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.Time, plan *kit.Plan) {
+	if pending, running := kit.Unfinished(v.Queue, kit.StageExport, c); pending+running > 0 || (state.Generation > 0 && !state.Settled) {
+		return
+	}
+	var fresh int64
+	var oldest time.Time
+	last := state.mark()
+	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
+		if a.Seq > state.mark() {
+			fresh += a.Counters[kit.CounterGames]
+			last = max(last, a.Seq)
+			if oldest.IsZero() || a.Created.Before(oldest) {
+				oldest = a.Created
+			}
+		}
+	}
+	wait := s.Cooldown.D() << min(state.Failures, 5)
+	cool := state.Generation == 0 || now.Sub(state.Asked) >= wait
+	switch {
+	case state.Failures > 0 && !cool:
+		return
+	case fresh >= s.Immediate:
+	case fresh >= s.Games && cool:
+	case fresh >= s.Few && cool && now.Sub(oldest) >= s.BatchAfter.D():
+	default:
+		return
+	}
+	from := uint64(0)
+	if n := len(state.Marks); s.Window > 0 && n >= s.Window {
+		from = state.Marks[n-s.Window]
+	}
+	inputs, games := window(v, c, from, last)
+	if len(inputs) == 0 {
+		return
+	}
+	state.Generation++
+	state.Marks = append(state.Marks[:len(state.Marks):len(state.Marks)], last)
+	// One more than the window, so that a failure can give the newest mark back; enough when the window is "all".
+	if over := len(state.Marks) - max(s.Window, 8) - 1; over > 0 {
+		state.Marks = state.Marks[over:]
+	}
+	state.Asked, state.Settled = now, false
+	key := kit.ExportKey(c, state.Generation)
+	plan.Items = append(plan.Items, ring.WorkItem{Type: kit.StageExport, Config: c, Key: key, Priority: kit.PriorityExport,
+		Generation: state.Generation, Inputs: inputs, MaxAttempts: 3,
+		Params: map[string]string{"games": strconv.FormatInt(games, 10), "seed": kit.SeedOf(key)}})
+	plan.Notes = append(plan.Notes, kit.NoteChange{Key: exportNote(c), Value: state, Events: []kit.Statement{{
+		Type: event.NPZExportStarted.Type(),
+		Payload: kit.Lazy(func(workID func(string) string) any {
+			return event.ExportStarted{About: event.About{Config: c}, WorkID: workID(key), Games: fresh}
+		})}}})
+}
+
+// window lists the packs after from up to last that somebody still has.
+func window(v kit.View, c id.Config, from, last uint64) (inputs []ring.Input, games int64) {
+	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
+		if a.Seq <= from || a.Seq > last {
+			continue
+		}
+		for _, h := range a.Holders {
+			if m, ok := v.Fleet.Member(h); ok && !m.Revoked && m.Status != ring.Left && m.Status != ring.Failed {
+				inputs = append(inputs, ring.Input{Role: kit.RolePack, Digest: a.Digest})
+				games += a.Counters[kit.CounterGames]
+				break
+			}
+		}
+	}
+	return inputs, games
+}
+
+// packList turns the inputs of an item that has very many packs into one artifact.
+type packList struct {
+	self    kit.Self
+	staging string
+	store   kit.Store
+	effects kit.Effects
+}
+
+func (p packList) prepare(ctx context.Context, w *ring.WorkItem) error {
+	if len(w.Inputs) <= kit.MaxInputs {
+		return nil
+	}
+	var b strings.Builder
+	for _, in := range w.Inputs {
+		fmt.Fprintln(&b, in.Digest)
+	}
+	path := filepath.Join(p.staging, strings.ReplaceAll(w.Key, "/", "-")+".packs")
+	defer os.Remove(path)
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write pack list: %w", err)
+	}
+	d, n, err := p.store.PutFile(ctx, path)
+	if err != nil {
+		return fmt.Errorf("store pack list: %w", err)
+	}
+	err = p.effects.AddArtifacts(ctx, ring.Artifact{Digest: d, Kind: ring.KindFile, Config: w.Config, Bytes: n, Origin: p.self.ID,
+		Holders: []id.Node{p.self.ID}, Labels: map[string]string{"for": w.Key}})
+	if err != nil {
+		return fmt.Errorf("add pack list: %w", err)
+	}
+	w.Inputs = []ring.Input{{Role: kit.RolePackList, Digest: d}}
+	return nil
+}
