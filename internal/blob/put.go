@@ -1,0 +1,171 @@
+package blob
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// copyPiece is how much is copied or hashed between two looks at the context.
+const copyPiece = 256 << 10
+
+// Put stores what r yields and returns its digest and size in bytes. When it returns nil the artifact is on disk. Bytes that
+// are there already are not written again. On error nothing is left behind.
+func (s *Store) Put(ctx context.Context, r io.Reader) (id.Digest, int64, error) {
+	temp, err := os.CreateTemp(s.staging(), "put-*")
+	if err != nil {
+		return "", 0, fmt.Errorf("stage artifact: %w", full(err))
+	}
+	defer func() {
+		_ = temp.Close()           // closed already when all went well
+		_ = os.Remove(temp.Name()) // renamed already when all went well
+	}()
+	digest, size, err := s.write(ctx, temp, r)
+	if err != nil {
+		return "", 0, fmt.Errorf("stage artifact: %w", full(err))
+	}
+	s.step("written")
+	if s.presentWith(digest, size) {
+		return digest, size, nil
+	}
+	if err := s.publish(temp, digest); err != nil {
+		return "", 0, fmt.Errorf("store artifact %s: %w", digest.Short(), full(err))
+	}
+	return digest, size, nil
+}
+
+// PutFile stores a copy of a regular file, as Put does. A file whose bytes are there already is only read.
+func (s *Store) PutFile(ctx context.Context, path string) (id.Digest, int64, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return "", 0, fmt.Errorf("store file: %w", err)
+	}
+	defer f.Close()
+	digest, size, err := hashAll(ctx, io.LimitReader(f, s.maxBytes+1))
+	if err != nil {
+		return "", 0, fmt.Errorf("store file %s: %w", path, err)
+	}
+	if size > s.maxBytes {
+		return "", 0, fmt.Errorf("store file %s: more than %d bytes: %w", path, s.maxBytes, ErrTooLarge)
+	}
+	if s.presentWith(digest, size) {
+		return digest, size, nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", 0, fmt.Errorf("store file %s: %w", path, err)
+	}
+	return s.Put(ctx, f) // hashes again: the file may have changed, and what counts is what was written
+}
+
+// Adopt moves the file at path, which must be on the store's file system and belong to the caller, into the store under the
+// digest want, and returns its size. The file's bytes are hashed first: ErrDamaged if they are others, and then the file
+// stays where it is. After nil it is gone from path.
+func (s *Store) Adopt(ctx context.Context, path string, want id.Digest) (int64, error) {
+	if _, err := id.ParseDigest(string(want)); err != nil {
+		return 0, fmt.Errorf("adopt file: %w", err)
+	}
+	f, err := openRegular(path)
+	if err != nil {
+		return 0, fmt.Errorf("adopt file: %w", err)
+	}
+	defer f.Close()
+	got, size, err := hashAll(ctx, f)
+	if err != nil {
+		return 0, fmt.Errorf("adopt %s: %w", want.Short(), err)
+	}
+	if got != want {
+		return 0, fmt.Errorf("file for artifact %s has the bytes of %s: %w", want.Short(), got.Short(), ErrDamaged)
+	}
+	if s.presentWith(want, size) {
+		if err := os.Remove(path); err != nil {
+			return 0, fmt.Errorf("adopt %s: %w", want.Short(), err)
+		}
+		return size, nil
+	}
+	if err := s.publish(f, want); err != nil {
+		return 0, fmt.Errorf("store artifact %s: %w", want.Short(), full(err))
+	}
+	return size, nil
+}
+
+func (s *Store) write(ctx context.Context, temp *os.File, r io.Reader) (id.Digest, int64, error) {
+	h := sha256.New()
+	size, err := io.CopyBuffer(io.MultiWriter(s.stage(temp), h),
+		&contextReader{ctx: ctx, r: io.LimitReader(r, s.maxBytes+1)}, make([]byte, copyPiece))
+	if err != nil {
+		return "", 0, err
+	}
+	if size > s.maxBytes {
+		return "", 0, fmt.Errorf("more than %d bytes: %w", s.maxBytes, ErrTooLarge)
+	}
+	return sum(h), size, nil
+}
+
+// presentWith says whether the artifact is there with that size. One with another size cannot be right, whatever damaged it;
+// it is put aside, so that the good bytes at hand can take its place.
+func (s *Store) presentWith(d id.Digest, size int64) bool {
+	info, err := s.Stat(d)
+	if errors.Is(err, ErrNotFound) {
+		return false
+	}
+	if err == nil && info.Size == size {
+		return true
+	}
+	reason := fmt.Sprintf("the store's copy has %d bytes instead of %d", info.Size, size)
+	if err := s.Quarantine(d, reason); err != nil {
+		s.log.Error().Err(err).Str("sha256", string(d)).Msg("damaged artifact stays in the way")
+	}
+	return false
+}
+
+// publish brings a file whose bytes have the digest to disk and gives it its name. It closes the file.
+func (s *Store) publish(f *os.File, d id.Digest) error {
+	// Read-only, because workloads get hard links to these very bytes.
+	if err := f.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	s.step("synced")
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), s.Path(d)); err != nil {
+		return err
+	}
+	s.step("renamed")
+	return syncDir(filepath.Dir(s.Path(d)))
+}
+
+func hashAll(ctx context.Context, r io.Reader) (id.Digest, int64, error) {
+	h := sha256.New()
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, &contextReader{ctx: ctx, r: r}, make([]byte, copyPiece))
+	if err != nil {
+		return "", 0, err
+	}
+	return sum(h), n, nil
+}
+
+func sum(h hash.Hash) id.Digest { return id.Digest(hex.EncodeToString(h.Sum(nil))) }
+
+// contextReader ends a long copy when its context ends. It hides every other method, so that copies go piece by piece.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
