@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/agent/config"
+	"github.com/ringagent/ringagent/daemons"
 )
 
 type validation struct {
@@ -41,7 +42,7 @@ func validateCommand() *cli.Command {
 				v := validatedFile{File: f, OK: true}
 				b, err := os.ReadFile(f)
 				if err == nil {
-					v.Kind, err = config.ValidateAny(b, f)
+					v.Kind, err = config.ValidateAny(b, f, daemons.CheckSection)
 				}
 				if err != nil {
 					v.OK, v.Error, out.OK = false, err.Error(), false

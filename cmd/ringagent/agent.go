@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ringagent/ringagent/agent"
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/config"
+)
+
+func agentCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "agent",
+		Usage: "run the agent; it finds its ring again by itself",
+		Flags: machineFlags(
+			&cli.StringSliceFlag{Name: "join", EnvVars: env("join"), Usage: "a `SEED` to try beside the known peers, host[:8770] (repeatable)"},
+			&cli.StringFlag{Name: "profile", EnvVars: env("profile"), Usage: "which daemons run here: `PROFILE` core, edge, gpu, full or minimal"},
+			&cli.StringFlag{Name: "gossip", EnvVars: env("gossip"), Usage: "timing of gossip: `PROFILE` lan or wan"},
+		),
+		Action: func(c *cli.Context) error {
+			if err := noArgs(c); err != nil {
+				return err
+			}
+			conf, origins, err := machine(c)
+			if err != nil {
+				return err
+			}
+			return runAgent(c, conf, origins)
+		},
+	}
+}
+
+// runAgent runs an agent in the foreground until a signal ends it.
+func runAgent(c *cli.Context, conf config.Config, origins config.Origins) error {
+	log, err := agent.NewLogger(c.App.ErrWriter, conf.Log)
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	a, err := agent.New(conf, agent.Options{Log: log, Origins: origins, Reload: func() (config.Config, error) {
+		next, _, err := machine(c)
+		return next, err
+	}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() {
+		for {
+			select {
+			case <-hup:
+				if err := a.Reload(); err != nil {
+					log.Error().Err(err).Msg("reload refused; the old config stays in force")
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return a.Run(ctx)
+}

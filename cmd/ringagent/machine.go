@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/config"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// machineFlags are what init, agent and join share: the machine's config, value by value.
+func machineFlags(extra ...cli.Flag) []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "config", EnvVars: env("config"), Usage: "the machine's config `FILE` (default: <data-dir>/config.yaml, then /etc/ringagent/config.yaml)"},
+		&cli.StringFlag{Name: "node-name", EnvVars: env("node-name"), Usage: "this machine's `NAME` in the ring (default: its host name)"},
+		&cli.StringFlag{Name: "listen", EnvVars: env("listen"), Usage: "the one `ADDRESS` to listen on, [host]:port (default: :8770)"},
+		&cli.StringFlag{Name: "advertise", EnvVars: env("advertise"), Usage: "the `ADDRESS` under which others reach this machine, host:port"},
+		&cli.StringFlag{Name: "failure-domain", EnvVars: env("failure-domain"), Usage: "what fails together with this machine, as one `WORD`"},
+		&cli.StringFlag{Name: "log-level", EnvVars: env("log-level"), Usage: "`LEVEL` debug, info, warn or error"},
+		&cli.StringFlag{Name: "log-format", EnvVars: env("log-format"), Usage: "`FORM` json or console"},
+	}, extra...)
+}
+
+// machine is the effective config: flag over environment over file over default.
+func machine(c *cli.Context) (config.Config, config.Origins, error) {
+	dir := c.String("data-dir")
+	file := config.Find(dir, c.String("config"))
+	conf, origins, err := config.Load(dir, file)
+	if err != nil {
+		return conf, nil, api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	if c.IsSet("data-dir") || conf.DataDir == "" {
+		conf.DataDir = dir
+		origins["data_dir"] = from("data-dir")
+	}
+	set := func(flag, key string, into *string) {
+		if c.IsSet(flag) {
+			*into, origins[key] = c.String(flag), from(flag)
+		}
+	}
+	set("node-name", "node_name", &conf.NodeName)
+	set("listen", "listen", &conf.Listen)
+	set("advertise", "advertise", &conf.Advertise)
+	set("failure-domain", "failure_domain", &conf.FailureDomain)
+	set("log-level", "log.level", &conf.Log.Level)
+	set("log-format", "log.format", &conf.Log.Format)
+	set("profile", "profile", &conf.Profile)
+	set("gossip", "gossip", &conf.Gossip)
+	if c.IsSet("class") {
+		conf.Class, origins["class"] = id.Class(c.String("class")), from("class")
+	}
+	if c.IsSet("join") {
+		conf.Join, origins["join"] = c.StringSlice("join"), from("join")
+	}
+	if err := conf.Validate(); err != nil {
+		where := "config"
+		if file != "" {
+			where = file
+		}
+		return conf, nil, api.Errorf(api.CodeInvalid, "%s: %v", where, err)
+	}
+	return conf, origins, nil
+}
+
+// from tells a flag from its environment variable.
+func from(flag string) string {
+	name := env(flag)[0]
+	for _, a := range os.Args[1:] {
+		if a == "--"+flag || strings.HasPrefix(a, "--"+flag+"=") || a == "-"+flag {
+			return "flag --" + flag
+		}
+	}
+	if _, ok := os.LookupEnv(name); ok {
+		return "environment " + name
+	}
+	return fmt.Sprintf("flag --%s", flag)
+}
