@@ -154,8 +154,18 @@ type EvaluationPressure struct {
 	Depth int  `json:"depth"`
 }
 
-// Decided are the verdicts on the candidates of a config whose evaluations the queue still keeps.
-type Decided map[id.Digest]Verdict
+// Decided are the newest verdicts on the candidates of a config.
+type Decided struct {
+	// Before: what finished earlier than this and has no verdict here was decided, and its verdict has been dropped.
+	Before   time.Time             `json:"before,omitzero"`
+	Verdicts map[id.Digest]Verdict `json:"verdicts"`
+}
+
+// Has says whether the candidate whose evaluation finished then has its verdict.
+func (d Decided) Has(candidate id.Digest, finished time.Time) bool {
+	_, ok := d.Verdicts[candidate]
+	return ok || finished.Before(d.Before)
+}
 
 // Verdict is what became of a candidate.
 type Verdict struct {

@@ -101,7 +101,7 @@ func (s PipelineSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 		if err != nil {
 			return plan, err
 		}
-		stages, err := s.stages(v, c, now)
+		stages, err := s.stages(v, c)
 		if err != nil {
 			return plan, err
 		}
@@ -144,7 +144,7 @@ func sameStages(a, b []Stage) bool {
 
 // stages reads from the state alone what each stage owes. That is why a lost event, or a successor in mid-stage, changes
 // nothing.
-func (s PipelineSettings) stages(v kit.View, c id.Config, now time.Time) ([]Stage, error) {
+func (s PipelineSettings) stages(v kit.View, c id.Config) ([]Stage, error) {
 	var played, gathered time.Time
 	for _, w := range v.Queue.Items(kit.StageSelfplay, c) {
 		if w.State == ring.WorkDone && w.Finished.After(played) {
@@ -157,24 +157,21 @@ func (s PipelineSettings) stages(v kit.View, c id.Config, now time.Time) ([]Stag
 		}
 	}
 	play := Stage{Name: "play", limit: s.Play.D(), Owed: played}
-	if played.IsZero() {
-		// Since the first item was there to be played.
-		for _, w := range v.Queue.Items(kit.StageSelfplay, c)[:min(1, len(v.Queue.Items(kit.StageSelfplay, c)))] {
-			play.Owed = w.Created
-		}
+	if items := v.Queue.Items(kit.StageSelfplay, c); played.IsZero() && len(items) > 0 {
+		play.Owed = items[0].Created
 	}
 	gather := Stage{Name: "gather", limit: s.Gather.D()}
 	if played.After(gathered) {
 		gather.Owed = played
 	}
-	export := Stage{Name: "export", limit: s.Export.D()}
-	for _, w := range v.Queue.Items(kit.StageExport, c) {
-		export.Generation = w.Generation
-		if !w.State.Finished() {
-			export.Owed = w.Created
-		}
+	export, err := s.export(v, c)
+	if err != nil {
+		return nil, err
 	}
-	train, model := s.train(v, c)
+	train, model, err := s.train(v, c)
+	if err != nil {
+		return nil, err
+	}
 	evaluate := s.owedItem(v, Stage{Name: "evaluate", Generation: train.Generation, limit: s.Evaluate.D()}, model.Created,
 		kit.EvaluateKey(c, model.Digest))
 	name, promoted := v.Library.Name(ring.ModelName(c))
@@ -184,7 +181,7 @@ func (s PipelineSettings) stages(v kit.View, c id.Config, now time.Time) ([]Stag
 		if err != nil {
 			return nil, err
 		}
-		if _, ok := decided[model.Digest]; !ok {
+		if !decided.Has(model.Digest, w.Finished) {
 			decide.Owed = w.Finished
 		}
 	}
@@ -202,8 +199,42 @@ func (s PipelineSettings) stages(v kit.View, c id.Config, now time.Time) ([]Stag
 	return []Stage{play, gather, export, train, evaluate, decide, spread}, nil
 }
 
+// export owes a dataset since it was asked for, or since games enough for one have been there.
+func (s PipelineSettings) export(v kit.View, c id.Config) (Stage, error) {
+	st := Stage{Name: "export", limit: s.Export.D()}
+	state, err := kit.ReadNoteOf[exported](v.Notes, "AUTO_EXPORT", exportNote(c))
+	if err != nil {
+		return st, err
+	}
+	st.Generation = state.Generation
+	for _, w := range v.Queue.Items(kit.StageExport, c) {
+		if !w.State.Finished() {
+			st.Generation, st.Owed = w.Generation, w.Created
+		}
+	}
+	if !st.Owed.IsZero() {
+		return st, nil
+	}
+	defaults, _ := Export().Settings.(ExportSettings)
+	set, err := kit.Decode(v.Ring.Daemons["AUTO_EXPORT"], defaults)
+	if err != nil {
+		return st, fmt.Errorf("AUTO_EXPORT: %w", err)
+	}
+	var fresh int64
+	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
+		if a.Seq <= state.mark() {
+			continue
+		}
+		if fresh += a.Counters[kit.CounterGames]; fresh >= set.Games {
+			st.Generation, st.Owed = state.Generation+1, a.Created
+			break
+		}
+	}
+	return st, nil
+}
+
 // train says what training owes for the newest dataset, and which model is the newest candidate.
-func (s PipelineSettings) train(v kit.View, c id.Config) (Stage, ring.Artifact) {
+func (s PipelineSettings) train(v kit.View, c id.Config) (Stage, ring.Artifact, error) {
 	st := Stage{Name: "train", limit: s.Train.D()}
 	var model ring.Artifact
 	if models := v.Library.Artifacts(ring.KindModel, c); len(models) > 0 {
@@ -216,7 +247,19 @@ func (s PipelineSettings) train(v kit.View, c id.Config) (Stage, ring.Artifact) 
 			st.Owed = w.Created
 		}
 	}
-	return st, model
+	sets := v.Library.Artifacts(ring.KindDataset, c)
+	if len(sets) == 0 || !st.Owed.IsZero() {
+		return st, model, nil
+	}
+	newest := sets[len(sets)-1]
+	state, err := kit.ReadNoteOf[trained](v.Notes, "TRAINING_TRIGGER", triggerNote(c))
+	if err != nil {
+		return st, model, err
+	}
+	if _, asked := v.Queue.ByKey(kit.TrainKey(c, newest.Digest)); !asked && newest.Seq > model.Seq && state.Blocked == "" {
+		st.Generation, st.Owed = generationOf(v, newest), newest.Created
+	}
+	return st, model, nil
 }
 
 // owedItem fills in since when an item of a key is owed that ought to exist once its cause is there.

@@ -67,7 +67,7 @@ type trained struct {
 	Blocked  string    `json:"blocked,omitempty"` // the condition that was told last
 }
 
-// TriggerNote is where the books of a config stand.
+// triggerNote is where the books of a config stand.
 func triggerNote(c id.Config) string { return "train/" + string(c) }
 
 // condition is what keeps a training from being asked for; Quiet ones are the normal course and not told as a blockage.
@@ -228,7 +228,8 @@ func (s TriggerSettings) undecided(v kit.View, c id.Config, now time.Time) (bool
 	if now.Sub(m.Created) >= s.CandidateWait.D() {
 		return false, nil
 	}
-	if w, ok := v.Queue.ByKey(kit.EvaluateKey(c, m.Digest)); ok && w.State.Finished() && w.State != ring.WorkDone {
+	w, ok := v.Queue.ByKey(kit.EvaluateKey(c, m.Digest))
+	if ok && w.State.Finished() && w.State != ring.WorkDone {
 		return false, nil
 	}
 	if n, ok := v.Library.Name(ring.ModelName(c)); ok && n.Digest == m.Digest {
@@ -238,8 +239,7 @@ func (s TriggerSettings) undecided(v kit.View, c id.Config, now time.Time) (bool
 	if err != nil {
 		return false, err
 	}
-	_, ok := decided[m.Digest]
-	return !ok, nil
+	return !ok || !w.State.Finished() || !decided.Has(m.Digest, w.Finished), nil
 }
 
 // generationOf is the generation of the export that made a dataset, 0 if nobody knows.

@@ -1,0 +1,8 @@
+// Package datasync holds the daemons that move data: games off the nodes that played them (EPHEMERAL_SYNC on edge nodes,
+// AUTO_SYNC on core nodes), datasets to the nodes that train (NPZ_DISTRIBUTION), champions to the nodes that play
+// (MODEL_DISTRIBUTION).
+//
+// It owns which games of this node are packed and which of them are safe; a game is safe when the state has the receipts.
+// It deletes nothing, and opens no game database but through internal/gamedb. The registry lists its daemons. Concurrency:
+// a step at a time, by the kit's Loop; transfers run beside it in the kit's Courier.
+package datasync

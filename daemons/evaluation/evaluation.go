@@ -1,0 +1,150 @@
+package evaluation
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// Settings are the figures of EVALUATION.
+type Settings struct {
+	Opponents     []string `json:"opponents"`
+	MinGames      int      `json:"min_games"`      // a baseline; the sequential test stops between the two
+	MaxGames      int      `json:"max_games"`      //
+	ChampionGames int      `json:"champion_games"` // against the champion, if there is one
+	Simulations   int      `json:"simulations"`    // 0: the workload's own; must equal self-play's or strength is mismeasured
+	PressureOn    int      `json:"pressure_on"`    // waiting candidates at which training pauses
+	PressureOff   int      `json:"pressure_off"`   // and goes on
+	HardLimit     int      `json:"hard_limit"`     // waiting candidates at which no more are added; they are not lost
+}
+
+// Validate implements kit's check.
+func (s Settings) Validate() error {
+	switch {
+	case len(s.Opponents) == 0:
+		return errors.New("opponents: want at least one")
+	case s.MinGames < 2 || s.MaxGames < s.MinGames || s.ChampionGames < 2:
+		return errors.New("want 2 ≤ min_games ≤ max_games and champion_games of at least 2")
+	case s.PressureOff < 0 || s.PressureOn <= s.PressureOff || s.HardLimit < s.PressureOn || s.Simulations < 0:
+		return errors.New("want 0 ≤ pressure_off < pressure_on ≤ hard_limit, simulations not negative")
+	}
+	return nil
+}
+
+// Evaluation is EVALUATION.
+func Evaluation() kit.Spec {
+	defaults := Settings{Opponents: []string{"random", "heuristic", "minimax"}, MinGames: kit.MinGames, MaxGames: kit.MaxGames,
+		ChampionGames: kit.MaxGames, PressureOn: 150, PressureOff: 75, HardLimit: 200}
+	s := kit.Spec{
+		Name: "EVALUATION", Category: "evaluation", Scope: kit.ScopeCluster,
+		Doc:       "Has every new model measured once against the baselines and the champion.",
+		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults,
+		Reads: []event.Type{event.TrainingCompleted.Type(), event.EvaluationCompleted.Type(), event.EvaluationFailed.Type(),
+			event.WorkFailed.Type(), event.PipelineStageOverdue.Type()},
+		Emits: []event.Type{event.EvaluationRequested.Type(), event.EvaluationBackpressure.Type(),
+			event.EvaluationBackpressureReleased.Type()},
+	}
+	s.New = func(env kit.Env) (kit.Daemon, error) {
+		set, err := kit.Decode(env.Settings, defaults)
+		if err != nil {
+			return nil, err
+		}
+		return kit.NewPlanner(env, kit.Planner{Wake: s.Reads, Plan: set.plan}), nil
+	}
+	return s
+}
+
+// seen is the note of one config: the newest model that was asked to be measured. A candidate for which there is no room
+// yet keeps the mark where it is, so it is never lost.
+type seen struct {
+	Seq uint64 `json:"seq"`
+}
+
+func seenNote(c id.Config) string { return "seen/" + string(c) }
+
+func (s Settings) plan(v kit.View, _ time.Time) (kit.Plan, error) {
+	var plan kit.Plan
+	depth, _ := kit.Unfinished(v.Queue, kit.StageEvaluate, "")
+	for _, c := range v.Ring.Configs {
+		mark, err := kit.ReadNote[seen](v.Notes, seenNote(c))
+		if err != nil {
+			return plan, err
+		}
+		name, _ := v.Library.Name(ring.ModelName(c))
+		before := mark
+		var events []kit.Statement
+		for _, m := range v.Library.Artifacts(ring.KindModel, c) {
+			if m.Seq <= mark.Seq {
+				continue
+			}
+			if depth >= s.HardLimit {
+				break
+			}
+			mark.Seq = m.Seq
+			if m.Digest == name.Digest || measured(v, m) {
+				continue
+			}
+			w := s.item(c, m)
+			depth++
+			plan.Items = append(plan.Items, w)
+			events = append(events, kit.Statement{Type: event.EvaluationRequested.Type(), Payload: kit.Lazy(func(workID func(string) string) any {
+				return event.EvaluationWanted{About: event.About{Config: c}, Digest: m.Digest, WorkID: workID(w.Key)}
+			})})
+		}
+		if mark != before {
+			plan.Notes = append(plan.Notes, kit.NoteChange{Key: seenNote(c), Value: mark, Events: events})
+		}
+	}
+	note, err := s.pressure(v, depth)
+	if note != nil {
+		plan.Notes = append(plan.Notes, *note)
+	}
+	return plan, err
+}
+
+// measured says whether matches of the model are stored already, from an item that the queue no longer keeps.
+func measured(v kit.View, m ring.Artifact) bool {
+	for _, a := range v.Library.Artifacts(ring.KindMatches, m.Config) {
+		if len(a.Parents) > 0 && a.Parents[0] == m.Digest {
+			return true
+		}
+	}
+	return false
+}
+
+func (s Settings) item(c id.Config, m ring.Artifact) ring.WorkItem {
+	key := kit.EvaluateKey(c, m.Digest)
+	params := map[string]string{
+		"opponents": strings.Join(s.Opponents, ","), "min_games": strconv.Itoa(s.MinGames), "max_games": strconv.Itoa(s.MaxGames),
+		"champion_games": strconv.Itoa(s.ChampionGames), "seed": kit.SeedOf(key),
+	}
+	if s.Simulations > 0 {
+		params["simulations"] = strconv.Itoa(s.Simulations)
+	}
+	return ring.WorkItem{Type: kit.StageEvaluate, Config: c, Key: key, Priority: kit.PriorityEvaluate, MaxAttempts: 3, Params: params,
+		Inputs: []ring.Input{{Role: kit.RoleCandidate, Digest: m.Digest}}}
+}
+
+// pressure states when candidates wait faster than they are measured, and when that is over.
+func (s Settings) pressure(v kit.View, depth int) (*kit.NoteChange, error) {
+	old, err := kit.ReadNote[kit.EvaluationPressure](v.Notes, kit.PressureNote)
+	if err != nil {
+		return nil, err
+	}
+	now := kit.EvaluationPressure{On: old.On && depth > s.PressureOff || depth >= s.PressureOn, Depth: depth}
+	if now.On == old.On {
+		return nil, nil
+	}
+	t := event.EvaluationBackpressureReleased.Type()
+	if now.On {
+		t = event.EvaluationBackpressure.Type()
+	}
+	return &kit.NoteChange{Key: kit.PressureNote, Value: now, Events: []kit.Statement{{Type: t, Payload: event.Pressure{
+		Depth: int64(depth), Active: now.On, Threshold: int64(s.PressureOn), Release: int64(s.PressureOff)}}}}, nil
+}

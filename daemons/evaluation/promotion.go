@@ -1,0 +1,220 @@
+package evaluation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/rating"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// Promotion is AUTO_PROMOTION.
+func Promotion() kit.Spec {
+	defaults := PromotionSettings{MinGames: kit.MinGames, ChampionGames: 100, Champion: 0.55,
+		First: map[string]Rates{"2": {0.85, 0.60}, "3": {0.65, 0.45}, "4": {0.60, 0.40}},
+		Floor: map[string]Rates{"2": {0.70, 0.50}, "3": {0.50, 0.40}, "4": {0.45, 0.35}},
+	}
+	s := kit.Spec{
+		Name: "AUTO_PROMOTION", Category: "evaluation", Scope: kit.ScopeCluster,
+		Doc:       "Makes a candidate the champion when its stored matches pass every gate, and says which gate it failed otherwise.",
+		DependsOn: []string{"EVENT_ROUTER", "EVALUATION"}, Every: 60 * time.Second, Settings: defaults,
+		Reads: []event.Type{event.EvaluationCompleted.Type(), event.WorkCompleted.Type(), event.PipelineStageOverdue.Type()},
+		Emits: []event.Type{event.PromotionRejected.Type(), event.ModelPromoted.Type()},
+	}
+	s.New = func(env kit.Env) (kit.Daemon, error) {
+		set, err := kit.Decode(env.Settings, defaults)
+		if err != nil {
+			return nil, err
+		}
+		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
+			read: map[id.Digest][]rating.Match{}}
+		return kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step}), nil
+	}
+	return s
+}
+
+type promoter struct {
+	set     PromotionSettings
+	self    kit.Self
+	log     zerolog.Logger
+	now     func() time.Time
+	views   kit.Views
+	effects kit.Effects
+	store   kit.Store
+	read    map[id.Digest][]rating.Match // matches artifacts that were read, by what they are
+}
+
+func (p *promoter) step(ctx context.Context) error {
+	v, err := p.views.Current(ctx)
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	var errs []error
+	for _, c := range v.Ring.Configs {
+		if err := p.config(ctx, v, c); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", c, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// config decides on the candidates of a config that are measured and have no verdict, in order.
+func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
+	note := kit.DecidedNote + string(c)
+	decided, err := kit.ReadNote[kit.Decided](v.Notes, note)
+	if err != nil {
+		return err
+	}
+	name, _ := v.Library.Name(ring.ModelName(c))
+	var errs []error
+	for _, w := range v.Queue.Items(kit.StageEvaluate, c) {
+		candidate, ok := kit.InputOf(w, kit.RoleCandidate)
+		if !ok || w.State != ring.WorkDone || decided.Has(candidate, w.Finished) {
+			continue
+		}
+		verdict, statements, moved, err := p.judge(ctx, v, w, candidate, name)
+		if err != nil {
+			// The next candidate may be judged all the same; this one stays open.
+			errs = append(errs, fmt.Errorf("judge %s: %w", candidate.Short(), err))
+			continue
+		}
+		name = moved
+		decided = with(decided, candidate, verdict)
+		if err := p.effects.PutNote(ctx, note, decided, statements...); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("keep verdict on %s: %w", candidate.Short(), err))...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// verdicts is how many verdicts the note keeps: well within its 16 KiB.
+const verdicts = 80
+
+// with adds a verdict and drops the oldest when there are too many.
+func with(d kit.Decided, candidate id.Digest, v kit.Verdict) kit.Decided {
+	out := kit.Decided{Before: d.Before, Verdicts: map[id.Digest]kit.Verdict{candidate: v}}
+	maps.Copy(out.Verdicts, d.Verdicts)
+	for len(out.Verdicts) > verdicts {
+		oldest := v
+		var drop id.Digest
+		for k, o := range out.Verdicts {
+			if k != candidate && !o.At.After(oldest.At) {
+				oldest, drop = o, k
+			}
+		}
+		if drop == "" {
+			break
+		}
+		delete(out.Verdicts, drop)
+		out.Before = oldest.At
+	}
+	return out
+}
+
+// judge measures a candidate and moves the name if it passed. The verdict is repeatable: a successor that finds the name
+// moved already only writes the verdict down.
+func (p *promoter) judge(ctx context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name) (kit.Verdict, []kit.Statement, ring.Name, error) {
+	if name.Digest == candidate || formerly(name, candidate) {
+		return kit.Verdict{Promoted: true, At: p.now()}, nil, name, nil
+	}
+	stored, ok := kit.OutputOf(w, ring.KindMatches)
+	var matches []rating.Match
+	if ok {
+		var err error
+		if matches, err = p.matches(ctx, stored); err != nil {
+			return kit.Verdict{}, nil, name, err
+		}
+	}
+	for _, g := range p.set.gates(w.Config, candidate, name.Digest, matches) {
+		if g.OK() {
+			continue
+		}
+		p.log.Info().Str("candidate", candidate.Short()).Str("gate", g.Name).Float64("actual", g.Actual).Float64("threshold", g.Threshold).
+			Msg("candidate rejected")
+		return kit.Verdict{Gate: g.Name, At: p.now()}, []kit.Statement{{Type: event.PromotionRejected.Type(), Payload: kit.Stamp(p.self,
+			event.Rejection{About: event.About{Config: w.Config}, Digest: candidate, Gate: g.Name, Actual: g.Actual, Threshold: g.Threshold})}}, name, nil
+	}
+	moved, err := p.promote(ctx, v, w, candidate, name, matches)
+	if err != nil {
+		return kit.Verdict{}, nil, name, err
+	}
+	return kit.Verdict{Promoted: true, At: p.now()}, nil, moved, nil
+}
+
+func (p *promoter) promote(ctx context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own []rating.Match) (ring.Name, error) {
+	ratings := p.rate(ctx, v, w.Config, own)
+	elo := ratings[string(candidate)].Elo
+	promoted := event.Promotion{About: event.About{Config: w.Config}, Version: name.Version + 1, Digest: candidate, Elo: elo}
+	if name.Version > 0 {
+		previous := name.Digest
+		promoted.Previous = &previous
+		if r, ok := ratings[string(previous)]; ok {
+			delta := elo - r.Elo
+			promoted.Delta = &delta
+		}
+	}
+	moved, err := p.effects.SetName(ctx, ring.ModelName(w.Config), name.Version, candidate,
+		map[string]float64{"elo": elo, "games": float64(ratings[string(candidate)].Games)},
+		kit.Statement{Type: event.ModelPromoted.Type(), Payload: kit.Stamp(p.self, promoted)})
+	if err != nil {
+		return name, fmt.Errorf("set name: %w", err)
+	}
+	p.log.Info().Str("model", candidate.Short()).Uint64("version", moved.Version).Float64("elo", elo).Msg("promoted")
+	return moved, nil
+}
+
+// rate folds all stored matches of a config. One that cannot be had now is left out: ratings are shown, gates decide.
+func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
+	all := slices.Clone(own)
+	for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
+		m, err := p.matches(ctx, a.Digest)
+		if err != nil {
+			p.log.Warn().Err(err).Str("matches", a.Digest.Short()).Msg("left out of the rating")
+			continue
+		}
+		all = append(all, m...)
+	}
+	return rating.Fold(all, kit.Baselines())
+}
+
+func (p *promoter) matches(ctx context.Context, d id.Digest) ([]rating.Match, error) {
+	if m, ok := p.read[d]; ok {
+		return m, nil
+	}
+	path, err := p.store.Ensure(ctx, d)
+	if err != nil {
+		return nil, fmt.Errorf("get matches %s: %w", d.Short(), err)
+	}
+	if err := p.store.Verify(ctx, d); err != nil {
+		return nil, fmt.Errorf("check matches %s: %w", d.Short(), err)
+	}
+	m, err := rating.ReadMatches(path)
+	if errors.Is(err, rating.ErrInvalid) {
+		// Bytes that are right and say nothing usable are no matches, for ever.
+		p.log.Warn().Err(err).Str("matches", d.Short()).Msg("no matches in it")
+		m, err = nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read matches: %w", err)
+	}
+	p.read[d] = m
+	return m, nil
+}
+
+func formerly(n ring.Name, d id.Digest) bool {
+	for _, h := range n.History {
+		if h.Digest == d {
+			return true
+		}
+	}
+	return false
+}
