@@ -159,7 +159,7 @@ func evaluateCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "model", Usage: "the candidate's model `FILE`"},
 			&cli.BoolFlag{Name: "untrained", Usage: "measure the untrained network instead"},
-			&cli.StringFlag{Name: "opponents", Value: strings.Join([]string{BaselineRandom, BaselineHeuristic, BaselineMinimax}, ","), Usage: "baselines, separated by commas"},
+			&cli.StringFlag{Name: "opponents", Value: strings.Join([]string{BaselineRandom, BaselineHeuristic, BaselineMinimax}, ","), Usage: "baselines, or untrained (the same search without training), separated by commas"},
 			&cli.StringFlag{Name: "champion", Usage: "model `FILE` of the champion"},
 			&cli.StringFlag{Name: "out", Usage: "`FILE` for the matches, JSON lines"},
 			&cli.IntFlag{Name: "min-games", Value: DefaultMinGames, Usage: "least games an opponent"},
@@ -180,7 +180,7 @@ func evaluateCommand() *cli.Command {
 				ChampionGames: c.Int("champion-games"), Progress: c.App.Writer,
 			})
 			if err == nil {
-				_, err = fmt.Fprintf(c.App.Writer, "EVALUATION_SUMMARY: games=%d opponents=%d model=%s\n", r.Games, len(r.Scores), r.Digest)
+				_, err = fmt.Fprintf(c.App.Writer, "EVALUATION_SUMMARY: games=%d opponents=%d elo=%.0f model=%s\n", r.Games, len(r.Scores), r.Elo, r.Digest)
 			}
 			return err
 		}),

@@ -19,7 +19,7 @@ import (
 var ErrDataset = errors.New("not a usable training set")
 
 const (
-	encoderVersion = "connect4-planes-1"
+	encoderVersion = "connect4-planes-6"
 	exportVersion  = "2.1"
 	maxPlayers     = 4 // the width of values_mp, whatever the game
 )

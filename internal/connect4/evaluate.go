@@ -30,7 +30,7 @@ const (
 // EvaluateOptions say whom to measure against whom.
 type EvaluateOptions struct {
 	Model     string   // the candidate's model file; "" measures the untrained network
-	Opponents []string // baselines
+	Opponents []string // baselines, or Untrained: the same search with the untrained network
 	Champion  string   // model file of the champion; "" if there is none
 	Out       string   // JSON lines, one rating.Match each
 	Seed      uint64
@@ -63,6 +63,13 @@ type EvaluateResult struct {
 	Digest string // the candidate's, or Untrained
 	Scores []Score
 	Games  int
+	// Elo is what these matches alone say, with the baselines pinned. Without a baseline it hangs in the air.
+	Elo float64
+}
+
+// pins are the ratings of the baselines.
+func pins() map[string]float64 {
+	return map[string]float64{BaselineRandom: 400, BaselineHeuristic: 1200, BaselineMinimax: 1400}
 }
 
 type opponent struct {
@@ -107,6 +114,7 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (EvaluateResult, error) {
 		}
 	}
 	report.at("games=%d\n", r.Games, true)
+	r.Elo = rating.Fold(matches, pins())[digest].Elo
 	return r, rating.WriteMatches(o.Out, matches)
 }
 
@@ -119,9 +127,12 @@ func (o *EvaluateOptions) opponents(candidate string) ([]opponent, error) {
 	pairs := func(games int) int { return (games + 1) / 2 }
 	var list []opponent
 	for _, name := range o.Opponents {
-		p, err := baseline(name)
+		p, err := o.opponent(name)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errUsage, err)
+		}
+		if name == candidate {
+			return nil, fmt.Errorf("%s against itself: %w", name, errUsage)
 		}
 		if slices.ContainsFunc(list, func(x opponent) bool { return x.name == name }) {
 			return nil, fmt.Errorf("opponent %s is there twice: %w", name, errUsage)
@@ -142,6 +153,13 @@ func (o *EvaluateOptions) opponents(candidate string) ([]opponent, error) {
 		return nil, fmt.Errorf("no opponents: %w", errUsage)
 	}
 	return list, nil
+}
+
+func (o *EvaluateOptions) opponent(name string) (player, error) {
+	if name == Untrained {
+		return searcher(NewNetwork(0), o.Simulations), nil
+	}
+	return baseline(name)
 }
 
 // play plays pairs against one opponent until the sequential test is decided or the games are used up.

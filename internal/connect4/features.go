@@ -3,18 +3,20 @@ package connect4
 import "math/bits"
 
 const (
-	// planes is how many boards of zeroes and ones the network sees, always from the side to move: its stones, the other's,
-	// the free squares that would complete a line of its own, and those that would complete one of the other's. The last
-	// two follow from the first two, but a network this small would need far more games to find them itself.
-	planes = 4
+	// planes is how many boards of zeroes and ones the network sees, always from the side to move: its stones; the other's;
+	// the free squares that would complete a line of its own, and of the other's, where a stone can come to rest now; and
+	// the same two where it cannot yet. The last four follow from the first two, but a network this small would need many
+	// times the games to find them itself.
+	planes = 6
 	// Inputs is the width of the network's first layer.
 	Inputs = planes * Squares
 )
 
 // inputPlanes returns the boards of which the input consists.
 func inputPlanes(p Position) [planes]uint64 {
-	theirs := p.all ^ p.own
-	return [planes]uint64{p.own, theirs, winningSquares(p.own, p.all), winningSquares(theirs, p.all)}
+	theirs, now := p.all^p.own, p.landing()
+	wins, threats := winningSquares(p.own, p.all), winningSquares(theirs, p.all)
+	return [planes]uint64{p.own, theirs, wins & now, threats & now, wins &^ now, threats &^ now}
 }
 
 // squareOf maps a bit of a bitboard to its place in a plane, which is laid out row by row from the bottom.

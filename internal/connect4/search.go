@@ -13,8 +13,6 @@ const (
 	MaxSimulations = 1 << 16
 
 	exploration = 1.5
-	// unvisited is how much worse than its parent a move is thought to be before it has been tried.
-	unvisited = 0.2
 	// noiseShare is the part of the root's priors that is noise in self-play.
 	noiseShare = 0.25
 )
@@ -84,8 +82,8 @@ func (s *Search) Run(p Position, noise *rand.Rand) Result {
 	for range s.sims {
 		s.simulate()
 	}
-	r := Result{Value: float64(rootValue)}
-	var best, total float32 = -1, float32(rootValue)
+	var r Result
+	var best, total float32 = -1, rootValue
 	for c := range Columns {
 		r.Policy[c] = float64(root.visits[c] / root.sum)
 		total += root.total[c]
@@ -181,11 +179,10 @@ func (s *Search) simulate() {
 // choose returns the move with the highest upper bound.
 func (n *node) choose() int {
 	scale := exploration * float32(math.Sqrt(float64(n.sum+1)))
-	first := n.value - unvisited
 	best, move := float32(math.Inf(-1)), 0
 	for set := n.legal; set != 0; set &= set - 1 {
 		c := bits.TrailingZeros8(set) & 7
-		q := first
+		q := n.value // a move not tried yet is thought to be as good as the position
 		if n.visits[c] > 0 {
 			q = n.total[c] / n.visits[c]
 		}

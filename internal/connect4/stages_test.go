@@ -469,6 +469,8 @@ func TestCommandLine(t *testing.T) {
 		{"evaluate --model " + dir + "/m --opponents nobody --out " + dir + "/x", 2, "^$"},
 		{"evaluate --model " + dir + "/m --champion " + dir + "/m --out " + dir + "/x", 2, "^$"},
 		{"evaluate --out " + dir + "/x", 2, "^$"},
+		{"evaluate --untrained --opponents untrained --out " + dir + "/x", 2, "^$"},
+		{"evaluate --model " + model + " --opponents untrained --simulations 2 --min-games 2 --max-games 2 --out " + dir + "/x", 0, `opponent=untrained games=2 `},
 	} {
 		var out bytes.Buffer
 		app := &cli.App{
