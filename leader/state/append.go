@@ -117,8 +117,7 @@ func appendMark(marks []mark, n uint64, h event.Hash) []mark {
 }
 
 func (a *appender) lost(e *EventBatch, from uint64) {
-	payload, _ := json.Marshal(map[string]any{"node_id": e.Node, "origin": e.Origin, "from": from, "to": e.Lost,
-		"reason": "the outbox no longer has them"})
+	payload, _ := json.Marshal(map[string]any{"node_id": e.Node, "from": from, "to": e.Lost})
 	a.record(e.Origin, e.Lost, event.MarkLost, event.AppendDraft(nil, event.Draft{
 		Type: TypeLost, Node: e.Node, Time: a.at(), Payload: payload}))
 }
@@ -142,8 +141,7 @@ func (a *appender) one(e *EventBatch, number uint64, b []byte, reason string) {
 		reason = "a fact that only its owner may state"
 	}
 	if reason != "" {
-		payload, _ := json.Marshal(map[string]any{"node_id": e.Node, "origin": e.Origin, "number": number,
-			"event_type": printable(d.typ), "reason": reason})
+		payload, _ := json.Marshal(map[string]any{"node_id": e.Node, "type": printable(d.typ), "reason": reason})
 		b = event.AppendDraft(nil, event.Draft{Type: TypeRefused, Node: e.Node, Time: a.at(), Payload: payload})
 		a.record(e.Origin, number, event.MarkRefused, b)
 		return
@@ -229,7 +227,7 @@ func validType(t []byte) bool {
 // printable is a type as far as it may stand in a record.
 func printable(t []byte) string {
 	if !validType(t) {
-		return ""
+		return "UNKNOWN"
 	}
 	return string(t)
 }

@@ -83,7 +83,7 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 			a.Created = t.at()
 		}
 		if a.Origin == "" {
-			a.Origin = t.cmd.By
+			a.Origin = t.by()
 		}
 		t.s.artifacts.put(string(a.Digest), a)
 		t.s.byKind.put(kindKey(a), a.Digest)

@@ -148,7 +148,7 @@ func (t *txn) putSettings(b PutSettings) (any, error) {
 	}
 	t.s.settings = b.Settings
 	t.s.meta.SettingsVersion++
-	t.fact(evSettings, t.cmd.By, map[string]any{"node_id": t.cmd.By, "version": t.s.meta.SettingsVersion})
+	t.fact(evSettings, t.by(), map[string]any{"node_id": t.by(), "version": t.s.meta.SettingsVersion})
 	return t.s.meta.SettingsVersion, nil
 }
 

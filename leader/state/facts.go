@@ -123,7 +123,7 @@ func (t *txn) checkRight(i int, d *event.Draft) error {
 		d.Daemon, d.Epoch = f.Daemon, f.Epoch
 	}
 	if d.Node == "" {
-		d.Node = t.cmd.By
+		d.Node = t.by()
 	}
 	if d.Daemon != f.Daemon || d.Epoch != f.Epoch {
 		return refuse(CodeStale, "event %d is of %q under epoch %d, its command of %q under %d", i+1, d.Daemon, d.Epoch, f.Daemon, f.Epoch)

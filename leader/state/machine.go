@@ -100,6 +100,14 @@ type txn struct {
 
 func (t *txn) at() time.Time { return t.cmd.At }
 
+// by is the node that speaks; a command that does not name it is the coordinator's own.
+func (t *txn) by() id.Node {
+	if t.cmd.By == "" {
+		return t.s.meta.Coordinator
+	}
+	return t.cmd.By
+}
+
 func (t *txn) command(data []byte) (Result, error) {
 	c, err := Decode(data)
 	if err != nil {

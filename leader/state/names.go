@@ -45,8 +45,8 @@ func (t *txn) setName(b SetName) (any, error) {
 				delta = now - was
 			}
 		}
-		t.fact(evPromoted, t.cmd.By, map[string]any{
-			"node_id": t.cmd.By, "config_key": config, "version": n.Version, "sha256": n.Digest,
+		t.fact(evPromoted, t.by(), map[string]any{
+			"node_id": t.by(), "config_key": config, "version": n.Version, "sha256": n.Digest,
 			"previous_sha256": orNull(n.Previous), "elo": number(n.Values, "elo"), "elo_delta": delta})
 	}
 	return n, nil

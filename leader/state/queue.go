@@ -39,7 +39,7 @@ func (t *txn) enqueue(b Enqueue) (any, error) {
 		}
 		row := workRow{WorkItem: w, Fixed: w.Inputs, FixedParams: w.Params, Added: t.s.next()}
 		t.s.putWork(row)
-		t.workFact(evWorkQueued, row, t.cmd.By, "")
+		t.workFact(evWorkQueued, row, t.by(), "")
 		out = append(out, w)
 	}
 	return out, nil
@@ -60,7 +60,12 @@ func checkItem(w ring.WorkItem) error {
 	case len(w.Params) > 64:
 		return refuse(CodeInvalid, "work with %d params: want at most 64", len(w.Params))
 	}
-	if w.Config != "" {
+	if w.Config == "" {
+		switch w.Type {
+		case TypeSelfplay, TypeExport, TypeTrain, TypeEvaluate:
+			return refuse(CodeInvalid, "work of type %s needs a config", w.Type)
+		}
+	} else {
 		if _, err := id.ParseConfig(string(w.Config)); err != nil {
 			return refuse(CodeInvalid, "work: %v", err)
 		}
@@ -263,7 +268,7 @@ func (t *txn) cancel(b CancelWork) (any, error) {
 	if r.State.Finished() {
 		return nil, refuse(CodeRefused, "work %s is %s", r.ID, r.State)
 	}
-	node := t.cmd.By
+	node := t.by()
 	if r.Claim != nil {
 		node = r.Claim.Node
 	}
@@ -291,6 +296,6 @@ func (t *txn) retry(b RetryWork) (any, error) {
 	r.NotBefore, r.Deadline, r.Finished, r.Error = time.Time{}, time.Time{}, time.Time{}, ""
 	r.Result, r.Done, r.EndedBy, r.EndedBad = nil, 0, "", false
 	t.s.putWork(r)
-	t.workFact(evWorkRetry, r, t.cmd.By, "asked for")
+	t.workFact(evWorkRetry, r, t.by(), "asked for")
 	return r.WorkItem, nil
 }

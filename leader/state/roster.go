@@ -187,6 +187,9 @@ func (t *txn) setStatus(b SetStatus) (any, error) {
 		return r.Member, nil
 	}
 	r.Status, r.Since = b.Status, t.at()
+	if b.Cause == "" {
+		b.Cause = "not stated"
+	}
 	switch b.Status {
 	case ring.Alive:
 		t.online(&r, b.Cause)
@@ -230,7 +233,7 @@ func (t *txn) revoke(b Revoke) (any, error) {
 	if !r.Revoked {
 		r.Revoked, r.Since = true, t.at()
 		t.offline(&r, "revoked")
-		t.fact(evRevoked, t.cmd.By, map[string]any{"node_id": r.ID, "cause": "revoked"})
+		t.fact(evRevoked, t.by(), map[string]any{"node_id": r.ID, "cause": "revoked"})
 		t.putMember(r)
 		t.s.revoked.put(string(r.ID), ring.Revocation{Node: r.ID, KeyHash: r.KeyHash, At: t.at()})
 		t.s.badKeys.put(r.KeyHash, r.ID)
@@ -320,5 +323,5 @@ func (t *txn) revokeToken(b RevokeToken) error {
 }
 
 func (t *txn) hostFact(typ event.Type, r memberRow, cause string) {
-	t.fact(typ, t.cmd.By, map[string]any{"node_id": r.ID, "boot_id": r.Boot, "cause": cause})
+	t.fact(typ, t.by(), map[string]any{"node_id": r.ID, "boot_id": r.Boot, "cause": cause})
 }
