@@ -27,11 +27,17 @@ var (
 	ErrNoSpace = errors.New("no space left for artifacts")
 	// ErrTooLarge says that an artifact passes the store's limit.
 	ErrTooLarge = errors.New("artifact is too large")
-	// ErrDamaged says that bytes do not have the digest they should have.
-	ErrDamaged = errors.New("artifact is damaged")
+	// ErrDamaged says that bytes do not have the digest they should have. Its method Damaged lets those who cannot import this
+	// package recognise it.
+	ErrDamaged error = damagedError{}
 	// ErrNoPermit says that a copy was to be deleted without leave.
 	ErrNoPermit = errors.New("no permit to delete")
 )
+
+type damagedError struct{}
+
+func (damagedError) Error() string { return "artifact is damaged" }
+func (damagedError) Damaged() bool { return true }
 
 // DefaultMaxBytes bounds one artifact unless Options say otherwise.
 const DefaultMaxBytes = 64 << 30

@@ -1,0 +1,16 @@
+// Package transfer moves artifacts between nodes over connections that somebody else makes: protocol ring-blob/1.
+//
+// It owns the protocol, the list of a file's chunk hashes (its manifest), and the half-fetched files from which an
+// interrupted fetch goes on. A chunk is 4 MiB and is compared with the manifest as it arrives; since the manifest comes from
+// the same stranger as the chunks, the whole file is hashed once more before it gets its name. Every figure from a peer is
+// bounded before anything is allocated for it. A holder that lies, stalls or leaves costs its own turn, never the fetch, and
+// the reason is kept.
+//
+// It knows nothing of who holds what or why something is fetched, and it never deletes an artifact.
+//
+// Who calls it: the agent gives Server.Serve the connections of its port and Client a Dialer from the mesh; daemons reach
+// Fetch through an interface of their own.
+//
+// Concurrency: Server and Client are safe for concurrent use. Serve and Fetch block until their context ends or the work is
+// done. Fetches of one artifact at the same time share one stream.
+package transfer
