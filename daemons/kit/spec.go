@@ -97,3 +97,9 @@ func (s Spec) RunsOn(m ring.Member) bool {
 	}
 	return false
 }
+
+// Drainer is what a daemon may offer when it holds something that must leave the machine before the agent does: Drain
+// pushes it out and returns when all is safe, or with what is left when ctx ends. Run goes on meanwhile.
+type Drainer interface {
+	Drain(ctx context.Context) error
+}

@@ -1,0 +1,184 @@
+package datasync
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// packed is one game pack that this node made, as its local books have it. It is written down before anybody else hears of
+// the pack, so that a crash neither loses a game nor puts it into two packs.
+type packed struct {
+	Digest id.Digest           `json:"sha256"`
+	Config id.Config           `json:"config"`
+	Bytes  int64               `json:"bytes"`
+	Made   time.Time           `json:"made"`
+	Games  map[string][]string `json:"games"` // job → ids that are in the pack
+	Safe   bool                `json:"safe"`  // the receipts are there and the news is out
+}
+
+func (p packed) count() int64 {
+	n := 0
+	for _, ids := range p.Games {
+		n += len(ids)
+	}
+	return int64(n)
+}
+
+// books are the packs of this node, in memory and in Local. One goroutine uses them.
+type books struct {
+	local kit.Local
+	packs map[id.Digest]*packed
+	// refused are games that are finished and yet unusable: they will never be in a pack.
+	refused map[string][]string
+}
+
+const (
+	packPrefix    = "pack/"
+	refusedPrefix = "refused/"
+)
+
+// openBooks reads the books. A pending pack whose bytes did not reach the store is struck out: its games are packed again,
+// since nobody has heard of it.
+func openBooks(local kit.Local, there func(id.Digest) bool) (*books, error) {
+	b := &books{local: local, packs: map[id.Digest]*packed{}, refused: map[string][]string{}}
+	keys, err := local.Keys(packPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("list packs: %w", err)
+	}
+	for _, k := range keys {
+		var p packed
+		if err := b.get(k, &p); err != nil {
+			return nil, err
+		}
+		if !p.Safe && !there(p.Digest) {
+			if err := local.Delete(k); err != nil {
+				return nil, fmt.Errorf("strike out %s: %w", k, err)
+			}
+			continue
+		}
+		b.packs[p.Digest] = &p
+	}
+	if keys, err = local.Keys(refusedPrefix); err != nil {
+		return nil, fmt.Errorf("list refused games: %w", err)
+	}
+	for _, k := range keys {
+		var ids []string
+		if err := b.get(k, &ids); err != nil {
+			return nil, err
+		}
+		b.refused[strings.TrimPrefix(k, refusedPrefix)] = ids
+	}
+	return b, nil
+}
+
+func (b *books) get(key string, into any) error {
+	raw, ok, err := b.local.Get(key)
+	if err == nil && ok {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	return nil
+}
+
+func (b *books) set(key string, v any) error {
+	raw, err := json.Marshal(v)
+	if err == nil {
+		err = b.local.Put(key, raw)
+	}
+	if err != nil {
+		return fmt.Errorf("keep %s: %w", key, err)
+	}
+	return nil
+}
+
+func (b *books) add(p packed) error {
+	if err := b.set(packPrefix+string(p.Digest), p); err != nil {
+		return err
+	}
+	b.packs[p.Digest] = &p
+	return nil
+}
+
+func (b *books) refuse(job string, ids []string) error {
+	all := slices.Concat(b.refused[job], ids)
+	if err := b.set(refusedPrefix+job, all); err != nil {
+		return err
+	}
+	b.refused[job] = all
+	return nil
+}
+
+func (b *books) settle(d id.Digest) error {
+	p := *b.packs[d]
+	p.Safe = true
+	return b.add(p)
+}
+
+// pending are the packs that are not safe yet, newest first: on a machine that is about to go the newest games are those
+// of which nobody else has anything.
+func (b *books) pending() []packed {
+	var out []packed
+	for _, p := range b.packs {
+		if !p.Safe {
+			out = append(out, *p)
+		}
+	}
+	slices.SortFunc(out, func(x, y packed) int { return y.Made.Compare(x.Made) })
+	return out
+}
+
+// known says which games of a job are accounted for: in a pack of any kind, or refused.
+func (b *books) known(job string) (all, safe map[string]bool) {
+	all, safe = map[string]bool{}, map[string]bool{}
+	for _, p := range b.packs {
+		for _, g := range p.Games[job] {
+			all[g] = true
+			if p.Safe {
+				safe[g] = true
+			}
+		}
+	}
+	for _, g := range b.refused[job] {
+		all[g], safe[g] = true, true
+	}
+	return all, safe
+}
+
+// forget drops a released job, and the packs that only it had games in.
+func (b *books) forget(job string) error {
+	for d, p := range b.packs {
+		if _, ok := p.Games[job]; !ok {
+			continue
+		}
+		q := *p
+		q.Games = map[string][]string{}
+		for j, ids := range p.Games {
+			if j != job {
+				q.Games[j] = ids
+			}
+		}
+		if len(q.Games) > 0 {
+			if err := b.add(q); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := b.local.Delete(packPrefix + string(d)); err != nil {
+			return fmt.Errorf("forget pack %s: %w", d.Short(), err)
+		}
+		delete(b.packs, d)
+	}
+	delete(b.refused, job)
+	if err := b.local.Delete(refusedPrefix + job); err != nil {
+		return fmt.Errorf("forget job %s: %w", job, err)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package datasync
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/gamedb"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// merger builds games/<config>.db on a core node from every pack of the ring, fetching those that are not here.
+type merger struct {
+	self    kit.Self
+	log     zerolog.Logger
+	games   string
+	store   kit.Store
+	local   kit.Local
+	views   kit.Views
+	effects kit.Effects
+	events  kit.Events
+	told    map[id.Digest]bool
+}
+
+// merged is the local cursor of one config: every pack up to Seq is in the database, but for Open, which could not be had
+// yet, and what was put aside as unusable.
+type merged struct {
+	Seq  uint64      `json:"seq"`
+	Open []id.Digest `json:"open,omitempty"`
+}
+
+// perStep bounds one step, so that it makes progress that the watchdog sees.
+const perStep = 50
+
+func (m *merger) step(ctx context.Context) error {
+	v := m.views.Near()
+	var errs []error
+	for _, c := range v.Ring.Configs {
+		if err := m.config(ctx, v, c); err != nil {
+			errs = append(errs, fmt.Errorf("merge games of %s: %w", c, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
+	key := "merged/" + string(c)
+	var cursor merged
+	raw, ok, err := m.local.Get(key)
+	if err == nil && ok {
+		err = json.Unmarshal(raw, &cursor)
+	}
+	if err != nil {
+		return fmt.Errorf("read cursor: %w", err)
+	}
+	var receipts []id.Digest
+	var open []id.Digest
+	var errs []error
+	steps := 0
+	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
+		retry := slices.Contains(cursor.Open, a.Digest)
+		if a.Seq <= cursor.Seq && !retry {
+			continue
+		}
+		if steps++; steps > perStep {
+			if retry {
+				open = append(open, a.Digest)
+			}
+			continue
+		}
+		here, err := m.merge(ctx, c, a)
+		if err != nil {
+			// Whatever is wrong with one pack, the next ones are merged.
+			open = append(open, a.Digest)
+			errs = append(errs, err)
+			m.tell(ctx, c, a, err)
+		}
+		if here && !a.Held(m.self.ID) {
+			receipts = append(receipts, a.Digest)
+		}
+		cursor.Seq = max(cursor.Seq, a.Seq)
+	}
+	if steps == 0 {
+		return nil
+	}
+	cursor.Open = open
+	if raw, err = json.Marshal(cursor); err == nil {
+		err = m.local.Put(key, raw)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("keep cursor: %w", err))
+	}
+	if len(receipts) > 0 {
+		if err := m.effects.AddReceipts(ctx, receipts...); err != nil {
+			errs = append(errs, fmt.Errorf("state receipts: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// merge adds one pack. Its bytes are checked before they are used; here says that the right ones are on this disk.
+func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact) (here bool, err error) {
+	path, err := m.store.Ensure(ctx, a.Digest)
+	if err != nil {
+		return false, fmt.Errorf("get pack %s: %w", a.Digest.Short(), err)
+	}
+	if err := m.store.Verify(ctx, a.Digest); err != nil {
+		return false, fmt.Errorf("check pack %s: %w", a.Digest.Short(), err)
+	}
+	if err := gamedb.Verify(ctx, path); err != nil {
+		if ctx.Err() != nil {
+			return true, ctx.Err()
+		}
+		m.tell(ctx, c, a, err)
+		// The hash is right, so no other copy is better: it is put aside for good.
+		if err := m.store.Quarantine(ctx, path, err.Error()); err != nil {
+			return false, fmt.Errorf("quarantine pack %s: %w", a.Digest.Short(), err)
+		}
+		return false, nil
+	}
+	res, err := gamedb.Merge(ctx, filepath.Join(m.games, string(c)+".db"), path)
+	if err != nil {
+		return true, fmt.Errorf("merge pack %s: %w", a.Digest.Short(), err)
+	}
+	if len(res.Conflicts) > 0 {
+		// The first of two games with one id stays in the database; the other is still in its pack, for people to look at.
+		m.tell(ctx, c, a, fmt.Errorf("%d games are here with other contents, such as %s: not merged", len(res.Conflicts), res.Conflicts[0]))
+	}
+	m.log.Debug().Str("pack", a.Digest.Short()).Int("added", res.Added).Int("present", res.Present).Msg("merged")
+	return true, nil
+}
+
+// tell states once per pack that something is wrong with it.
+func (m *merger) tell(ctx context.Context, c id.Config, a ring.Artifact, cause error) {
+	if m.told[a.Digest] || ctx.Err() != nil {
+		return
+	}
+	m.told[a.Digest] = true
+	m.log.Warn().Err(cause).Str("pack", a.Digest.Short()).Msg("pack not merged whole")
+	if _, err := m.events.Publish(ctx, event.DataSyncFailed.Type(), kit.Stamp(m.self, event.SyncFailed{
+		Config: c, Target: string(m.self.ID), Error: fmt.Sprintf("pack %s: %v", a.Digest, cause), Attempts: 1}), ""); err != nil {
+		m.log.Warn().Err(err).Msg("cannot publish")
+	}
+}

@@ -1,0 +1,109 @@
+package datasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// EphemeralSync is EPHEMERAL_SYNC.
+func EphemeralSync() kit.Spec {
+	return gathering(kit.Spec{
+		Name: "EPHEMERAL_SYNC", Classes: []id.Class{id.Edge}, Every: 5 * time.Second,
+		Doc: "Brings every finished game off an edge node, with receipts, before the machine vanishes.",
+	}, nil)
+}
+
+// AutoSync is AUTO_SYNC.
+func AutoSync() kit.Spec {
+	return gathering(kit.Spec{
+		Name: "AUTO_SYNC", Classes: []id.Class{id.Core}, Every: 60 * time.Second,
+		Doc:   "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
+		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type()},
+	}, func(env kit.Env) *merger {
+		return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
+			effects: env.Effects, events: env.Events, told: map[id.Digest]bool{}}
+	})
+}
+
+func gathering(s kit.Spec, merging func(kit.Env) *merger) kit.Spec {
+	defaults := GatherSettings{Batch: 10, MinGap: kit.Duration(2 * time.Second), MaxGames: 500, Parallel: 4,
+		Retry: kit.Duration(2 * time.Second), Patience: 3}
+	s.Category, s.Scope, s.DependsOn, s.Settings, s.Critical = "datasync", kit.ScopeNode, []string{"EVENT_ROUTER"}, defaults, true
+	s.Emits = []event.Type{event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.DataSyncFailed.Type()}
+	s.Deadline = 5 * time.Minute
+	s.New = func(env kit.Env) (kit.Daemon, error) {
+		set, err := kit.Decode(env.Settings, defaults)
+		if err != nil {
+			return nil, err
+		}
+		g, err := newGatherer(env, set)
+		if err != nil {
+			return nil, err
+		}
+		d := &syncer{g: g}
+		fast := env
+		fast.Every = min(poll, env.Every)
+		d.loops = []kit.Daemon{kit.NewLoop(fast, kit.Loop{Step: d.gather, Poke: g.courier.Poked(), Quiet: 50 * time.Millisecond, Slowest: 10 * time.Second})}
+		if merging != nil {
+			m := merging(env)
+			// The books of progress belong to the loop that games depend on.
+			env.Progress = nil
+			d.loops = append(d.loops, kit.NewLoop(env, kit.Loop{Step: m.step, Wake: s.Reads}))
+		}
+		return d, nil
+	}
+	return s
+}
+
+// syncer runs the loops of one node's sync daemon.
+type syncer struct {
+	mu    sync.Mutex // of g: Drain's steps and the loop's
+	g     *gatherer
+	once  sync.Once
+	loops []kit.Daemon
+}
+
+// Run implements kit.Daemon.
+func (d *syncer) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	err := kit.Both(d.loops...).Run(ctx)
+	cancel()
+	d.g.courier.Wait()
+	return err
+}
+
+func (d *syncer) gather(ctx context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.g.step(ctx)
+}
+
+// Drain implements kit.Drainer: nothing waits for a batch any more, the newest games go first, and it returns when no game
+// of this node is unsafe. What runs must have been stopped before, or new games go on coming.
+func (d *syncer) Drain(ctx context.Context) error {
+	d.once.Do(func() { close(d.g.urgent) })
+	// One look from here so that the count is no older than this call.
+	err := d.gather(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("drain games: %w", ctx.Err()), err)
+		case left := <-d.g.empty:
+			if left == 0 && err == nil {
+				return nil
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			err = d.gather(ctx)
+		}
+	}
+}
