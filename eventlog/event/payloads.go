@@ -278,22 +278,18 @@ type StaleLetters struct {
 	MaxHours float64 `json:"max_stale_hours" unit:"h"`
 }
 
-// Refusal is the payload of EVENT_REFUSED: a number of an outbox whose event could not be accepted.
+// Refusal is the payload of EVENT_REFUSED, which stands under the number of an event that could not be accepted.
 type Refusal struct {
 	Subject
-	Origin Origin `json:"origin"`
-	Number uint64 `json:"number"`
-	Type   Type   `json:"event_type,omitempty"` // as far as it could be read
+	Type   Type   `json:"type"` // "" when it could not be read
 	Reason string `json:"reason"`
 }
 
 // Loss is the payload of EVENTS_LOST: the numbers From to To of an outbox, which it can no longer supply.
 type Loss struct {
 	Subject
-	Origin Origin `json:"origin"`
-	From   uint64 `json:"from"`
-	To     uint64 `json:"to"` // 0: unknown how many
-	Reason string `json:"reason"`
+	From uint64 `json:"from"`
+	To   uint64 `json:"to"`
 }
 
 // Note is the payload of OPERATOR_NOTE.

@@ -55,8 +55,8 @@ var (
 		"A candidate is to be measured.", "EVALUATION"))
 	EvaluationCompleted = define[EvaluationDone](fact("EVALUATION_COMPLETED",
 		"A candidate has been measured; its matches are stored.").wire("evaluation_completed", "evaluation_complete"))
-	EvaluationFailed = define[RunFailed](fact("EVALUATION_FAILED",
-		"An evaluation ended without matches that count."))
+	EvaluationFailed = define[RunFailed](core("EVALUATION_FAILED",
+		"An evaluation ended without matches that count.", ByState, "EVALUATION"))
 	EvaluationBackpressure = define[Pressure](by("EVALUATION_BACKPRESSURE",
 		"More candidates wait than can be measured; training pauses.", "EVALUATION"))
 	EvaluationBackpressureReleased = define[Pressure](by("EVALUATION_BACKPRESSURE_RELEASED",
@@ -103,7 +103,7 @@ var (
 	P2PClusterUnhealthy = define[Cluster](fact("P2P_CLUSTER_UNHEALTHY", "Too few nodes are there."))
 	LeaderElected       = define[Election](fact("LEADER_ELECTED",
 		"A coordinator has taken office; node_id is the coordinator."), "leader_id=node_id")
-	ConfigUpdated = define[SettingsChange](fact("CONFIG_UPDATED", "The ring settings have changed."))
+	ConfigUpdated = define[SettingsChange](core("CONFIG_UPDATED", "The ring settings have changed.", ByState, ByAgent))
 	NodeUnhealthy = define[NodeVerdict](by("NODE_UNHEALTHY",
 		"A node's own monitor finds it unfit for work.", "NODE_HEALTH_MONITOR"))
 	NodeRecovered = define[NodeVerdict](by("NODE_RECOVERED",
@@ -122,7 +122,7 @@ var (
 	EventRefused = define[Refusal](core("EVENT_REFUSED",
 		"An event could not be accepted; its number is used up.", ByState))
 	EventsLost = define[Loss](core("EVENTS_LOST",
-		"An outbox can no longer supply a range of its numbers.", ByState, ByAgent))
+		"An outbox can no longer supply a range of its numbers.", ByState))
 	OperatorNote = define[Note](Definition{Type: "OPERATOR_NOTE", Source: SourceExternal,
 		Doc: "Whatever an operator or a script wants to have on record. Anybody may publish it."})
 )

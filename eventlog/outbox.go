@@ -1,0 +1,346 @@
+package eventlog
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// Errors of publishing, besides *event.ProblemError for events that nobody may publish.
+var (
+	// ErrNotStored says that the event could not be made durable here. It was not accepted; since a batch travels while it
+	// is being stored, it may still appear in the log.
+	ErrNotStored = errors.New("event was not stored")
+	// ErrKeyTaken says that the key was used for another event that is still kept.
+	ErrKeyTaken = errors.New("key was used for another event")
+	// ErrClosed says that the outbox is not running.
+	ErrClosed = errors.New("outbox is closed")
+)
+
+// Sequencer gives batches of events their places. The agent implements it over the coordinator.
+type Sequencer interface {
+	// Append hands a batch over and returns at once; the channel (with room for one) gets exactly one answer, at the latest
+	// when ctx ends. Batches are to arrive in the order of the calls; where they do not, a gap is answered and the batch is
+	// sent again.
+	Append(ctx context.Context, b Batch) <-chan Answer
+	// Origin is asked whenever a connection begins: how far the log has got with an outbox.
+	Origin(ctx context.Context, o event.Origin) (OriginState, error)
+}
+
+// Batch is a contiguous run of drafts of one origin.
+type Batch struct {
+	Origin event.Origin
+	Node   id.Node
+	First  uint64     // number of Drafts[0]; with Lost, the first number that is lost
+	Before event.Hash // running hash of the origin before Drafts[0]
+	Drafts [][]byte   // in event.AppendDraft form
+	Lost   uint64     // if not 0: First…Lost can no longer be supplied, and Drafts[0] has number Lost+1
+}
+
+func (b Batch) first() uint64 {
+	if b.Lost != 0 {
+		return b.Lost + 1
+	}
+	return b.First
+}
+
+// Answer is what became of a batch.
+type Answer struct {
+	Err     error      // outcome unknown
+	Next    uint64     // number that is expected next; everything below stands in the log
+	Seqs    []uint64   // of what was placed now, beginning with number Next−len(Seqs)
+	Hash    event.Hash // running hash of the origin up to Next−1
+	Altered bool       // other bytes stand under a number of the batch
+	Refused string     // why the batch was not looked at, or ""
+}
+
+// OriginState is how far the log has got with an outbox.
+type OriginState struct {
+	Known bool
+	Next  uint64     // from 1
+	Hash  event.Hash // up to Next−1
+}
+
+// Finder looks up which numbers of an origin stand in the log. A Replica is one.
+type Finder interface {
+	// Find returns the records of origin with numbers from…to, newest first. complete says that nothing of them can be
+	// missing; otherwise this copy of the log may not be far enough yet.
+	Find(ctx context.Context, origin event.Origin, from, to uint64) (found []event.Record, complete bool, err error)
+}
+
+// OutboxOptions say where an outbox lives and whom it talks to. Zero figures take the defaults named.
+type OutboxOptions struct {
+	Path       string // outbox.db
+	Quarantine string // directory for damaged files
+	Node       id.Node
+	Catalogue  *event.Catalog
+	Sequencer  Sequencer
+	Finder     Finder
+	Log        zerolog.Logger
+	Alarm      func(Alarm) // may be nil; must not block
+
+	Keep          time.Duration // of acknowledged records: 24 h
+	KeepBytes     int64         // of acknowledged records: 64 MiB
+	Window        int           // batches under way: 4
+	BatchEvents   int           // 512
+	BatchBytes    int           // 192 KiB
+	AppendTimeout time.Duration // 10 s
+	FindTimeout   time.Duration // how long the replica may lag behind before a reunion goes on without it: 30 s
+	MinBackoff    time.Duration // 50 ms
+	MaxBackoff    time.Duration // 2 s
+	Now           func() time.Time
+
+	hooks outboxHooks
+}
+
+// outboxHooks let tests break one safety at a time.
+type outboxHooks struct {
+	ackEarly   bool                // variant: acknowledge before the fsync
+	noCompare  bool                // variant: trust numbers without comparing hashes
+	noFind     bool                // variant: publish again without looking whether it stands already
+	commit     func() error        // fails a commit before it happens
+	afterStore func(upTo uint64)   // after the fsync, before anybody is told
+	handedOver func(b Batch)       // before a batch is handed over
+	newOrigin  func() event.Origin // nil: random
+}
+
+func (o *OutboxOptions) fill() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&o.Keep, 24*time.Hour)
+	set(&o.AppendTimeout, 10*time.Second)
+	set(&o.FindTimeout, 30*time.Second)
+	set(&o.MinBackoff, 50*time.Millisecond)
+	set(&o.MaxBackoff, 2*time.Second)
+	if o.KeepBytes == 0 {
+		o.KeepBytes = 64 << 20
+	}
+	if o.Window == 0 {
+		o.Window = 4
+	}
+	if o.BatchEvents == 0 {
+		o.BatchEvents = 512
+	}
+	if o.BatchBytes == 0 {
+		o.BatchBytes = 192 << 10
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.hooks.newOrigin == nil {
+		o.hooks.newOrigin = newOrigin
+	}
+}
+
+func newOrigin() event.Origin {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails on the platforms we build for
+	return event.Origin(hex.EncodeToString(b[:]))
+}
+
+// Outbox holds what this node publishes until it has a place in the log.
+type Outbox struct {
+	opt    OutboxOptions
+	alarms alarms
+
+	puts    chan *put
+	control chan func() // run by the writer between two commits
+	wake    chan struct{}
+	closed  chan struct{}
+	once    sync.Once
+
+	mu sync.Mutex
+	outboxState
+}
+
+// outboxState is guarded by Outbox.mu. Only the writer changes the file and what describes it.
+type outboxState struct {
+	db       *bolt.DB
+	origin   event.Origin
+	base     uint64 // number before the first kept record
+	baseHash event.Hash
+	last     uint64 // highest number given
+	lastHash event.Hash
+	durable  uint64 // highest number that is fsynced
+	acked    uint64 // everything up to here stands in the log
+	stored   uint64 // acked, as the file has it
+	bytes    int64  // of the kept records
+	tail     []kept // the newest records, without a gap, up to last; all above durable are here
+	waiters  map[place][]*put
+	early    map[place]uint64 // seqs that are known before the own fsync
+	keyed    map[place]string // keys of records whose seq is not written down yet
+	seqs     []keySeq         // to be written down with the next commit
+	carry    []kept           // saved from a damaged file, published again once it is known what stands
+	carryOf  event.Origin
+	suspect  bool // the log holds something else under our numbers
+	degraded error
+	nextTrim time.Time
+}
+
+// place is a number of an origin.
+type place struct {
+	origin event.Origin
+	number uint64
+}
+
+// kept is a record of the outbox.
+type kept struct {
+	number uint64
+	hash   event.Hash // running hash up to and with it
+	at     time.Time  // when it was stored
+	key    string
+	draft  []byte
+}
+
+type put struct {
+	draft  []byte
+	key    string
+	digest [sha256.Size]byte // of what the key stands for
+	wait   bool
+	place  place
+	done   chan putResult // with room for one
+}
+
+type putResult struct {
+	place
+	seq uint64
+	err error
+}
+
+// PublishOptions go with an event.
+type PublishOptions struct {
+	By  event.Publisher // who publishes; required
+	Key string          // if not "": publishing again under it gives the same id and seq, as long as the record is kept
+}
+
+// Publish stores an event and returns its id once it is fsynced. Its place in the log follows by itself.
+func (o *Outbox) Publish(ctx context.Context, d event.Draft, p PublishOptions) (string, error) {
+	r, err := o.publish(ctx, d, p, false)
+	if err != nil {
+		return "", err
+	}
+	return event.MakeID(r.origin, r.number), nil
+}
+
+// PublishWait is Publish and then waits for the event's place in the log. When ctx ends before, the error is that of ctx
+// and the id tells that the event was accepted here all the same, unless it is "".
+func (o *Outbox) PublishWait(ctx context.Context, d event.Draft, p PublishOptions) (string, uint64, error) {
+	r, err := o.publish(ctx, d, p, true)
+	if r.number == 0 {
+		return "", 0, err
+	}
+	return event.MakeID(r.origin, r.number), r.seq, err
+}
+
+func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, wait bool) (putResult, error) {
+	if d.Node == "" {
+		d.Node = o.opt.Node
+	}
+	d, err := o.opt.Catalogue.Prepare(d, p.By)
+	if err != nil {
+		return putResult{}, err
+	}
+	if d.Time.IsZero() {
+		d.Time = o.opt.Now()
+	}
+	u := &put{draft: d.Encode(), key: p.Key, wait: wait, done: make(chan putResult, 2)}
+	if p.Key != "" {
+		u.digest = sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", d.Type, d.Daemon, d.Payload))
+	}
+	select {
+	case o.puts <- u:
+	case <-ctx.Done():
+		return putResult{}, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
+	case <-o.closed:
+		return putResult{}, ErrClosed
+	}
+	var r putResult
+	for {
+		select {
+		case r = <-u.done:
+		case <-ctx.Done():
+			// Stored first, placed later: a waiter hears of both.
+			if r.number == 0 {
+				return putResult{}, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
+			}
+			return r, fmt.Errorf("wait for the place of %s: %w", event.MakeID(r.origin, r.number), ctx.Err())
+		case <-o.closed:
+			return r, ErrClosed
+		}
+		if r.err != nil {
+			return putResult{}, fmt.Errorf("publish %s: %w", d.Type, r.err)
+		}
+		if !wait || r.seq != 0 {
+			return r, nil
+		}
+	}
+}
+
+// OpenOutbox opens or makes the file. A damaged one is moved to quarantine with an alarm; what can be read of it is
+// published again under a new origin once it is known what of it stands in the log. Run does the work.
+func OpenOutbox(opt OutboxOptions) (*Outbox, error) {
+	opt.fill()
+	o := &Outbox{
+		opt:     opt,
+		alarms:  alarms{opt.Log, opt.Alarm, opt.Now},
+		puts:    make(chan *put, 1024),
+		control: make(chan func()),
+		wake:    make(chan struct{}, 1),
+		closed:  make(chan struct{}),
+	}
+	o.waiters = make(map[place][]*put)
+	o.early = make(map[place]uint64)
+	o.keyed = make(map[place]string)
+	if err := o.open(); err != nil {
+		return nil, fmt.Errorf("open outbox: %w", err)
+	}
+	return o, nil
+}
+
+// Run stores and sends until ctx ends, then closes the file.
+func (o *Outbox) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return o.write(ctx) })
+	g.Go(func() error { return o.send(ctx) })
+	g.Go(func() error { return o.resolve(ctx) })
+	err := g.Wait()
+	o.once.Do(func() { close(o.closed) })
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.db != nil {
+		err = errors.Join(err, o.db.Close())
+		o.db = nil
+	}
+	return err
+}
+
+// OutboxStatus is a reading of an outbox.
+type OutboxStatus struct {
+	Origin   event.Origin
+	Last     uint64 // highest number that is stored
+	Acked    uint64 // everything up to here has its place
+	Bytes    int64  // kept
+	Degraded error  // nil: events can be stored
+}
+
+// Status is a reading of the outbox. What waits for a place is Last − Acked.
+func (o *Outbox) Status() OutboxStatus {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return OutboxStatus{Origin: o.origin, Last: o.durable, Acked: o.acked, Bytes: o.bytes, Degraded: o.degraded}
+}

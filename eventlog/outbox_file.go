@@ -1,0 +1,264 @@
+package eventlog
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// Layout of outbox.db. All values are sealed.
+var (
+	bucketDrafts = []byte("drafts") // number → record
+	bucketKeys   = []byte("keys")   // idempotency key → keyRecord
+	bucketCarry  = []byte("carry")  // record of a damaged file → record
+	bucketMeta   = []byte("meta")
+
+	metaHead   = []byte("head")   // outboxHead
+	metaOrigin = []byte("origin") // the origin once more, so that a flipped bit in the head does not lose it
+
+	outboxBuckets = [][]byte{bucketDrafts, bucketKeys, bucketCarry, bucketMeta}
+)
+
+type outboxHead struct {
+	Origin   event.Origin `json:"origin"`
+	Base     uint64       `json:"base"`
+	BaseHash event.Hash   `json:"base_hash"`
+	Acked    uint64       `json:"acked"`
+	CarryOf  event.Origin `json:"carry_of,omitempty"`
+}
+
+// keyRecord is what an idempotency key stands for.
+type keyRecord struct {
+	Origin event.Origin `json:"origin"`
+	Number uint64       `json:"number"`
+	Seq    uint64       `json:"seq,omitempty"` // 0: not known yet
+	Digest [32]byte     `json:"digest"`
+	At     time.Time    `json:"at"`
+}
+
+// keySeq is the seq of a keyed record.
+type keySeq struct {
+	key string
+	place
+	seq uint64
+}
+
+func (k kept) encode() []byte {
+	b := make([]byte, 0, len(k.hash)+8+binary.MaxVarintLen64+len(k.key)+len(k.draft))
+	b = append(b, k.hash[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(k.at.UnixMilli()))
+	b = binary.AppendUvarint(b, uint64(len(k.key)))
+	b = append(b, k.key...)
+	return append(b, k.draft...)
+}
+
+// decodeKept copies what it returns out of the sealed value v.
+func decodeKept(key, v []byte) (kept, bool) {
+	body, ok := unseal(key, v)
+	var k kept
+	if !ok || len(key) != 8 || len(body) < len(k.hash)+8 {
+		return k, false
+	}
+	k.number = binary.BigEndian.Uint64(key)
+	copy(k.hash[:], body)
+	body = body[len(k.hash):]
+	k.at = time.UnixMilli(int64(binary.BigEndian.Uint64(body)))
+	body = body[8:]
+	n, used := binary.Uvarint(body)
+	if used <= 0 || n > uint64(len(body)-used) {
+		return k, false
+	}
+	k.key = string(body[used : used+int(n)])
+	k.draft = append([]byte(nil), body[used+int(n):]...)
+	return k, true
+}
+
+// size is what a record counts against KeepBytes.
+func (k kept) size() int64 { return int64(len(k.draft) + len(k.key) + len(k.hash) + 8 + crcSize) }
+
+func putSealed(b *bolt.Bucket, key, body []byte) error { return b.Put(key, seal(key, body)) }
+
+func putJSON(b *bolt.Bucket, key []byte, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return putSealed(b, key, body)
+}
+
+func getJSON(b *bolt.Bucket, key []byte, v any) bool {
+	body, ok := unseal(key, b.Get(key))
+	return ok && json.Unmarshal(body, v) == nil
+}
+
+func putHead(tx *bolt.Tx, h outboxHead) error {
+	m := tx.Bucket(bucketMeta)
+	return errors.Join(putJSON(m, metaHead, h), putSealed(m, metaOrigin, []byte(h.Origin)))
+}
+
+// salvage is what could be read of a file.
+type salvage struct {
+	head    outboxHead
+	records []kept // good ones, in order
+	carry   []kept
+	bytes   int64
+}
+
+func (s salvage) last() uint64 {
+	if n := len(s.records); n > 0 {
+		return s.records[n-1].number
+	}
+	return s.head.Base
+}
+
+// load reads a whole outbox file. With a *DamagedError it still returns what is good.
+func load(db *bolt.DB) (salvage, error) {
+	var s salvage
+	var bad error
+	damaged := func(format string, args ...any) {
+		if bad == nil {
+			bad = &DamagedError{Path: db.Path(), Detail: fmt.Sprintf(format, args...)}
+		}
+	}
+	err := guard(db.Path(), func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			m := tx.Bucket(bucketMeta)
+			if !getJSON(m, metaHead, &s.head) {
+				damaged("its head fails the check")
+				if o, ok := unseal(metaOrigin, m.Get(metaOrigin)); ok {
+					s.head = outboxHead{Origin: event.Origin(o)}
+				}
+			}
+			h, next := s.head.BaseHash, s.head.Base+1
+			c := tx.Bucket(bucketDrafts).Cursor()
+			for key, v := c.First(); key != nil; key, v = c.Next() {
+				k, ok := decodeKept(key, v)
+				switch {
+				case !ok:
+					damaged("record %d fails the check", next)
+					next++
+					continue
+				case k.number != next || h.Next(k.draft) != k.hash:
+					damaged("record %d does not follow the one before", k.number)
+				}
+				h, next = k.hash, k.number+1
+				s.bytes += k.size()
+				s.records = append(s.records, k)
+			}
+			if s.head.Acked >= next {
+				damaged("it ends before number %d, which was acknowledged", s.head.Acked)
+			}
+			c = tx.Bucket(bucketCarry).Cursor()
+			for key, v := c.First(); key != nil; key, v = c.Next() {
+				if k, ok := decodeKept(key, v); ok {
+					s.carry = append(s.carry, k)
+				} else {
+					damaged("a saved record fails the check")
+				}
+			}
+			return nil
+		})
+	})
+	if err == nil {
+		err = bad
+	}
+	return s, err
+}
+
+// open opens the file at the start of the agent.
+func (o *Outbox) open() error {
+	db, err := openFile(o.opt.Path, outboxBuckets...)
+	if err == nil {
+		fresh := false
+		if err = guard(o.opt.Path, func() error {
+			return db.View(func(tx *bolt.Tx) error {
+				fresh = tx.Bucket(bucketMeta).Stats().KeyN == 0 && tx.Bucket(bucketDrafts).Stats().KeyN == 0
+				return nil
+			})
+		}); err == nil && fresh {
+			err = db.Update(func(tx *bolt.Tx) error { return putHead(tx, outboxHead{Origin: o.opt.hooks.newOrigin()}) })
+		}
+	}
+	var s salvage
+	if err == nil {
+		s, err = load(db)
+	}
+	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
+		if db != nil {
+			_ = guard(o.opt.Path, db.Close)
+		}
+		return o.beginAgain(s, bad)
+	}
+	if err != nil {
+		if db != nil {
+			_ = db.Close()
+		}
+		return err
+	}
+	o.take(db, s)
+	return nil
+}
+
+// take makes s, as read from db, the outbox's state.
+func (o *Outbox) take(db *bolt.DB, s salvage) {
+	h := s.head
+	o.db, o.origin, o.base, o.baseHash, o.acked, o.stored = db, h.Origin, h.Base, h.BaseHash, h.Acked, h.Acked
+	o.last, o.lastHash, o.bytes = h.Base, h.BaseHash, s.bytes
+	o.carry, o.carryOf, o.tail = s.carry, h.CarryOf, nil
+	if n := len(s.records); n > 0 {
+		o.last, o.lastHash = s.records[n-1].number, s.records[n-1].hash
+		for _, k := range s.records {
+			if k.key != "" {
+				o.keyed[place{h.Origin, k.number}] = k.key
+			}
+		}
+	}
+	o.durable = o.last
+}
+
+// beginAgain puts a damaged file into quarantine and begins a new one with a new origin. Good records that were not
+// acknowledged are carried over; whether they stand in the log already is found out at the next connection.
+func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
+	to, err := quarantine(o.opt.Path, o.opt.Quarantine, o.opt.Now())
+	if err != nil {
+		return err
+	}
+	head := outboxHead{Origin: o.opt.hooks.newOrigin(), CarryOf: s.head.Origin}
+	var carry []kept
+	if s.head.Origin != "" { // without it nobody can tell what stands already
+		for _, k := range s.records {
+			if k.number > s.head.Acked {
+				carry = append(carry, k)
+			}
+		}
+	}
+	err = makeFile(o.opt.Path, func(tx *bolt.Tx) error {
+		if err := makeBuckets(tx, outboxBuckets); err != nil {
+			return err
+		}
+		b := tx.Bucket(bucketCarry)
+		for _, k := range carry {
+			if err := putSealed(b, beKey(k.number), k.encode()); err != nil {
+				return err
+			}
+		}
+		return putHead(tx, head)
+	})
+	if err != nil {
+		return err
+	}
+	o.alarms.raise(AlarmOutboxDamaged, 0, fmt.Sprintf("outbox is damaged (%s): moved to %s; new origin %s, %d records of origin %s carried over",
+		why.Detail, to, head.Origin, len(carry), s.head.Origin))
+	db, err := openFile(o.opt.Path, outboxBuckets...)
+	if err != nil {
+		return err
+	}
+	o.take(db, salvage{head: head, carry: carry})
+	return nil
+}

@@ -1,0 +1,271 @@
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+const findAgain = 100 * time.Millisecond
+
+// standing returns the drafts that stand in the log under the numbers from…to of an origin. The log is known to have got
+// past to; it waits for this node's replica to get there too, for a while.
+func (o *Outbox) standing(ctx context.Context, origin event.Origin, from, to uint64) (map[uint64]event.Record, error) {
+	out := map[uint64]event.Record{}
+	if from > to || o.opt.Finder == nil || o.opt.hooks.noFind {
+		return out, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.opt.FindTimeout)
+	defer cancel()
+	for {
+		found, complete, err := o.opt.Finder.Find(ctx, origin, from, to)
+		if err != nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("look for origin %s in the replica: %w", origin, err)
+		}
+		for _, r := range found {
+			out[r.Number] = r
+		}
+		if complete && err == nil {
+			return out, nil
+		}
+		select {
+		case <-time.After(findAgain):
+		case <-ctx.Done():
+			if context.Cause(ctx) == context.Canceled {
+				return nil, ctx.Err()
+			}
+			// Losing an event would be worse than having it twice.
+			o.opt.Log.Warn().Str("origin", string(origin)).Uint64("from", from).Uint64("to", to).
+				Msg("the replica lacks the place of events; those not found are published again")
+			return out, nil
+		}
+	}
+}
+
+// inWriter runs f in the writer, between two commits.
+func (o *Outbox) inWriter(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case o.control <- func() { done <- f() }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return <-done
+}
+
+// reorigin gives the outbox a new origin. What stands in the log under the old one (up to number placed) with the same
+// bytes is acknowledged; everything else is published again, in order, under new numbers.
+func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) error {
+	o.mu.Lock()
+	from, to := o.acked+1, min(placed, o.last)
+	if o.suspect {
+		from = o.base + 1 // acknowledgements of another life are not ours
+	}
+	o.mu.Unlock()
+	stands, err := o.standing(ctx, old, from, to)
+	if err != nil {
+		return err
+	}
+	return o.inWriter(ctx, func() error {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.degraded != nil {
+			return o.degraded
+		}
+		if o.origin != old {
+			return errAgain
+		}
+		var all []kept
+		for n := o.base + 1; n <= o.last; {
+			run, err := o.readFile(n, groupEvents, groupBytes)
+			if err != nil {
+				return err
+			}
+			all = append(all, run...)
+			n += uint64(len(run))
+		}
+		var again []kept
+		seqs := map[uint64]uint64{}
+		for _, k := range all {
+			r, ok := stands[k.number]
+			switch {
+			case ok && bytes.Equal(r.Draft.Encode(), k.draft):
+				seqs[k.number] = r.Seq
+			case k.number < from && k.number <= placed:
+				// acknowledged in an earlier session
+			default:
+				again = append(again, k)
+			}
+		}
+		return o.renumber(again, seqs)
+	})
+}
+
+// renumber replaces the file's content by again, under a new origin. seqs are the places of records that are found to
+// stand under the old one. It runs in the writer, which holds mu.
+func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
+	old, origin := o.origin, o.opt.hooks.newOrigin()
+	moved := map[uint64]uint64{} // old number to new
+	fresh := make([]kept, 0, len(again))
+	var h event.Hash
+	var size int64
+	for i, k := range again {
+		h = h.Next(k.draft)
+		moved[k.number] = uint64(i + 1)
+		k.number, k.hash = uint64(i+1), h
+		size += k.size()
+		fresh = append(fresh, k)
+	}
+	err := guard(o.opt.Path, func() error {
+		return o.db.Update(func(tx *bolt.Tx) error {
+			if err := errors.Join(tx.DeleteBucket(bucketDrafts), makeBuckets(tx, [][]byte{bucketDrafts})); err != nil {
+				return err
+			}
+			drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
+			for _, k := range fresh {
+				if err := putSealed(drafts, beKey(k.number), k.encode()); err != nil {
+					return err
+				}
+			}
+			if err := o.moveKeys(keys, old, origin, moved, seqs); err != nil {
+				return err
+			}
+			return putHead(tx, outboxHead{Origin: origin, CarryOf: o.carryOf})
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("begin a new origin: %w", err)
+	}
+	waiters, keyed := o.waiters, o.keyed
+	o.waiters, o.keyed, o.early = map[place][]*put{}, map[place]string{}, map[place]uint64{}
+	o.origin, o.base, o.baseHash, o.acked, o.stored = origin, 0, event.Hash{}, 0, 0
+	o.last, o.lastHash, o.durable, o.bytes, o.suspect = uint64(len(fresh)), h, uint64(len(fresh)), size, false
+	o.tail, o.seqs = nil, nil
+	for p, us := range waiters {
+		to := p
+		if n, ok := moved[p.number]; ok && p.origin == old {
+			to = place{origin, n}
+		}
+		for _, u := range us {
+			u.place = to
+		}
+		o.waiters[to] = us
+	}
+	for p, key := range keyed {
+		if n, ok := moved[p.number]; ok && p.origin == old {
+			o.keyed[place{origin, n}] = key
+		} else {
+			o.keyed[p] = key
+		}
+	}
+	for n, seq := range seqs {
+		o.learn(place{old, n}, seq)
+	}
+	o.opt.Log.Warn().Str("old", string(old)).Str("origin", string(origin)).Int("again", len(fresh)).Int("stood", len(seqs)).
+		Msg("outbox has a new origin")
+	return nil
+}
+
+// moveKeys makes the idempotency keys follow their records, and drops those that are too old.
+func (o *Outbox) moveKeys(keys *bolt.Bucket, old, origin event.Origin, moved, seqs map[uint64]uint64) error {
+	type change struct {
+		key []byte
+		rec *keyRecord // nil: drop
+	}
+	var changes []change
+	oldest := o.opt.Now().Add(-o.opt.Keep)
+	err := keys.ForEach(func(key, _ []byte) error {
+		var k keyRecord
+		if !getJSON(keys, key, &k) {
+			return nil // it answers nobody any more, and is no record
+		}
+		if k.Origin != old {
+			if k.At.Before(oldest) {
+				changes = append(changes, change{bytes.Clone(key), nil})
+			}
+			return nil
+		}
+		if n, ok := moved[k.Number]; ok {
+			k.Origin, k.Number, k.Seq = origin, n, 0
+		} else if seq, ok := seqs[k.Number]; ok {
+			k.Seq = seq
+		} else {
+			return nil
+		}
+		changes = append(changes, change{bytes.Clone(key), &k})
+		return nil
+	})
+	for _, c := range changes {
+		if c.rec == nil {
+			err = errors.Join(err, keys.Delete(c.key))
+		} else {
+			err = errors.Join(err, putJSON(keys, c.key, c.rec))
+		}
+	}
+	return err
+}
+
+// bringCarried publishes what was saved from a damaged file, unless it stands in the log.
+func (o *Outbox) bringCarried(ctx context.Context) error {
+	o.mu.Lock()
+	carry, of := o.carry, o.carryOf
+	o.mu.Unlock()
+	if of == "" {
+		return nil
+	}
+	var stands map[uint64]event.Record
+	if len(carry) > 0 {
+		st, err := o.ask(ctx, of)
+		if err != nil {
+			return err
+		}
+		if stands, err = o.standing(ctx, of, carry[0].number, min(st.Next-1, carry[len(carry)-1].number)); err != nil {
+			return err
+		}
+	}
+	return o.inWriter(ctx, func() error {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.degraded != nil {
+			return o.degraded
+		}
+		last, h := o.last, o.lastHash
+		var fresh []kept
+		for _, k := range carry {
+			if r, ok := stands[k.number]; ok && bytes.Equal(r.Draft.Encode(), k.draft) {
+				continue
+			}
+			last, h = last+1, h.Next(k.draft)
+			k.number, k.hash, k.key = last, h, "" // its key went with the damaged file
+			fresh = append(fresh, k)
+		}
+		err := guard(o.opt.Path, func() error {
+			return o.db.Update(func(tx *bolt.Tx) error {
+				for _, k := range fresh {
+					if err := putSealed(tx.Bucket(bucketDrafts), beKey(k.number), k.encode()); err != nil {
+						return err
+					}
+				}
+				if err := errors.Join(tx.DeleteBucket(bucketCarry), makeBuckets(tx, [][]byte{bucketCarry})); err != nil {
+					return err
+				}
+				return putHead(tx, outboxHead{Origin: o.origin, Base: o.base, BaseHash: o.baseHash, Acked: o.stored})
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("publish saved records again: %w", err)
+		}
+		o.tail = append(o.tail, fresh...)
+		for _, k := range fresh {
+			o.bytes += k.size()
+		}
+		o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
+		return nil
+	})
+}

@@ -1,0 +1,319 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// errAgain ends a session that has to ask for the origin's state again, at once.
+var errAgain = errors.New("ask again")
+
+// send keeps a session with the sequencer, for ever.
+func (o *Outbox) send(ctx context.Context) error {
+	backoff := o.opt.MinBackoff
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := o.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, errAgain) {
+			backoff = 0
+		} else {
+			o.opt.Log.Debug().Err(err).Msg("outbox lost the coordinator")
+		}
+		if time.Since(began) > o.opt.MaxBackoff {
+			backoff = o.opt.MinBackoff
+		}
+		// A little chance keeps the outboxes of a ring from asking a new coordinator all at once.
+		wait := backoff + time.Duration(rand.Int64N(int64(o.opt.MinBackoff)/4+1))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		backoff = min(max(2*backoff, o.opt.MinBackoff), o.opt.MaxBackoff)
+	}
+	return nil
+}
+
+// session asks how far the log has got with this outbox and sends from there on, until something goes wrong.
+func (o *Outbox) session(ctx context.Context) error {
+	if err := o.bringCarried(ctx); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	origin := o.origin
+	o.mu.Unlock()
+	st, err := o.ask(ctx, origin)
+	if err != nil {
+		return err
+	}
+	lost, err := o.reunite(ctx, st)
+	if err != nil {
+		return err
+	}
+	return o.stream(ctx, origin, lost)
+}
+
+func (o *Outbox) ask(ctx context.Context, origin event.Origin) (OriginState, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.opt.AppendTimeout)
+	defer cancel()
+	st, err := o.opt.Sequencer.Origin(ctx, origin)
+	if err != nil {
+		return st, fmt.Errorf("ask for origin %s: %w", origin, err)
+	}
+	st.Next = max(st.Next, 1)
+	return st, nil
+}
+
+// lostRange are numbers that can no longer be supplied; none if to is 0.
+type lostRange struct{ from, to uint64 }
+
+// reunite compares the outbox with what the log has of it, and decides from where to send.
+func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error) {
+	o.mu.Lock()
+	placed := st.Next - 1
+	var same bool
+	if placed >= o.base && placed <= o.last && !o.suspect {
+		h, err := o.hashAt(placed)
+		if err != nil {
+			o.mu.Unlock()
+			return lostRange{}, err
+		}
+		same = h == st.Hash || o.opt.hooks.noCompare || placed == 0
+	}
+	origin, base, last, acked := o.origin, o.base, o.last, o.acked
+	switch {
+	case same && st.Known, same && acked == 0:
+		if placed < acked {
+			o.opt.Log.Warn().Uint64("acked", acked).Uint64("placed", placed).Msg("the ring went back; events are published again")
+		}
+		o.acked = placed
+		o.mu.Unlock()
+		return lostRange{}, nil
+	case st.Known && placed < base && !o.suspect:
+		o.acked = base
+		o.mu.Unlock()
+		o.alarms.raise(AlarmEventsLost, 0, fmt.Sprintf("the ring has lost events of origin %s that are no longer kept here: numbers %d to %d", origin, st.Next, base))
+		return lostRange{st.Next, base}, nil
+	}
+	altered := o.suspect || st.Known && placed <= last
+	if !st.Known {
+		placed = max(placed, acked) // the ring forgets origins after a month; what it acknowledged stays acknowledged
+	}
+	o.mu.Unlock()
+	if altered {
+		o.alarms.raise(AlarmOutboxAltered, 0, fmt.Sprintf("the log holds other bytes under numbers of origin %s (up to %d; this outbox has %d): was this directory copied or set back?", origin, placed, last))
+	} else {
+		o.opt.Log.Warn().Str("origin", string(origin)).Uint64("placed", placed).Uint64("last", last).Bool("known", st.Known).
+			Msg("the log and this outbox do not know each other's end; a new origin begins")
+	}
+	if err := o.reorigin(ctx, origin, placed); err != nil {
+		return lostRange{}, err
+	}
+	return lostRange{}, errAgain
+}
+
+// flight is a batch under way.
+type flight struct {
+	last uint64
+	ch   <-chan Answer
+	done context.CancelFunc
+}
+
+// stream sends what is not acknowledged, several batches at a time, in order.
+func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange) error {
+	ctx, cancel := context.WithCancel(ctx) // ends what is under way, too
+	defer cancel()
+	o.mu.Lock()
+	next := o.acked + 1
+	o.mu.Unlock()
+	var flights []flight
+	for {
+		for len(flights) < o.opt.Window {
+			b, ok, err := o.batch(origin, next, lost)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				break
+			}
+			lost = lostRange{}
+			if f := o.opt.hooks.handedOver; f != nil {
+				f(b)
+			}
+			next = b.first() + uint64(len(b.Drafts))
+			bctx, done := context.WithTimeout(ctx, o.opt.AppendTimeout)
+			flights = append(flights, flight{next - 1, o.opt.Sequencer.Append(bctx, b), done})
+		}
+		var head <-chan Answer
+		if len(flights) > 0 {
+			head = flights[0].ch
+		}
+		wake := o.wake
+		if len(flights) >= o.opt.Window {
+			wake = nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wake:
+		case a := <-head:
+			flights[0].done()
+			if err := o.answered(origin, flights[0], a); err != nil {
+				return err
+			}
+			flights = flights[1:]
+		}
+	}
+}
+
+// batch cuts the next batch from number n on; ok is false when there is nothing to send.
+func (o *Outbox) batch(origin event.Origin, n uint64, lost lostRange) (b Batch, ok bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.origin != origin {
+		return b, false, errAgain // the file was begun again
+	}
+	if n > o.last && lost.to == 0 {
+		return b, false, nil
+	}
+	b = Batch{Origin: origin, Node: o.opt.Node, First: n}
+	if lost.to != 0 {
+		b.First, b.Lost = lost.from, lost.to
+	}
+	if b.Before, err = o.hashAt(n - 1); err != nil || n > o.last {
+		return b, err == nil, err
+	}
+	var run []kept
+	if len(o.tail) > 0 && n >= o.tail[0].number {
+		run = o.tail[n-o.tail[0].number:]
+	} else if run, err = o.readFile(n, o.opt.BatchEvents, o.opt.BatchBytes); err != nil {
+		return b, false, err
+	}
+	size := 0
+	for _, k := range run {
+		if len(b.Drafts) > 0 && (len(b.Drafts) >= o.opt.BatchEvents || size+len(k.draft) > o.opt.BatchBytes) {
+			break
+		}
+		b.Drafts = append(b.Drafts, k.draft)
+		size += len(k.draft)
+	}
+	return b, true, nil
+}
+
+// answered takes note of what became of a batch. An error ends the session.
+func (o *Outbox) answered(origin event.Origin, f flight, a Answer) error {
+	switch {
+	case a.Err != nil:
+		return fmt.Errorf("append: %w", a.Err)
+	case a.Altered:
+		o.mu.Lock()
+		o.suspect = true
+		o.mu.Unlock()
+		return errAgain
+	case a.Refused != "":
+		return fmt.Errorf("append: refused: %s", a.Refused)
+	case a.Next <= f.last:
+		return errAgain // a gap, because batches came out of order
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.origin != origin || a.Next-1 > o.last {
+		return errAgain
+	}
+	h, err := o.hashAt(a.Next - 1)
+	if err != nil {
+		return err
+	}
+	if h != a.Hash && !o.opt.hooks.noCompare {
+		o.suspect = true
+		return errAgain
+	}
+	o.acked = max(o.acked, a.Next-1)
+	for i, seq := range a.Seqs {
+		if number := a.Next - uint64(len(a.Seqs)) + uint64(i); number > 0 {
+			o.learn(place{origin, number}, seq)
+		}
+	}
+	return nil
+}
+
+// Observe tells the outbox of records that this node's replica has stored: answers that were lost on the way are found
+// there.
+func (o *Outbox) Observe(records []event.Record) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.waiters) == 0 && len(o.keyed) == 0 {
+		return
+	}
+	for _, r := range records {
+		o.learn(place{r.Origin, r.Number}, r.Seq)
+	}
+}
+
+const (
+	resolveEvery = 500 * time.Millisecond
+	resolveMost  = 10 * time.Second
+)
+
+// resolve looks in the replica for the seqs of acknowledged records whose answer was lost, after a restart above all. What
+// the replica stores later comes through Observe.
+func (o *Outbox) resolve(ctx context.Context) error {
+	if o.opt.Finder == nil {
+		return nil
+	}
+	for wait, first := resolveEvery, true; ; first = false {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, resolveMost)
+		wanted := o.unresolved(first)
+		if len(wanted) == 0 {
+			wait = resolveEvery
+		}
+		for origin, r := range wanted {
+			found, _, err := o.opt.Finder.Find(ctx, origin, r.from, r.to)
+			if err != nil {
+				o.opt.Log.Debug().Err(err).Msg("outbox cannot look into the replica")
+				break
+			}
+			o.Observe(found)
+		}
+	}
+}
+
+// unresolved are the numbers, by origin, whose seq somebody waits for.
+func (o *Outbox) unresolved(keys bool) map[event.Origin]lostRange {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := map[event.Origin]lostRange{}
+	add := func(p place) {
+		if p.origin == o.origin && p.number > o.acked || o.early[p] != 0 {
+			return
+		}
+		r, ok := out[p.origin]
+		if !ok {
+			r = lostRange{p.number, p.number}
+		}
+		out[p.origin] = lostRange{min(r.from, p.number), max(r.to, p.number)}
+	}
+	for p, us := range o.waiters {
+		if len(us) > 0 {
+			add(p)
+		}
+	}
+	if keys {
+		for p := range o.keyed {
+			add(p)
+		}
+	}
+	return out
+}

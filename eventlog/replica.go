@@ -1,0 +1,407 @@
+package eventlog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// Encoded is a record of the log in its binary form, with the running hash of the log after it.
+type Encoded struct {
+	Seq   uint64
+	Hash  event.Hash
+	Bytes []byte // event.AppendRecord form
+}
+
+// Head is an end of the log.
+type Head struct {
+	Seq  uint64
+	Hash event.Hash
+}
+
+// Compacted says that records are no longer kept here: From to To; the oldest that is kept has seq Oldest. Hash is the
+// running hash after To.
+type Compacted struct {
+	From, To, Oldest uint64
+	Hash             event.Hash
+}
+
+func (c *Compacted) Error() string {
+	return fmt.Sprintf("events %d to %d are no longer kept, the oldest is %d", c.From, c.To, c.Oldest)
+}
+
+// CorruptError says that a stored record fails its check.
+type CorruptError struct {
+	Seq    uint64
+	Detail string
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("stored event %d is corrupt: %s", e.Seq, e.Detail)
+}
+
+// DivergedError says that this copy of the log has another record at Seq than the ring has.
+type DivergedError struct {
+	Seq        uint64
+	Have, Want event.Hash
+}
+
+func (e *DivergedError) Error() string {
+	return fmt.Sprintf("this copy of the log differs from the ring's at %d: hash %s instead of %s", e.Seq, e.Have, e.Want)
+}
+
+// Puller is another node's replica.
+type Puller interface {
+	// Fetch returns records after seq after, in order and without a gap, at most limit; fewer, even none, at the end of
+	// what the peer has; a *Compacted if it no longer keeps them.
+	Fetch(ctx context.Context, after uint64, limit int) ([]Encoded, error)
+}
+
+// Sources is where a replica gets what it missed.
+type Sources interface {
+	// Near lists the replicas of other nodes, near ones first.
+	Near(ctx context.Context) ([]Puller, error)
+	// Head is the end of the log in the state of a voter: what a pull is checked against.
+	Head(ctx context.Context) (Head, error)
+}
+
+// Retention says how much of the log is kept. Zero means no limit.
+type Retention struct {
+	Age   time.Duration
+	Count uint64
+	Bytes int64
+}
+
+// ReplicaOptions say where a replica lives. Zero figures take the defaults named.
+type ReplicaOptions struct {
+	Path       string // events.db
+	Quarantine string
+	Sources    Sources
+	Log        zerolog.Logger
+	Alarm      func(Alarm)          // may be nil; must not block
+	OnAppend   func([]event.Record) // may be nil; called by the writer after the fsync, must not block
+	// Floor is the smallest cursor of the live subscribers: what is after it goes only when the byte limit forces it.
+	Floor func() (seq uint64, any bool)
+
+	Retention    func() Retention // asked before each cut; nil: keep everything
+	RetainEvery  time.Duration    // 30 s
+	QueueBytes   int              // of offered records that wait for the disk: 32 MiB
+	PullEvery    time.Duration    // how often to try again what could not be pulled: 500 ms
+	FetchTimeout time.Duration    // 10 s
+	Now          func() time.Time
+
+	hooks replicaHooks
+}
+
+// replicaHooks let tests break one safety at a time.
+type replicaHooks struct {
+	noCRC     bool // variant: do not look at checksums
+	noChain   bool // variant: do not look at the running hash
+	noCompare bool // variant: overwrite what is there
+	noHead    bool // variant: trust the peer alone
+	commit    func() error
+}
+
+func (o *ReplicaOptions) fill() {
+	if o.RetainEvery == 0 {
+		o.RetainEvery = 30 * time.Second
+	}
+	if o.QueueBytes == 0 {
+		o.QueueBytes = 32 << 20
+	}
+	if o.PullEvery == 0 {
+		o.PullEvery = 500 * time.Millisecond
+	}
+	if o.FetchTimeout == 0 {
+		o.FetchTimeout = 10 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+// Layout of events.db. All values are sealed.
+var (
+	bucketLog  = []byte("log")  // seq → running hash and record
+	bucketInfo = []byte("info") // infoHead → replicaHead
+	infoHead   = []byte("head")
+
+	replicaBuckets = [][]byte{bucketLog, bucketInfo}
+)
+
+// replicaHead is written with every change of the file.
+type replicaHead struct {
+	Cut     uint64     `json:"cut"`      // the highest seq that is no longer kept
+	CutHash event.Hash `json:"cut_hash"` // the running hash after it
+	// CutUnsure says that a peer alone has vouched for CutHash so far.
+	CutUnsure bool   `json:"cut_unsure,omitempty"`
+	Verified  uint64 `json:"verified"` // up to here the log agrees with a voter's state
+	Bytes     int64  `json:"bytes"`    // of the kept records
+	Last      uint64 `json:"last"`
+}
+
+// Replica is this node's copy of the log.
+type Replica struct {
+	opt    ReplicaOptions
+	alarms alarms
+
+	wake    chan struct{}
+	control chan func(context.Context)
+	durable atomic.Uint64
+	stopped chan struct{}
+	once    sync.Once
+
+	mu sync.Mutex
+	replicaState
+}
+
+// replicaState is guarded by Replica.mu; only the writer changes the file and head, lastHash and diverged.
+type replicaState struct {
+	db       *bolt.DB
+	head     replicaHead
+	lastHash event.Hash
+	queue    []Encoded
+	queued   int    // bytes
+	target   uint64 // the highest seq that is known to exist
+	changed  chan struct{}
+	diverged *DivergedError
+	corrupt  uint64 // a seq that failed its check and waits for repair
+	degraded error
+}
+
+// OpenReplica opens or makes the file. One that bbolt cannot read is moved to quarantine with an alarm, and the log is
+// pulled anew. Run does the work.
+func OpenReplica(opt ReplicaOptions) (*Replica, error) {
+	opt.fill()
+	r := &Replica{
+		opt:     opt,
+		alarms:  alarms{opt.Log, opt.Alarm, opt.Now},
+		wake:    make(chan struct{}, 1),
+		control: make(chan func(context.Context)),
+		stopped: make(chan struct{}),
+	}
+	r.changed = make(chan struct{})
+	err := r.open()
+	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
+		var to string
+		if to, err = quarantine(opt.Path, opt.Quarantine, opt.Now()); err == nil {
+			r.alarms.raise(AlarmReplicaCorrupt, 0, fmt.Sprintf("copy of the log cannot be read (%s): moved to %s, pulling it anew", bad.Detail, to))
+			err = r.open()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Replica) open() error {
+	db, err := openFile(r.opt.Path, replicaBuckets...)
+	if err != nil {
+		return err
+	}
+	var head replicaHead
+	var last []byte
+	var e Encoded
+	err = guard(r.opt.Path, func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			if tx.Bucket(bucketInfo).Get(infoHead) != nil && !getJSON(tx.Bucket(bucketInfo), infoHead, &head) {
+				return &DamagedError{Path: r.opt.Path, Detail: "its head fails the check"}
+			}
+			var v []byte
+			if last, v = tx.Bucket(bucketLog).Cursor().Last(); last == nil {
+				if head.Last != head.Cut {
+					return &DamagedError{Path: r.opt.Path, Detail: fmt.Sprintf("it is empty, but should end at %d", head.Last)}
+				}
+				return nil
+			}
+			var ok bool
+			if e, ok = decodeStored(last, v, true); !ok || e.Seq != head.Last {
+				return &CorruptError{Seq: head.Last, Detail: "the newest record fails the check"}
+			}
+			e.Bytes = nil
+			return nil
+		})
+	})
+	if bad := (*CorruptError)(nil); errors.As(err, &bad) {
+		// One bad record is no reason to throw the file away: it ends before it, and the rest is pulled again.
+		if err = r.dropLast(db, &head, &e); err == nil {
+			r.alarms.raise(AlarmReplicaCorrupt, bad.Seq, fmt.Sprintf("%v; pulling it again", bad))
+		}
+	}
+	if err != nil {
+		_ = guard(r.opt.Path, db.Close)
+		return err
+	}
+	r.db, r.head = db, head
+	r.lastHash = head.CutHash
+	if head.Last > head.Cut {
+		r.lastHash = e.Hash
+	}
+	r.target = max(r.target, head.Last)
+	r.durable.Store(head.Last)
+	return nil
+}
+
+// dropLast takes records off the end until a good one is the last. They are bad, so nothing is lost by it.
+func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
+	return guard(r.opt.Path, func() error {
+		return db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket(bucketLog)
+			for {
+				key, v := b.Cursor().Last()
+				if key == nil {
+					head.Last, head.Bytes = head.Cut, 0
+					break
+				}
+				if good, ok := decodeStored(key, v, true); ok && good.Seq <= head.Last {
+					*e = good
+					e.Bytes = nil
+					head.Last = good.Seq
+					break
+				}
+				head.Bytes -= int64(len(v))
+				if err := b.Delete(append([]byte(nil), key...)); err != nil {
+					return err
+				}
+			}
+			head.Verified = min(head.Verified, head.Last)
+			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+		})
+	})
+}
+
+func encodeStored(e Encoded) (key, value []byte) {
+	key = beKey(e.Seq)
+	body := make([]byte, 0, len(e.Hash)+len(e.Bytes))
+	body = append(body, e.Hash[:]...)
+	return key, seal(key, append(body, e.Bytes...))
+}
+
+// decodeStored reads a stored record. Its bytes alias v.
+func decodeStored(key, v []byte, crc bool) (Encoded, bool) {
+	var e Encoded
+	if len(key) != 8 || len(v) < crcSize+len(e.Hash) {
+		return e, false
+	}
+	body, ok := unseal(key, v)
+	if !ok && crc {
+		return e, false
+	}
+	if !ok {
+		body = v[crcSize:]
+	}
+	for _, c := range key {
+		e.Seq = e.Seq<<8 | uint64(c)
+	}
+	copy(e.Hash[:], body)
+	e.Bytes = body[len(e.Hash):]
+	return e, true
+}
+
+// Offer hands over records that the state machine has placed, or that the coordinator has streamed: in order, with the
+// running hash of the state. It never blocks: what does not fit is pulled later.
+func (r *Replica) Offer(records []Encoded) {
+	if len(records) == 0 {
+		return
+	}
+	r.mu.Lock()
+	r.target = max(r.target, records[len(records)-1].Seq)
+	size := 0
+	for i := range records {
+		size += len(records[i].Bytes)
+	}
+	if r.queued+size <= r.opt.QueueBytes && r.diverged == nil && r.degraded == nil {
+		r.queue = append(r.queue, records...)
+		r.queued += size
+	}
+	r.mu.Unlock()
+	r.nudge()
+}
+
+// Chain puts running hashes to records that follow after prev.
+func Chain(prev event.Hash, records []event.Record) []Encoded {
+	out := make([]Encoded, len(records))
+	for i, rec := range records {
+		b := rec.Encode()
+		prev = prev.Next(b)
+		out[i] = Encoded{Seq: rec.Seq, Hash: prev, Bytes: b}
+	}
+	return out
+}
+
+// Expect tells the replica that the log reaches at least to seq, so that it pulls what it lacks.
+func (r *Replica) Expect(seq uint64) {
+	r.mu.Lock()
+	r.target = max(r.target, seq)
+	r.mu.Unlock()
+	r.nudge()
+}
+
+func (r *Replica) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Durable is the highest seq up to which this copy is fsynced without a gap.
+func (r *Replica) Durable() uint64 { return r.durable.Load() }
+
+// WaitDurable waits until the copy is fsynced up to seq.
+func (r *Replica) WaitDurable(ctx context.Context, seq uint64) error {
+	for {
+		r.mu.Lock()
+		changed := r.changed
+		r.mu.Unlock()
+		if r.Durable() >= seq {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for event %d: %w", seq, ctx.Err())
+		case <-r.stopped:
+			return fmt.Errorf("wait for event %d: %w", seq, ErrClosed)
+		}
+	}
+}
+
+// ReplicaStatus is a reading of a replica.
+type ReplicaStatus struct {
+	Oldest, Last uint64     // kept; Oldest > Last when nothing is
+	Hash         event.Hash // after Last
+	Verified     uint64     // agrees with a voter's state up to here
+	Target       uint64     // highest seq that is known to exist: Target − Last is the lag
+	Bytes        int64
+	Diverged     *DivergedError // nil: none seen
+	Degraded     error
+}
+
+// Status is a reading of the replica.
+func (r *Replica) Status() ReplicaStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return ReplicaStatus{
+		Oldest: r.head.Cut + 1, Last: r.head.Last, Hash: r.lastHash, Verified: r.head.Verified, Target: r.target,
+		Bytes: r.head.Bytes, Diverged: r.diverged, Degraded: r.degraded,
+	}
+}
+
+// MarshalJSON writes the gap in the form that a tail shows.
+func (c *Compacted) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		From   uint64 `json:"from"`
+		To     uint64 `json:"to"`
+		Oldest uint64 `json:"oldest"`
+	}{c.From, c.To, c.Oldest})
+}

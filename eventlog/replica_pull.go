@@ -1,0 +1,368 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// errNoSource says that nobody could hand out what is missing.
+var errNoSource = errors.New("no peer could supply the missing events")
+
+// pull gets what is missing from near replicas. What it got is held against the state of a voter, never only against the
+// peer that gave it.
+func (r *Replica) pull(ctx context.Context) error {
+	if r.opt.Sources == nil {
+		return errNoSource
+	}
+	head, err := r.askHead(ctx)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.target = max(r.target, head.Seq)
+	r.mu.Unlock()
+	if head.Seq <= r.head.Last {
+		return r.checkHead(head)
+	}
+	peers, err := r.opt.Sources.Near(ctx)
+	if err != nil {
+		return fmt.Errorf("list replicas: %w", err)
+	}
+	var errs []error
+	for _, p := range peers {
+		done, err := r.pullFrom(ctx, p, head)
+		if done || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, errNoSource)...)
+}
+
+func (r *Replica) askHead(ctx context.Context) (Head, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opt.FetchTimeout)
+	defer cancel()
+	head, err := r.opt.Sources.Head(ctx)
+	if err != nil {
+		return head, fmt.Errorf("ask for the log's end: %w", err)
+	}
+	return head, nil
+}
+
+// checkHead compares our record at head with the voter's.
+func (r *Replica) checkHead(head Head) error {
+	if head.Seq <= r.head.Cut {
+		return nil
+	}
+	return r.compare(Encoded{Seq: head.Seq, Hash: head.Hash})
+}
+
+// pullFrom pulls from one peer up to head, as far as it has it. done says that head is reached and agrees.
+func (r *Replica) pullFrom(ctx context.Context, p Puller, head Head) (done bool, err error) {
+	for r.head.Last < head.Seq {
+		got, err := r.fetch(ctx, p, r.head.Last, fetchAtOnce)
+		if gone := (*Compacted)(nil); errors.As(err, &gone) {
+			if err := r.skip(gone, head); err != nil {
+				return false, err
+			}
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		for len(got) > 0 && got[len(got)-1].Seq > head.Seq {
+			got = got[:len(got)-1]
+		}
+		if len(got) == 0 {
+			return false, nil // the peer itself lags
+		}
+		if got[0].Seq != r.head.Last+1 {
+			return false, fmt.Errorf("pull: peer sent %d after %d", got[0].Seq, r.head.Last)
+		}
+		if err := r.append(got, false); err != nil {
+			return false, err
+		}
+	}
+	if r.opt.hooks.noHead {
+		return true, nil
+	}
+	before := r.head.Last
+	if err := r.checkHead(head); err != nil {
+		return false, err
+	}
+	if r.head.CutUnsure {
+		r.mu.Lock()
+		r.head.CutUnsure = false // the chain from the cut leads to the ring's hash
+		r.mu.Unlock()
+	}
+	return r.head.Last >= before, nil // shorter: the pulled records were not the ring's, ask another peer
+}
+
+func (r *Replica) fetch(ctx context.Context, p Puller, after uint64, limit int) ([]Encoded, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.opt.FetchTimeout)
+	defer cancel()
+	got, err := p.Fetch(ctx, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("pull events after %d: %w", after, err)
+	}
+	for i := 1; i < len(got); i++ {
+		if got[i].Seq != got[i-1].Seq+1 {
+			return nil, fmt.Errorf("pull events after %d: peer sent %d after %d", after, got[i].Seq, got[i-1].Seq)
+		}
+	}
+	return got, nil
+}
+
+// skip lets go of everything that a peer no longer keeps, so that this copy goes on behind the gap. The peer's hash at the
+// gap is checked with the rest, against head.
+func (r *Replica) skip(gone *Compacted, head Head) error {
+	if gone.To <= r.head.Last || gone.To > head.Seq || gone.Oldest != gone.To+1 {
+		return fmt.Errorf("pull: peer speaks of a gap up to %d, we have %d of %d", gone.To, r.head.Last, head.Seq)
+	}
+	if r.head.Last > r.head.Cut {
+		r.opt.Log.Warn().Uint64("from", r.head.Cut+1).Uint64("to", r.head.Last).Uint64("oldest", gone.Oldest).
+			Msg("the ring no longer keeps what follows on our copy of the log; it is dropped too")
+	}
+	return r.reset(replicaHead{Cut: gone.To, CutHash: gone.Hash, CutUnsure: true, Last: gone.To, Verified: gone.To})
+}
+
+// reset empties the log and lets it begin behind next.Cut.
+func (r *Replica) reset(next replicaHead) error {
+	err := r.update(func(tx *bolt.Tx) error {
+		if err := errors.Join(tx.DeleteBucket(bucketLog), makeBuckets(tx, [][]byte{bucketLog})); err != nil {
+			return err
+		}
+		return putJSON(tx.Bucket(bucketInfo), infoHead, next)
+	})
+	if err != nil {
+		return fmt.Errorf("begin behind event %d: %w", next.Cut, err)
+	}
+	r.settle(next, next.CutHash)
+	return nil
+}
+
+func (r *Replica) update(do func(tx *bolt.Tx) error) error {
+	err := guard(r.opt.Path, func() error { return r.db.Update(do) })
+	if err != nil {
+		r.fail(err)
+	}
+	return err
+}
+
+// moveTail puts everything after seq keep into a file in quarantine and takes it off the log.
+func (r *Replica) moveTail(keep uint64) (string, error) {
+	hash, err := r.hashAt(keep)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(r.opt.Quarantine, fmt.Sprintf("events-%d-%d.%d.db", keep+1, r.head.Last, r.opt.Now().UnixNano()))
+	if err := makeDir(r.opt.Quarantine); err != nil {
+		return "", err
+	}
+	head := r.head
+	err = makeFile(path, func(to *bolt.Tx) error {
+		if err := makeBuckets(to, replicaBuckets); err != nil {
+			return err
+		}
+		side := replicaHead{Cut: keep, CutHash: hash, Verified: keep, Last: head.Last}
+		err := guard(r.opt.Path, func() error {
+			return r.db.View(func(tx *bolt.Tx) error {
+				c := tx.Bucket(bucketLog).Cursor()
+				for key, v := c.Seek(beKey(keep + 1)); key != nil; key, v = c.Next() {
+					side.Bytes += int64(len(v))
+					if err := to.Bucket(bucketLog).Put(key, v); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+		head.Bytes -= side.Bytes
+		return putJSON(to.Bucket(bucketInfo), infoHead, side)
+	})
+	if err != nil {
+		return "", fmt.Errorf("move the tail after %d to quarantine: %w", keep, err)
+	}
+	head.Last, head.Verified = keep, min(head.Verified, keep)
+	err = r.update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketLog)
+		for {
+			key, _ := b.Cursor().Last()
+			if key == nil || slices.Compare(key, beKey(keep)) <= 0 {
+				break
+			}
+			if err := b.Delete(slices.Clone(key)); err != nil {
+				return err
+			}
+		}
+		return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+	})
+	if err != nil {
+		return "", fmt.Errorf("take the tail after %d off: %w", keep, err)
+	}
+	r.settle(head, hash)
+	return path, nil
+}
+
+// Reconcile makes a copy that differs follow the ring again: it finds the last seq at which both agree, moves what is after
+// it to quarantine and pulls the rest. It is for a new generation after a recovery, or by an operator's hand; nothing calls
+// it by itself. The path is that of the moved tail, or "".
+func (r *Replica) Reconcile(ctx context.Context) (path string, err error) {
+	done := make(chan struct{})
+	job := func(ctx context.Context) {
+		defer close(done)
+		path, err = r.reconcile(ctx)
+	}
+	select {
+	case r.control <- job:
+		<-done
+		return path, err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-r.stopped:
+		return "", ErrClosed
+	}
+}
+
+func (r *Replica) reconcile(ctx context.Context) (string, error) {
+	if r.opt.Sources == nil {
+		return "", errNoSource
+	}
+	head, err := r.askHead(ctx)
+	if err != nil {
+		return "", err
+	}
+	peers, err := r.opt.Sources.Near(ctx)
+	if err != nil {
+		return "", fmt.Errorf("list replicas: %w", err)
+	}
+	errs := []error{errNoSource}
+	for _, p := range peers {
+		keep, err := r.fork(ctx, p, head)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		path := ""
+		if keep < r.head.Last {
+			if path, err = r.moveTail(keep); err != nil {
+				return "", err
+			}
+		}
+		r.mu.Lock()
+		was := r.diverged
+		r.diverged, r.target = nil, head.Seq
+		r.head.Verified = min(r.head.Verified, keep)
+		r.mu.Unlock()
+		if was != nil {
+			r.alarms.clear(AlarmReplicaDiverged, fmt.Sprintf("copy of the log follows the ring again, from %d on", keep+1))
+		}
+		return path, nil
+	}
+	return "", errors.Join(errs...)
+}
+
+// fork finds the highest seq up to which p, which must itself agree with head, has the same log as we have.
+func (r *Replica) fork(ctx context.Context, p Puller, head Head) (uint64, error) {
+	theirs := func(seq uint64) (event.Hash, error) {
+		got, err := r.fetch(ctx, p, seq-1, 1)
+		if err == nil && (len(got) == 0 || got[0].Seq != seq) {
+			err = fmt.Errorf("peer has no event %d", seq)
+		}
+		if err != nil {
+			return event.Hash{}, err
+		}
+		return got[0].Hash, nil
+	}
+	if head.Seq > 0 {
+		if h, err := theirs(head.Seq); err != nil || h != head.Hash {
+			return 0, errors.Join(fmt.Errorf("peer does not agree with the ring at %d", head.Seq), err)
+		}
+	}
+	low, high := r.head.Cut, min(r.head.Last, head.Seq)
+	for low < high {
+		mid := low + (high-low+1)/2
+		have, err := r.hashAt(mid)
+		if err != nil {
+			return 0, err
+		}
+		h, err := theirs(mid)
+		if err != nil {
+			return 0, err
+		}
+		if h == have {
+			low = mid
+		} else {
+			high = mid - 1
+		}
+	}
+	return low, nil
+}
+
+// repair replaces a record that fails its check by a peer's, if that fits between its neighbours.
+func (r *Replica) repair(ctx context.Context, seq uint64) error {
+	if seq <= r.head.Cut || seq > r.head.Last {
+		r.mu.Lock()
+		r.corrupt = 0
+		r.mu.Unlock()
+		return nil
+	}
+	if r.opt.Sources == nil {
+		return errNoSource
+	}
+	prev, err := r.hashAt(seq - 1)
+	if err != nil {
+		return fmt.Errorf("the event before it is corrupt too: %w", err)
+	}
+	peers, err := r.opt.Sources.Near(ctx)
+	if err != nil {
+		return fmt.Errorf("list replicas: %w", err)
+	}
+	errs := []error{errNoSource}
+	for _, p := range peers {
+		got, err := r.fetch(ctx, p, seq-1, 1)
+		if err != nil || len(got) == 0 || got[0].Seq != seq {
+			errs = append(errs, err)
+			continue
+		}
+		e := got[0]
+		if prev.Next(e.Bytes) != e.Hash || !r.fits(e) {
+			errs = append(errs, fmt.Errorf("a peer's event %d does not fit into our log", seq))
+			continue
+		}
+		key, v := encodeStored(e)
+		if err := r.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLog).Put(key, v) }); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.corrupt = 0
+		r.mu.Unlock()
+		r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d was repaired from a peer", seq))
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// fits says whether our record after e follows on it.
+func (r *Replica) fits(e Encoded) bool {
+	if e.Seq == r.head.Last {
+		return e.Hash == r.lastHash
+	}
+	next, err := r.stored(r.db, e.Seq+1)
+	if err != nil {
+		return true // that one is to be repaired next; the chain behind it decides
+	}
+	return e.Hash.Next(next.Bytes) == next.Hash
+}

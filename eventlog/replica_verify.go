@@ -1,0 +1,113 @@
+package eventlog
+
+import (
+	"context"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// VerifyResult is what a check of a whole replica found.
+type VerifyResult struct {
+	OK       bool
+	FirstBad uint64 // the first seq that is wrong, 0 if none is
+	Detail   string // what is wrong with it
+	Oldest   uint64 // the first seq that was looked at
+	LastSeq  uint64 // the last one
+	Hash     event.Hash
+}
+
+// Verify reads every kept record from the disk and recomputes checksums and hash chain, up to the end that the log had when
+// it began. The error is only for what kept it from looking; damage is a result.
+func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
+	r.mu.Lock()
+	head, want, db := r.head, r.lastHash, r.db
+	r.mu.Unlock()
+	if db == nil {
+		return VerifyResult{}, ErrClosed
+	}
+	res := VerifyResult{Oldest: head.Cut + 1, LastSeq: head.Last, Hash: head.CutHash}
+	next := head.Cut + 1
+	bad := func(seq uint64, format string, args ...any) VerifyResult {
+		res.FirstBad, res.Detail = seq, fmt.Sprintf(format, args...)
+		return res
+	}
+	for next <= head.Last {
+		if err := ctx.Err(); err != nil {
+			return res, fmt.Errorf("verify the log: %w", err)
+		}
+		wrong := ""
+		err := guard(r.opt.Path, func() error {
+			return db.View(func(tx *bolt.Tx) error {
+				next, wrong = r.verifyPart(tx, next, head.Last, &res.Hash)
+				return nil
+			})
+		})
+		if err != nil {
+			return bad(next, "the file's pages are damaged: %v", err), nil
+		}
+		if wrong == "" {
+			continue
+		}
+		r.mu.Lock()
+		cut, cutHash := r.head.Cut, r.head.CutHash
+		r.mu.Unlock()
+		if next <= cut { // it was dropped meanwhile, in good order
+			next, res.Hash, res.Oldest = cut+1, cutHash, cut+1
+			continue
+		}
+		r.noteCorrupt(&CorruptError{Seq: next, Detail: wrong})
+		return bad(next, "%s", wrong), nil
+	}
+	if res.Hash != want && head.Last > head.Cut {
+		return bad(head.Last, "the running hash is %s, but %s was written", res.Hash, want), nil
+	}
+	var stored replicaHead
+	err := guard(r.opt.Path, func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			if tx.Bucket(bucketInfo).Get(infoHead) != nil && !getJSON(tx.Bucket(bucketInfo), infoHead, &stored) {
+				return &DamagedError{Path: r.opt.Path, Detail: "its head fails the check"}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return bad(res.Oldest, "%v", err), nil
+	}
+	res.OK = true
+	return res, nil
+}
+
+// verifyPart checks up to readMost records from next to last and moves hash on. wrong says what is bad about the returned
+// seq, if anything.
+func (r *Replica) verifyPart(tx *bolt.Tx, next, last uint64, hash *event.Hash) (at uint64, wrong string) {
+	c := tx.Bucket(bucketLog).Cursor()
+	key, v := c.First()
+	if key != nil && (len(key) != 8 || string(key) < string(beKey(next))) {
+		key, v = c.Seek(beKey(next))
+	}
+	for n := 0; n < readMost && next <= last; n++ {
+		e, ok := decodeStored(key, v, !r.opt.hooks.noCRC)
+		switch {
+		case key == nil:
+			return next, "it is missing"
+		case !ok:
+			return next, "its checksum is wrong"
+		case e.Seq != next:
+			return next, fmt.Sprintf("event %d is found in its place", e.Seq)
+		}
+		if h := hash.Next(e.Bytes); h != e.Hash && !r.opt.hooks.noChain {
+			return next, "its running hash does not follow from the one before"
+		}
+		rec, err := event.DecodeRecord(e.Bytes)
+		if err != nil || rec.Seq != next {
+			return next, "it is no record of that seq"
+		}
+		*hash = e.Hash
+		next++
+		key, v = c.Next()
+	}
+	return next, ""
+}

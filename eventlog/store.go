@@ -1,0 +1,214 @@
+package eventlog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// ErrInUse says that another process has the file open.
+var ErrInUse = errors.New("file is in use by another process")
+
+// DamagedError says that a file cannot be trusted any more.
+type DamagedError struct {
+	Path   string
+	Detail string
+}
+
+func (e *DamagedError) Error() string { return fmt.Sprintf("damaged file %s: %s", e.Path, e.Detail) }
+
+const lockWait = time.Second
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const crcSize = 4
+
+// checksum covers the key as well, so that a value under a wrong key is found too.
+func checksum(key, body []byte) uint32 {
+	return crc32.Update(crc32.Update(0, castagnoli, key), castagnoli, body)
+}
+
+// seal prepends body's checksum.
+func seal(key, body []byte) []byte {
+	out := make([]byte, crcSize, crcSize+len(body))
+	binary.BigEndian.PutUint32(out, checksum(key, body))
+	return append(out, body...)
+}
+
+// unseal returns the body of a sealed value, which aliases v.
+func unseal(key, v []byte) ([]byte, bool) {
+	if len(v) < crcSize || binary.BigEndian.Uint32(v) != checksum(key, v[crcSize:]) {
+		return nil, false
+	}
+	return v[crcSize:], true
+}
+
+func beKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// guard turns the panics and memory faults with which bbolt answers bad pages into errors. A bad page may lie beyond the
+// end of a cut file, which the mapping punishes with a fault.
+func guard(path string, do func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = &DamagedError{Path: path, Detail: fmt.Sprint(p)}
+		}
+	}()
+	return do()
+}
+
+// openFile opens a bbolt file that has the given buckets, making it first if there is none: under another name, fsynced and
+// then renamed, so that a power cut never leaves half a file under the right name.
+func openFile(path string, buckets ...[]byte) (*bolt.DB, error) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := makeFile(path, func(tx *bolt.Tx) error { return makeBuckets(tx, buckets) }); err != nil {
+			return nil, err
+		}
+	}
+	var db *bolt.DB
+	err := guard(path, func() error {
+		var err error
+		if db, err = bolt.Open(path, 0o600, options()); err != nil {
+			return err
+		}
+		return db.View(func(tx *bolt.Tx) error {
+			for _, b := range buckets {
+				if tx.Bucket(b) == nil {
+					return &DamagedError{Path: path, Detail: fmt.Sprintf("it has no bucket %q", b)}
+				}
+			}
+			return nil
+		})
+	})
+	if err == nil {
+		return db, nil
+	}
+	if db != nil {
+		_ = guard(path, db.Close) // it may hold nothing that can be closed in order
+	}
+	return nil, fmt.Errorf("open %s: %w", filepath.Base(path), openError(path, err))
+}
+
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return ErrInUse
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return &DamagedError{Path: path, Detail: err.Error()}
+	case errors.As(err, new(*fs.PathError)), errors.As(err, new(*DamagedError)), errors.As(err, new(*os.SyscallError)):
+		return err
+	}
+	return &DamagedError{Path: path, Detail: err.Error()}
+}
+
+func options() *bolt.Options {
+	return &bolt.Options{Timeout: lockWait, NoFreelistSync: true, FreelistType: bolt.FreelistMapType}
+}
+
+func makeBuckets(tx *bolt.Tx, buckets [][]byte) error {
+	for _, b := range buckets {
+		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+			return fmt.Errorf("make bucket %q: %w", b, err)
+		}
+	}
+	return nil
+}
+
+// makeFile writes a new bbolt file and puts it in the place of path in one step.
+func makeFile(path string, fill func(tx *bolt.Tx) error) error {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make %s: %w", filepath.Base(path), err)
+	}
+	db, err := bolt.Open(tmp, 0o600, options())
+	if err != nil {
+		return fmt.Errorf("make %s: %w", filepath.Base(path), err)
+	}
+	err = errors.Join(db.Update(fill), db.Sync(), db.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
+		return fmt.Errorf("make %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// quarantine moves a file out of the way, into dir, and returns its new path. Nothing is ever deleted by it.
+func quarantine(path, dir string, now time.Time) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("quarantine %s: %w", filepath.Base(path), err)
+	}
+	to := filepath.Join(dir, fmt.Sprintf("%s.%d", filepath.Base(path), now.UnixNano()))
+	if err := os.Rename(path, to); err != nil {
+		return "", fmt.Errorf("quarantine %s: %w", filepath.Base(path), err)
+	}
+	return to, errors.Join(syncDir(dir), syncDir(filepath.Dir(path)))
+}
+
+// moveFile renames and makes the renaming durable.
+func moveFile(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+// rewriteFile copies a bbolt file into a new one and puts the old one into quarantine: after a failed fsync nobody knows
+// which of its pages are on the disk, and the system may believe that all are. The file must be closed.
+func rewriteFile(path, dir string, now time.Time, buckets ...[]byte) error {
+	db, err := openFile(path, buckets...)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".copy"
+	err = guard(path, func() error {
+		return makeFile(tmp, func(to *bolt.Tx) error {
+			return db.View(func(from *bolt.Tx) error {
+				return from.ForEach(func(name []byte, b *bolt.Bucket) error {
+					dst, err := to.CreateBucketIfNotExists(name)
+					if err != nil {
+						return err
+					}
+					dst.FillPercent = 1
+					return b.ForEach(dst.Put)
+				})
+			})
+		})
+	})
+	if err = errors.Join(err, guard(path, db.Close)); err != nil {
+		return err
+	}
+	if _, err := quarantine(path, dir, now); err != nil {
+		return err
+	}
+	return moveFile(tmp, path)
+}
+
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	return nil
+}
