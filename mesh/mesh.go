@@ -62,9 +62,10 @@ func Open(ctx context.Context, cfg Config) (*Mesh, error) {
 	if err := m.signSelf(); err != nil && !errors.Is(err, identity.ErrNoKey) {
 		return nil, fmt.Errorf("open mesh: %w", err)
 	}
+	started := time.Now()
 	m.endpoint, err = wire.Open(ctx, wire.Config{
 		Network: cfg.Network, Listen: cfg.Listen, Advertise: cfg.Advertise, Credentials: credentials, Roster: cfg.Roster,
-		Book: book, Boot: cfg.Boot, Limits: cfg.Limits, Log: cfg.Log,
+		Book: book, Boot: cfg.Boot, Started: started, Limits: cfg.Limits, Log: cfg.Log,
 		Unknown: cfg.OnUnknownPeer, Refused: cfg.OnRefused,
 	})
 	if err != nil {

@@ -251,9 +251,13 @@ func (n *node) stop() {
 	n.cancel = nil
 }
 
+// stop ends all nodes, and lets what memberlist leaves behind (probes that wait for their time to pass) end too.
 func (r *ring) stop() {
 	for _, n := range r.nodes {
 		n.stop()
+	}
+	if r.net != nil {
+		pass(time.Minute)
 	}
 }
 

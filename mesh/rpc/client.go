@@ -187,7 +187,7 @@ func (c *Client) roundTrip(ctx context.Context, node id.Node, method string, bod
 		err = c.hooks.Seen(h.peer, generation)
 	}
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = remoteError(resp)
+		err = remoteError(ctx, node, method, resp)
 	}
 	if err != nil {
 		_ = resp.Body.Close()
@@ -280,10 +280,10 @@ func (c *Client) suspect(node id.Node, h *held, timedOut bool) {
 	})
 }
 
-func remoteError(resp *http.Response) error {
+func remoteError(ctx context.Context, node id.Node, method string, resp *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if err != nil {
-		return wire.Errorf(wire.CodeUnavailable, "read refusal: %v", err)
+		return lost(ctx, node, method, err)
 	}
 	e := new(wire.Error)
 	if err := json.Unmarshal(text, e); err != nil || e.Code == "" {

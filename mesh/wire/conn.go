@@ -14,6 +14,7 @@ import (
 type Conn struct {
 	*tls.Conn
 	peer    Peer
+	started int64 // of the peer's boot, by its clock
 	inbound bool
 	heard   atomic.Int64 // unix nanoseconds of the last read that gave bytes
 	tracker *tracker
@@ -57,8 +58,14 @@ func PeerOf(c net.Conn) (Peer, bool) {
 	return p.Peer(), true
 }
 
-// busy is how recently another boot of a node must have been heard for the node's identity to count as in use.
+// busy is how recently another boot of a node must have been heard for it to count as being there.
 const busy = 3 * time.Second
+
+// session is the boot of a node with which this node last spoke.
+type session struct {
+	boot    id.Boot
+	started int64
+}
 
 // tracker knows every admitted connection, and which nodes were revoked in this process' life.
 type tracker struct {
@@ -66,49 +73,65 @@ type tracker struct {
 	closed  bool
 	conns   map[id.Node]map[*Conn]struct{}
 	revoked map[id.Node]struct{}
+	boots   map[id.Node]session
 }
 
 func newTracker() *tracker {
-	return &tracker{conns: make(map[id.Node]map[*Conn]struct{}), revoked: make(map[id.Node]struct{})}
+	return &tracker{
+		conns: make(map[id.Node]map[*Conn]struct{}), revoked: make(map[id.Node]struct{}), boots: make(map[id.Node]session),
+	}
 }
 
-// add takes a connection in, unless its node was revoked meanwhile or another boot of the node is alive here. Idle
-// connections of other boots are closed: their agent is gone.
+// other gives the boot with which this node spoke before, if it is not this one.
+func (t *tracker) other(node id.Node, boot id.Boot) (session, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s, ok := t.boots[node]
+	return s, ok && s.boot != boot
+}
+
+// add takes a connection in, unless its node was revoked meanwhile. Connections of other boots of the node are closed:
+// that their agents are gone was found out before, or, for a connection that this node dialled, they have been silent.
 func (t *tracker) add(c *Conn) error {
 	now := time.Now()
 	c.heard.Store(now.UnixNano())
-	t.mu.Lock()
-	var stale []*Conn
-	err := func() error {
-		if t.closed {
-			return Errorf(CodeUnavailable, "this node is shutting down")
-		}
-		if _, gone := t.revoked[c.peer.Node]; gone {
-			return errRevoked(c.peer.Node)
-		}
-		for other := range t.conns[c.peer.Node] {
-			if other.peer.Boot == c.peer.Boot {
-				continue
-			}
-			if c.inbound && other.inbound && now.Sub(time.Unix(0, other.heard.Load())) < busy {
-				return Errorf(CodeDuplicate, "node %s is already in the ring as another agent, at %s", c.peer.Node, other.peer.Addr).
-					WithHint("two machines run with copies of one data directory: stop one of them, wipe it and join it anew")
-			}
-			stale = append(stale, other)
-		}
-		if t.conns[c.peer.Node] == nil {
-			t.conns[c.peer.Node] = make(map[*Conn]struct{})
-		}
-		t.conns[c.peer.Node][c] = struct{}{}
-		return nil
-	}()
-	t.mu.Unlock()
+	stale, err := t.admit(c, now)
 	for _, s := range stale {
-		if err == nil {
-			s.Abort()
-		}
+		s.Abort()
 	}
 	return err
+}
+
+func (t *tracker) admit(c *Conn, now time.Time) (stale []*Conn, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, Errorf(CodeUnavailable, "this node is shutting down")
+	}
+	node := c.peer.Node
+	if _, gone := t.revoked[node]; gone {
+		return nil, errRevoked(node)
+	}
+	for other := range t.conns[node] {
+		if other.peer.Boot == c.peer.Boot {
+			continue
+		}
+		if !c.inbound && c.started >= other.started && now.Sub(time.Unix(0, other.heard.Load())) < busy {
+			return nil, errDouble(node, other.peer.Addr)
+		}
+		stale = append(stale, other)
+	}
+	if t.conns[node] == nil {
+		t.conns[node] = make(map[*Conn]struct{})
+	}
+	t.conns[node][c] = struct{}{}
+	t.boots[node] = session{boot: c.peer.Boot, started: c.started}
+	return stale, nil
+}
+
+func errDouble(node id.Node, at string) *Error {
+	return Errorf(CodeDuplicate, "node %s is already in the ring as another agent, at %s", node, at).
+		WithHint("two machines run with copies of one data directory: stop one of them, wipe it and join it anew")
 }
 
 func (t *tracker) drop(c *Conn) {

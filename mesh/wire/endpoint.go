@@ -28,6 +28,7 @@ type Config struct {
 	Roster      Roster
 	Book        *Book
 	Boot        id.Boot
+	Started     time.Time // of the boot; of two agents with one identity the one that started first keeps it
 	Limits      Limits
 	Log         zerolog.Logger
 	// Unknown is told about nodes with a certificate that are not in this node's roster: its copy may be old. It must
@@ -248,7 +249,7 @@ func (e *Endpoint) welcome(ctx context.Context, g *guest, secured *tls.Conn, s i
 		return
 	}
 	c := &Conn{
-		Conn: secured, inbound: true, tracker: e.tracker,
+		Conn: secured, inbound: true, tracker: e.tracker, started: hello.Started,
 		peer: Peer{Node: s.Node, Class: s.Class, Name: s.Name, Boot: hello.Boot, Addr: g.conn.RemoteAddr().String()},
 	}
 	e.mu.Lock()
@@ -259,15 +260,18 @@ func (e *Endpoint) welcome(ctx context.Context, g *guest, secured *tls.Conn, s i
 		err = Errorf(CodeUnavailable, "protocol %s is not served here", protocol)
 	}
 	if err == nil {
+		err = e.checkDouble(ctx, c)
+	}
+	if err == nil {
 		err = e.tracker.add(c)
 	}
 	if err != nil {
 		e.cfg.Log.Debug().Err(err).Stringer("peer", stringer(s.Node)).Str("protocol", protocol).Msg("peer refused")
-		_ = WriteFrame(secured, greeting{Boot: e.cfg.Boot, Refused: asError(err)})
+		_ = WriteFrame(secured, greeting{Boot: e.cfg.Boot, Started: e.cfg.Started.UnixNano(), Refused: asError(err)})
 		_ = secured.Close()
 		return
 	}
-	if err := WriteFrame(secured, greeting{Boot: e.cfg.Boot}); err != nil {
+	if err := WriteFrame(secured, greeting{Boot: e.cfg.Boot, Started: e.cfg.Started.UnixNano()}); err != nil {
 		_ = c.Close()
 		return
 	}

@@ -17,7 +17,8 @@ const maxGreeting = 8 << 10
 
 // greeting is the first frame in each direction on an admitted connection. The dialler speaks first.
 type greeting struct {
-	Boot id.Boot `json:"boot"`
+	Boot    id.Boot `json:"boot"`
+	Started int64   `json:"started"` // unix nanoseconds of the boot
 	// Advertise and Port tell the listener how the dialler can be dialled back.
 	Advertise []string `json:"advertise,omitempty"`
 	Port      int      `json:"port,omitempty"`
