@@ -31,7 +31,7 @@ func Measure(ctx context.Context, dir string) workload.Slots {
 	if cpu > 0 && cpu < s.CPU {
 		s.CPU = cpu
 	}
-	total := memTotal("/proc/meminfo")
+	total := memTotal()
 	if ram > 0 && (ram < total || total == 0) {
 		total = ram
 	}
@@ -108,20 +108,6 @@ func readFields(path string) []string {
 		return nil
 	}
 	return strings.Fields(string(data))
-}
-
-func memTotal(path string) int64 {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "MemTotal:" {
-			kib, _ := strconv.ParseInt(f[1], 10, 64)
-			return kib << 10
-		}
-	}
-	return 0
 }
 
 func freeBytes(dir string) (int64, error) {

@@ -37,6 +37,12 @@ func (h *Handle) Dir() string { return h.runner.jobDir(h.spec.ID) }
 // OutDir is the job's output directory.
 func (h *Handle) OutDir() string { return h.runner.OutDir(h.spec.ID) }
 
+// Ran says whether the command was executed, as far as is known by now.
+func (h *Handle) Ran() bool {
+	file, err := h.shimFile()
+	return err == nil && !file.Started.IsZero()
+}
+
 // Created is when the job was handed to Start.
 func (h *Handle) Created() time.Time { return h.spec.Created }
 

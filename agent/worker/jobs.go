@@ -1,0 +1,269 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/proc"
+	"github.com/ringagent/ringagent/internal/workload"
+)
+
+// kept is a job whose claim is answered.
+type kept struct {
+	handle *proc.Handle
+	rec    jobRecord
+	answer answer
+}
+
+// JobDB is a games database that a job writes or has written on this node.
+type JobDB struct {
+	JobID  string
+	Path   string
+	Config id.Config
+	WorkID string
+	// Done: the job has ended, nothing will be added.
+	Done bool
+	// Stale: the claim was lost. The games are real all the same; the item was given to somebody else.
+	Stale bool
+}
+
+// JobDatabases lists the games databases of all jobs here, running and ended, that were not released, in the order of
+// their job ids. They may be live: read them as one reads a database that somebody writes.
+func (w *Worker) JobDatabases() []JobDB {
+	w.mu.Lock()
+	type source struct {
+		handle *proc.Handle
+		rec    jobRecord
+		done   bool
+		stale  bool
+	}
+	var sources []source
+	for _, r := range w.runs {
+		if r.handle == nil {
+			continue
+		}
+		// The record in the handle counts: the workload may have changed since the start.
+		if rec, err := decodeRecord(r.handle); err == nil {
+			sources = append(sources, source{r.handle, rec, r.phase != Running, r.lost != ""})
+		}
+	}
+	for _, k := range w.kept {
+		sources = append(sources, source{k.handle, k.rec, true, k.answer.Stale})
+	}
+	w.mu.Unlock()
+	var list []JobDB
+	for _, s := range sources {
+		for _, path := range databases(s.handle, s.rec) {
+			list = append(list, JobDB{
+				JobID: s.handle.ID(), Path: path, Config: s.rec.Claim.Config, WorkID: s.rec.Claim.WorkID,
+				Done: s.done, Stale: s.stale,
+			})
+		}
+	}
+	slices.SortFunc(list, func(a, b JobDB) int { return cmp.Or(cmp.Compare(a.JobID, b.JobID), cmp.Compare(a.Path, b.Path)) })
+	return list
+}
+
+// databases are the games files of a job that exist and may still hold what is nowhere else.
+func databases(h *proc.Handle, rec jobRecord) []string {
+	if _, err := os.Stat(filepath.Join(h.Dir(), releasedName)); err == nil {
+		return nil
+	}
+	var paths []string
+	for _, o := range rec.Outputs {
+		path := filepath.Join(h.OutDir(), o.Path)
+		if info, err := os.Lstat(path); o.Kind == workload.KindGames && err == nil && info.Mode().IsRegular() {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// Release says that the games of a job that has ended are safe elsewhere. Its directory goes at once if its claim is
+// answered; if not, it becomes an ended job like any other when it is. Errors: ErrUnknownJob; proc.ErrRunning while the job still runs.
+func (w *Worker) Release(job string) error {
+	w.mu.Lock()
+	r, k := w.runs[job], w.kept[job]
+	busy := r != nil && (r.handle == nil || r.phase == Running)
+	w.mu.Unlock()
+	switch {
+	case busy:
+		return fmt.Errorf("release job %s: %w", job, proc.ErrRunning)
+	case r != nil:
+		if err := os.WriteFile(filepath.Join(r.handle.Dir(), releasedName), nil, 0o600); err != nil {
+			return fmt.Errorf("release job %s: %w", job, err)
+		}
+		return nil
+	case k != nil:
+		return w.remove(job)
+	}
+	return fmt.Errorf("release job %s: %w", job, ErrUnknownJob)
+}
+
+func (w *Worker) remove(job string) error {
+	if err := w.cfg.Runner.Remove(job); err != nil && !errors.Is(err, proc.ErrUnknown) {
+		return fmt.Errorf("release job: %w", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.kept, job)
+	return nil
+}
+
+// done ends a run whose answer was heard.
+func (w *Worker) done(r *run, a answer) {
+	w.ledger.Release(r.job) // a refused claim may still hold something; everybody else holds nothing by now
+	var rec jobRecord
+	if r.handle != nil {
+		rec, _ = decodeRecord(r.handle)
+	}
+	w.mu.Lock()
+	delete(w.runs, r.job)
+	if r.handle != nil {
+		w.kept[r.job] = &kept{handle: r.handle, rec: rec, answer: a}
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
+	w.mu.Unlock()
+	w.Nudge()
+	if r.handle != nil {
+		w.tidy(r.job)
+	}
+}
+
+// tidy frees the disk of what is stored or safe elsewhere, and of old remains.
+func (w *Worker) tidy(job string) {
+	w.mu.Lock()
+	var spare []*kept
+	for _, k := range w.kept {
+		if len(databases(k.handle, k.rec)) == 0 {
+			spare = append(spare, k)
+		}
+	}
+	k := w.kept[job]
+	w.mu.Unlock()
+	if k != nil && k.answer.Outcome.Result == Done && !k.answer.Stale && len(databases(k.handle, k.rec)) == 0 {
+		// The outputs are in the store. Log and status stay for inspection.
+		if err := os.RemoveAll(k.handle.OutDir()); err != nil {
+			w.log.Warn().Str("job", job).Err(err).Msg("outputs not removed")
+		}
+	}
+	slices.SortFunc(spare, func(a, b *kept) int { return b.answer.Heard.Compare(a.answer.Heard) })
+	for _, k := range spare[min(len(spare), w.pace.KeptJobs):] {
+		if err := w.remove(k.handle.ID()); err != nil {
+			w.log.Warn().Str("job", k.handle.ID()).Err(err).Msg("old job not removed")
+		}
+	}
+}
+
+func decodeRecord(h *proc.Handle) (jobRecord, error) {
+	var rec jobRecord
+	if err := json.Unmarshal(h.Record(), &rec); err != nil {
+		return rec, fmt.Errorf("decode record of job %s: %w", h.ID(), err)
+	}
+	return rec, nil
+}
+
+// adopt takes over the jobs of a former agent process, each where it stands.
+func (w *Worker) adopt(ctx context.Context) error {
+	handles, err := w.cfg.Runner.Adopt(ctx)
+	if err != nil {
+		return fmt.Errorf("adopt jobs: %w", err)
+	}
+	if err := os.MkdirAll(w.cfg.Runner.Dir, 0o700); err != nil {
+		return fmt.Errorf("make job directory: %w", err)
+	}
+	for _, h := range handles {
+		rec, err := decodeRecord(h)
+		if err != nil || rec.Claim.ClaimID == "" {
+			w.log.Error().Str("job", h.ID()).Err(err).Msg("job of unknown origin is left alone")
+			continue
+		}
+		a, told, err := readAnswer(h.Dir())
+		if err != nil {
+			w.log.Error().Str("job", h.ID()).Err(err).Msg("outcome not readable, judged again")
+		}
+		if told && !a.Heard.IsZero() {
+			w.mu.Lock()
+			w.kept[h.ID()] = &kept{handle: h, rec: rec, answer: a}
+			w.mu.Unlock()
+			continue
+		}
+		w.resume(ctx, h, rec, a, told)
+	}
+	return nil
+}
+
+// resume goes on with a claim that has a job but no answer that was heard.
+func (w *Worker) resume(ctx context.Context, h *proc.Handle, rec jobRecord, a answer, told bool) {
+	r := &run{claim: rec.Claim, job: h.ID(), grace: rec.Grace, phase: Running, handle: h, stop: func(error) {}}
+	if r.claim.Lease <= 0 {
+		r.claim.Lease = defaultLease
+	}
+	if told {
+		r.phase = Finishing
+	} else {
+		w.ledger.Adopt(h.ID(), rec.Grant)
+	}
+	w.mu.Lock()
+	w.runs[r.job] = r
+	w.mu.Unlock()
+	w.log.Info().Str("job", r.job).Bool("ended", told).Msg("job adopted")
+	w.group.Go(func() {
+		if told {
+			w.deliver(ctx, r, a)
+			return
+		}
+		w.follow(ctx, r, rec)
+	})
+}
+
+// Snapshot is how the worker stands, for people.
+type Snapshot struct {
+	Total, Free workload.Slots
+	Draining    bool
+	Runs        []RunInfo
+	// Avoided says, by type, why this node does not claim it at the moment.
+	Avoided map[string]string
+}
+
+// RunInfo is one claim that is not answered yet.
+type RunInfo struct {
+	JobID    string
+	Claim    Claim
+	Phase    Phase
+	Progress float64
+	At       time.Time
+}
+
+// Snapshot returns the present state; runs are ordered by job id.
+func (w *Worker) Snapshot() Snapshot {
+	s := Snapshot{Total: w.ledger.Total(), Free: w.ledger.Free(), Avoided: make(map[string]string)}
+	for _, name := range workload.StageNames() {
+		if reason, blocked := w.avoid.blocked(name); blocked {
+			s.Avoided[name] = reason
+		}
+	}
+	w.mu.Lock()
+	s.Draining = w.draining
+	var handles []*proc.Handle
+	for _, r := range w.runs {
+		s.Runs = append(s.Runs, RunInfo{JobID: r.job, Claim: r.claim, Phase: r.phase})
+		handles = append(handles, r.handle)
+	}
+	w.mu.Unlock()
+	for i, h := range handles {
+		b := pulse(s.Runs[i].Claim.ClaimRef, s.Runs[i].Phase, h)
+		s.Runs[i].Progress, s.Runs[i].At = b.Progress, b.ProgressAt
+	}
+	slices.SortFunc(s.Runs, func(a, b RunInfo) int { return cmp.Compare(a.JobID, b.JobID) })
+	return s
+}

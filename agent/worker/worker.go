@@ -1,0 +1,376 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/proc"
+	"github.com/ringagent/ringagent/internal/workload"
+)
+
+// Config is what a Worker is made of. Runner, Queue, Artifacts, Games and Workload are required.
+type Config struct {
+	Node id.Node
+	Boot id.Boot
+	// Self is the absolute path of our own binary, the value of {self}.
+	Self string
+	// Slots is what jobs may take; see Measure and Configured.
+	Slots workload.Slots
+	// MinFreeMiB has to stay free on the disk of the jobs; below it nothing is claimed and running jobs are ended.
+	MinFreeMiB int64
+
+	Runner     *proc.Runner
+	Queue      Queue
+	Artifacts  Artifacts
+	Games      Games
+	Validators map[string]proc.Validator
+	// Workload is asked before each claim; nil means that there is none yet.
+	Workload func() *workload.Workload
+	// Configs narrows the workload's configs to those that the ring trains; nil means all.
+	Configs func() []id.Config
+	// Holds lists useful artifacts that are here already; nil means none.
+	Holds func() []id.Digest
+	Log   zerolog.Logger
+	Pace  Pace
+}
+
+// Pace holds the worker's periods. Zero values mean the defaults.
+type Pace struct {
+	// Poll is how often work is asked for when there was none (1 s); it grows to PollMost (10 s) while nothing changes.
+	Poll, PollMost time.Duration
+	// Retry is the first pause before an unanswered call is repeated (500 ms); it grows to RetryMost (15 s).
+	Retry, RetryMost time.Duration
+	// Call bounds one call to the queue (10 s).
+	Call time.Duration
+	// Avoid is the first pause after this node could not run a type (5 s); it grows to AvoidMost (5 min).
+	Avoid, AvoidMost time.Duration
+	// Template is how soon exit code 2 means that the command line is wrong (5 s).
+	Template time.Duration
+	// Tries is how often an input is fetched and an output is stored before the run is given up (5).
+	Tries int
+	// KeptJobs is how many ended jobs stay for inspection (16), besides those whose games are not yet safe.
+	KeptJobs int
+}
+
+func (p Pace) withDefaults() Pace {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&p.Poll, time.Second)
+	set(&p.PollMost, 10*time.Second)
+	set(&p.Retry, 500*time.Millisecond)
+	set(&p.RetryMost, 15*time.Second)
+	set(&p.Call, 10*time.Second)
+	set(&p.Avoid, 5*time.Second)
+	set(&p.AvoidMost, 5*time.Minute)
+	set(&p.Template, 5*time.Second)
+	if p.Tries <= 0 {
+		p.Tries = 5
+	}
+	if p.KeptJobs <= 0 {
+		p.KeptJobs = 16
+	}
+	return p
+}
+
+// Worker runs work items on this node.
+type Worker struct {
+	cfg    Config
+	pace   Pace
+	log    zerolog.Logger
+	ledger *Ledger
+	avoid  *avoidance
+	wake   chan struct{} // something changed that may let us claim
+	beat   chan struct{} // a claim was added
+	group  sync.WaitGroup
+
+	mu       sync.Mutex
+	running  bool
+	draining bool
+	runs     map[string]*run  // claims without an answer, by job id
+	kept     map[string]*kept // answered jobs whose directory is still here
+	changed  chan struct{}    // closed and replaced when runs shrinks
+}
+
+// New checks cfg and returns a Worker that does nothing until Run.
+func New(cfg Config) (*Worker, error) {
+	if cfg.Runner == nil || cfg.Queue == nil || cfg.Artifacts == nil || cfg.Games == nil || cfg.Workload == nil || cfg.Self == "" {
+		return nil, errors.New("make worker: runner, queue, artifacts, games, workload and self are required")
+	}
+	pace := cfg.Pace.withDefaults()
+	return &Worker{
+		cfg: cfg, pace: pace, log: cfg.Log,
+		ledger: NewLedger(cfg.Slots), avoid: newAvoidance(pace.Avoid, pace.AvoidMost),
+		wake: make(chan struct{}, 1), beat: make(chan struct{}, 1),
+		runs: make(map[string]*run), kept: make(map[string]*kept), changed: make(chan struct{}),
+	}, nil
+}
+
+// Run adopts the jobs of a former agent process, then claims and runs until ctx ends. When it returns, nothing of it is
+// left but the commands themselves, which go on and are adopted by the next Run, also in another process. It may be
+// called again after it has returned. The only errors are a disk that cannot be read at the start and a second Run.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := w.begin(); err != nil {
+		return err
+	}
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.running = false
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer w.group.Wait()
+	defer cancel()
+	if err := w.adopt(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to end before it began
+		}
+		return err
+	}
+	w.group.Go(func() { w.beatLoop(ctx) })
+	w.claimLoop(ctx)
+	return nil
+}
+
+func (w *Worker) begin() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running {
+		return errors.New("run worker: it runs already")
+	}
+	w.running = true
+	for job := range w.runs { // of a former Run; they are adopted again
+		w.ledger.Release(job)
+	}
+	clear(w.runs)
+	clear(w.kept)
+	return nil
+}
+
+// Nudge says that there may be work now; the worker asks at once.
+func (w *Worker) Nudge() { signal(w.wake) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Drain stops claiming; what is claimed goes on to its end. Resume takes it back.
+func (w *Worker) Drain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.draining = true
+}
+
+// Resume claims again after Drain.
+func (w *Worker) Resume() {
+	w.mu.Lock()
+	w.draining = false
+	w.mu.Unlock()
+	w.Nudge()
+}
+
+// Leave drains, ends what runs (TERM, the stage's grace, KILL) and hands it back, and returns when every claim has been
+// answered, or with the error of ctx when that takes longer; the answers are on disk then. Run has to be running.
+func (w *Worker) Leave(ctx context.Context) error {
+	w.mu.Lock()
+	w.draining = true
+	for _, r := range w.runs {
+		r.end(ReasonLeaving, w.log)
+	}
+	w.mu.Unlock()
+	return w.Idle(ctx)
+}
+
+// Idle waits until no claim is without its answer.
+func (w *Worker) Idle(ctx context.Context) error {
+	for {
+		w.mu.Lock()
+		left, changed := len(w.runs), w.changed
+		w.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d claims: %w", left, context.Cause(ctx))
+		case <-changed:
+		}
+	}
+}
+
+// claimLoop asks for work whenever something might fit.
+func (w *Worker) claimLoop(ctx context.Context) {
+	pause := w.pace.Poll
+	for ctx.Err() == nil {
+		granted, err := w.claimOne(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			w.log.Debug().Err(err).Msg("no answer from the queue")
+			pause = min(pause*2, w.pace.PollMost)
+		case granted:
+			pause = w.pace.Poll
+			continue
+		default:
+			pause = min(pause*3/2, w.pace.PollMost)
+		}
+		select {
+		case <-ctx.Done():
+		case <-w.wake:
+			pause = w.pace.Poll
+		case <-time.After(jittered(pause)):
+		}
+	}
+}
+
+// jittered spreads a period over ±20 %, so that a hundred nodes do not ask at once.
+func jittered(d time.Duration) time.Duration {
+	return d - d/5 + rand.N(2*d/5+1)
+}
+
+func (w *Worker) claimOne(ctx context.Context) (bool, error) {
+	offer, ok := w.offer()
+	if !ok {
+		return false, nil
+	}
+	call, cancel := context.WithTimeout(ctx, w.pace.Call)
+	defer cancel()
+	claim, ok, err := w.cfg.Queue.Claim(call, offer)
+	if err != nil || !ok {
+		return false, err
+	}
+	w.accept(ctx, claim)
+	return true, nil
+}
+
+// offer is what can be taken now; false means nothing.
+func (w *Worker) offer() (Offer, bool) {
+	wl := w.cfg.Workload()
+	w.mu.Lock()
+	draining := w.draining
+	live := make(map[string]int, len(w.runs))
+	for _, r := range w.runs {
+		live[r.claim.Type]++
+	}
+	w.mu.Unlock()
+	if wl == nil || draining {
+		return Offer{}, false
+	}
+	spare := w.spareDisk()
+	if spare <= 0 {
+		return Offer{}, false
+	}
+	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl)}
+	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
+	for _, name := range workload.StageNames() {
+		stage, ok := wl.Stages[name]
+		if !ok || !stage.Needs.Fits(o.Free) {
+			continue
+		}
+		if _, blocked := w.avoid.blocked(name); blocked || (live[name] > 0 && w.avoid.suspect(name)) {
+			continue
+		}
+		o.Types = append(o.Types, name)
+	}
+	if w.cfg.Holds != nil {
+		o.Holds = w.cfg.Holds()
+	}
+	return o, len(o.Types) > 0 && len(o.Configs) > 0
+}
+
+func (w *Worker) configs(wl *workload.Workload) []id.Config {
+	if w.cfg.Configs == nil {
+		return wl.Configs
+	}
+	var both []id.Config
+	for _, c := range w.cfg.Configs() {
+		if wl.HasConfig(c) {
+			both = append(both, c)
+		}
+	}
+	return both
+}
+
+// spareDisk is how many MiB jobs may still write; a disk that cannot be asked has none.
+func (w *Worker) spareDisk() int64 {
+	free, err := freeBytes(w.cfg.Runner.Dir)
+	if err != nil {
+		return 0
+	}
+	return free>>20 - w.cfg.MinFreeMiB
+}
+
+// beatLoop renews all claims in one call, three times a lease of the shortest.
+func (w *Worker) beatLoop(ctx context.Context) {
+	for {
+		every := w.beatPeriod()
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.beat:
+			continue // the period may be shorter now
+		case <-time.After(every):
+		}
+		w.beatOnce(ctx, every)
+	}
+}
+
+const defaultLease = time.Minute
+
+func (w *Worker) beatPeriod() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	lease := defaultLease
+	for _, r := range w.runs {
+		lease = min(lease, r.claim.Lease)
+	}
+	return lease / 3
+}
+
+func (w *Worker) beatOnce(ctx context.Context, every time.Duration) {
+	w.mu.Lock()
+	var live []run
+	for _, r := range w.runs {
+		if r.ended == "" || r.ended == ReasonLeaving {
+			live = append(live, run{claim: r.claim, phase: r.phase, handle: r.handle})
+		}
+	}
+	w.mu.Unlock()
+	var beats []Beat
+	for _, r := range live {
+		beats = append(beats, pulse(r.claim.ClaimRef, r.phase, r.handle))
+	}
+	if len(beats) == 0 {
+		return
+	}
+	call, cancel := context.WithTimeout(ctx, min(every, w.pace.Call))
+	defer cancel()
+	verdicts, err := w.cfg.Queue.Heartbeat(call, beats)
+	if err != nil {
+		w.log.Debug().Err(err).Msg("heartbeat not answered")
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, v := range verdicts {
+		if v.OK {
+			continue
+		}
+		for _, r := range w.runs {
+			if r.claim.ClaimID == v.ClaimID {
+				r.lose(v.Reason, w.log)
+			}
+		}
+	}
+}

@@ -1,0 +1,462 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/proc"
+	"github.com/ringagent/ringagent/internal/workload"
+)
+
+const (
+	play = `echo g1 > games.db; echo g2 >> games.db`
+	// hold plays one game and stays until it is let go.
+	hold = `echo run >> count; echo g1 > games.db; while ! [ -e go ]; do sleep 0.01; done`
+)
+
+func TestWholeLoop(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{
+		workload.Selfplay: play,
+		workload.Export:   `cat "$2" "$2" > /dev/null; (cat "$2"; echo; echo s2) > data.npz`,
+		workload.Train:    `(cat "$2"; echo trained) > model.bin`,
+		workload.Evaluate: `(cat "$2"; echo m1) > matches.json`,
+	})
+	old := b.store.add(t, "old model\n")
+	candidate := b.store.add(t, "candidate\n")
+	pack := b.store.add(t, "pack")
+	train, export, evaluate := claim(2, workload.Train), claim(3, workload.Export), claim(4, workload.Evaluate)
+	train.Inputs = map[string]id.Digest{"model": old}
+	export.Packs = []id.Digest{pack}
+	evaluate.Inputs = map[string]id.Digest{"model": old, "candidate": candidate}
+	b.queue.pending = []Claim{claim(1, workload.Selfplay), train, export, evaluate}
+	w, _ := b.run()
+
+	for i := 1; i <= 4; i++ {
+		o := b.outcome(fmt.Sprintf("c%d", i))
+		if o.Result != Done || !o.Started || o.Reason != "" || len(o.Outputs) != 1 {
+			t.Errorf("claim %d: %+v", i, o)
+		}
+	}
+	b.idle(w)
+	if got := b.outcome("c1").Outputs[0]; got.Digest != "" || got.Counters["games"] != 2 {
+		t.Errorf("games: %+v", got)
+	}
+	if got, want := b.outcome("c2").Outputs[0].Digest, id.DigestOf([]byte("old model\ntrained\n")); got != want {
+		t.Errorf("model %s, want %s", got, want)
+	}
+	if got, want := b.outcome("c4").Outputs[0].Digest, id.DigestOf([]byte("candidate\nm1\n")); got != want {
+		t.Errorf("the candidate is what an evaluation measures: %s, want %s", got, want)
+	}
+	b.store.mu.Lock()
+	for _, p := range b.store.pubs {
+		want := map[string][]id.Digest{workload.KindModel: {old}, workload.KindDataset: {pack}, workload.KindMatches: {candidate}}[p.Kind]
+		if diff := cmp.Diff(want, p.Parents); diff != "" {
+			t.Errorf("parents of %s: %s", p.Kind, diff)
+		}
+	}
+	b.store.mu.Unlock()
+	dbs := w.JobDatabases()
+	if len(dbs) != 1 || dbs[0].WorkID != "w1" || !dbs[0].Done || dbs[0].Stale {
+		t.Fatalf("databases: %+v", dbs)
+	}
+	if err := w.Release(dbs[0].JobID); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Dir(filepath.Dir(dbs[0].Path))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("released job is still there: %v", err)
+	}
+	if err := w.Release(dbs[0].JobID); !errors.Is(err, ErrUnknownJob) {
+		t.Errorf("second release: %v", err)
+	}
+}
+
+func TestLies(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		script string
+		result Result
+		reason string
+		detail string
+	}{
+		"exit 0 without output": {`true`, Failed, ReasonOutputs, "does not exist"},
+		"zero games":            {`: > games.db`, Failed, ReasonOutputs, "holds too little"},
+		"garbage":               {`echo garbage > games.db`, Failed, ReasonOutputs, "not a database"},
+		"old file":              {`echo g > games.db; touch -d 2001-01-01 games.db`, Failed, ReasonOutputs, "older than the run"},
+		"link to elsewhere":     {`ln -s /etc/passwd games.db`, Failed, ReasonOutputs, "not a regular file"},
+		"claims a hundred":      {`echo games=100 100%`, Failed, ReasonOutputs, "does not exist"},
+		"fails with games":      {play + `; echo "out of luck" >&2; exit 3`, Failed, ReasonExitCode, "exit code 3: out of luck"},
+		"killed":                {play + `; kill -9 $$`, Failed, string(proc.Signaled), "SIGKILL"},
+		"wrong arguments":       {`echo "unknown flag" >&2; exit 2`, Refused, ReasonTemplate, "unknown flag"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, map[string]string{workload.Selfplay: c.script}, claim(1, workload.Selfplay))
+			w, _ := b.run()
+			o := b.outcome("c1")
+			if o.Result != c.result || o.Reason != c.reason || !strings.Contains(o.Detail, c.detail) || !o.Started {
+				t.Errorf("got %+v", o)
+			}
+			b.idle(w)
+			_, blocked := w.Snapshot().Avoided[workload.Selfplay]
+			if want := c.result == Refused; blocked != want {
+				t.Errorf("avoided: %v", blocked)
+			}
+		})
+	}
+}
+
+func TestTimeoutEndsRun(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: `trap "" TERM; sleep 60`}, claim(1, workload.Selfplay))
+	stage := b.cfg.Workload().Stages[workload.Selfplay]
+	stage.Timeout, stage.Grace = 200*time.Millisecond, 50*time.Millisecond
+	b.cfg.Workload().Stages[workload.Selfplay] = stage
+	w, _ := b.run()
+	if o := b.outcome("c1"); o.Result != Failed || o.Reason != string(proc.TimedOut) {
+		t.Errorf("got %+v", o)
+	}
+	b.idle(w)
+}
+
+// What cannot run here goes back with its reason, no attempt is counted, and the type is not asked for again.
+func TestCannotRunHere(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil  func(*bench)
+		reason string
+	}{
+		"program missing": {func(b *bench) {
+			b.edit(func(s *workload.Stage) { s.Argv = []string{"no-such-program"} })
+		}, "not_found: no program"},
+		"not executable": {func(b *bench) {
+			b.edit(func(s *workload.Stage) { s.Argv = []string{"/etc"} })
+		}, "not_executable"},
+		"bad value": {func(b *bench) {
+			b.edit(func(s *workload.Stage) { s.Argv = []string{"true", "{opponents}"} })
+			b.queue.pending[0].Params = map[string]string{"opponents": "--evil"}
+			b.queue.pending[1].Params = b.queue.pending[0].Params
+		}, ReasonRender},
+		"jobs directory full": {func(b *bench) {
+			b.cfg.Runner.Shim = []string{"/no/such/shim"}
+		}, "not_started"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, map[string]string{workload.Selfplay: play, workload.Train: "echo m > model.bin"},
+				claim(1, workload.Selfplay), claim(2, workload.Selfplay), claim(3, workload.Train))
+			c.spoil(b)
+			b.cfg.Slots.CPU = 1
+			w, _ := b.run()
+			if reason := b.release("c1"); !strings.Contains(reason, c.reason) {
+				t.Errorf("reason %q", reason)
+			}
+			if name != "jobs directory full" {
+				if o := b.outcome("c3"); o.Result != Done {
+					t.Errorf("the other type: %+v", o)
+				}
+			}
+			b.idle(w)
+			b.queue.with(func() {
+				if len(b.queue.pending) == 0 || b.queue.pending[0].ClaimID != "c2" {
+					t.Errorf("the second item was claimed all the same: %+v", b.queue.pending)
+				}
+				for _, s := range b.queue.started {
+					if s == "c1" {
+						t.Error("an attempt was counted")
+					}
+				}
+			})
+		})
+	}
+}
+
+// edit changes the self-play stage before the worker runs.
+func (b *bench) edit(change func(*workload.Stage)) {
+	stage := b.cfg.Workload().Stages[workload.Selfplay]
+	change(&stage)
+	b.cfg.Workload().Stages[workload.Selfplay] = stage
+}
+
+func TestClaimsThatCannotBeKept(t *testing.T) {
+	t.Parallel()
+	missing := claim(1, workload.Train)
+	missing.Inputs = map[string]id.Digest{"model": id.DigestOf([]byte("nowhere"))}
+	other := claim(2, workload.Selfplay)
+	other.Config = "hex8_2p"
+	b := newBench(t, map[string]string{workload.Selfplay: play, workload.Train: "true"}, missing, other)
+	w, _ := b.run()
+	if reason := b.release("c1"); !strings.HasPrefix(reason, ReasonInputs+": fetch model") {
+		t.Errorf("reason %q", reason)
+	}
+	if reason := b.release("c2"); reason != ReasonStage {
+		t.Errorf("reason %q", reason)
+	}
+	b.idle(w)
+}
+
+func TestRefusedHeartbeatEndsRun(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay))
+	w, _ := b.run()
+	b.eventually("beats while running", func() bool {
+		list := b.queue.beats["c1"]
+		return len(list) > 1 && list[len(list)-1].Phase == Running
+	})
+	b.queue.with(func() { b.queue.revoked["c1"] = true })
+	b.idle(w)
+	b.queue.with(func() {
+		if len(b.queue.finished) > 0 || len(b.queue.released) > 0 {
+			t.Errorf("a lost claim was answered: %+v", b.queue)
+		}
+	})
+	dbs := w.JobDatabases()
+	if len(dbs) != 1 || !dbs[0].Stale || !dbs[0].Done {
+		t.Errorf("its bytes are kept: %+v", dbs)
+	}
+}
+
+func TestLateResultIsFinal(t *testing.T) {
+	t.Parallel()
+	late := claim(1, workload.Selfplay)
+	late.Lease = time.Hour // so that no heartbeat tells before the answer does
+	b := newBench(t, map[string]string{workload.Selfplay: hold}, late)
+	w, _ := b.run()
+	b.eventually("started", func() bool { return len(b.queue.started) == 1 })
+	b.queue.with(func() { b.queue.revoked["c1"] = true })
+	b.letGo("w1.c1")
+	b.idle(w)
+	a, told, err := readAnswer(filepath.Join(b.cfg.Runner.Dir, "w1.c1"))
+	if err != nil || !told || !a.Stale || a.Heard.IsZero() {
+		t.Errorf("answer %+v, %v, %v", a, told, err)
+	}
+	if len(b.queue.finished) > 0 {
+		t.Errorf("taken: %+v", b.queue.finished)
+	}
+}
+
+func (b *bench) letGo(job string) {
+	b.t.Helper()
+	if err := os.WriteFile(filepath.Join(b.cfg.Runner.OutDir(job), "go"), nil, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// The coordinator is away from shortly after the claim until long after the end.
+func TestWithoutCoordinator(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay))
+	w, _ := b.run()
+	b.eventually("started", func() bool { return len(b.queue.started) == 1 })
+	b.queue.with(func() { b.queue.silent = true })
+	if dbs := w.JobDatabases(); len(dbs) > 0 && dbs[0].Done {
+		t.Errorf("databases: %+v", dbs)
+	}
+	b.letGo("w1.c1")
+	b.eventually("the outcome is on disk", func() bool {
+		_, told, _ := readAnswer(filepath.Join(b.cfg.Runner.Dir, "w1.c1"))
+		return told
+	})
+	if s := w.Snapshot(); s.Free != s.Total || len(s.Runs) != 1 || s.Runs[0].Phase != Finishing {
+		t.Errorf("a waiting result holds slots: %+v", s)
+	}
+	if err := w.Release("w1.c1"); err != nil {
+		t.Errorf("release of a job that waits: %v", err)
+	}
+	if dbs := w.JobDatabases(); len(dbs) > 0 {
+		t.Errorf("released all the same listed: %+v", dbs)
+	}
+	b.queue.with(func() { b.queue.silent, b.queue.deafTo = false, 2 })
+	b.idle(w)
+	b.queue.with(func() {
+		if list := b.queue.finished["c1"]; len(list) != 3 || list[0].Result != Done || cmp.Diff(list[0], list[2]) != "" {
+			t.Errorf("repeated until heard, always the same: %+v", list)
+		}
+	})
+}
+
+// The agent is killed at every stage of a claim; the next one goes on, and the job runs once.
+func TestAgentRestarts(t *testing.T) {
+	t.Parallel()
+	t.Run("while it runs", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay))
+		_, stop := b.run()
+		b.eventually("started", func() bool { return len(b.queue.started) == 1 })
+		stop()
+		// The workload changes meanwhile; the contract of the start counts.
+		b.edit(func(s *workload.Stage) { s.Outputs = []workload.Output{{Path: "other", Kind: workload.KindFile}} })
+		w, _ := b.run()
+		var seen int
+		b.eventually("beats again", func() bool { seen++; return len(b.queue.beats["c1"]) > 3 })
+		if s := w.Snapshot(); s.Free.CPU != s.Total.CPU-1 {
+			t.Errorf("adopted job holds its slots: %+v", s)
+		}
+		b.letGo("w1.c1")
+		if o := b.outcome("c1"); o.Result != Done {
+			t.Errorf("got %+v", o)
+		}
+		b.idle(w)
+		if data, _ := os.ReadFile(filepath.Join(b.cfg.Runner.OutDir("w1.c1"), "count")); string(data) != "run\n" {
+			t.Errorf("the job ran more than once: %q", data)
+		}
+	})
+	t.Run("between end and judgement", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay))
+		_, stop := b.run()
+		b.eventually("started", func() bool { return len(b.queue.started) == 1 })
+		stop()
+		b.letGo("w1.c1")
+		b.eventually("ended", func() bool {
+			_, err := os.Stat(filepath.Join(b.cfg.Runner.Dir, "w1.c1", "status.json"))
+			return err == nil
+		})
+		w, _ := b.run()
+		if o := b.outcome("c1"); o.Result != Done {
+			t.Errorf("got %+v", o)
+		}
+		b.idle(w)
+	})
+	t.Run("between judgement and answer", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t, map[string]string{workload.Train: `echo m > model.bin; while ! [ -e go ]; do sleep 0.01; done`}, claim(1, workload.Train))
+		_, stop := b.run()
+		b.eventually("started", func() bool { return len(b.queue.started) == 1 })
+		b.queue.with(func() { b.queue.silent = true })
+		b.letGo("w1.c1")
+		b.eventually("the outcome is on disk", func() bool {
+			_, told, _ := readAnswer(filepath.Join(b.cfg.Runner.Dir, "w1.c1"))
+			return told
+		})
+		stop()
+		b.queue.with(func() { b.queue.silent = false })
+		w, stop := b.run()
+		if o := b.outcome("c1"); o.Result != Done || len(o.Outputs) != 1 {
+			t.Errorf("got %+v", o)
+		}
+		b.idle(w)
+		b.store.mu.Lock()
+		if len(b.store.pubs) != 1 {
+			t.Errorf("stored %d times", len(b.store.pubs))
+		}
+		b.store.mu.Unlock()
+		stop()
+		w, _ = b.run() // and once more: what was heard is not said again
+		b.idle(w)
+		b.queue.with(func() {
+			if n := len(b.queue.finished["c1"]); n != 1 {
+				t.Errorf("answered %d times", n)
+			}
+		})
+	})
+}
+
+func TestSlotsBoundRuns(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay), claim(2, workload.Selfplay), claim(3, workload.Selfplay))
+	w, _ := b.run()
+	b.eventually("two run", func() bool { return len(b.queue.started) == 2 })
+	w.Nudge()
+	if s := w.Snapshot(); len(s.Runs) != 2 || s.Free.CPU != 0 {
+		t.Errorf("got %+v", s)
+	}
+	b.letGo("w1.c1")
+	b.eventually("the third runs", func() bool { return len(b.queue.started) == 3 })
+	b.letGo("w2.c2")
+	b.letGo("w3.c3")
+	b.idle(w)
+}
+
+func TestDrainAndLeave(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay))
+	w, _ := b.run()
+	b.eventually("started", func() bool { return len(b.queue.started) == 1 })
+	w.Drain()
+	b.queue.with(func() { b.queue.pending = append(b.queue.pending, claim(2, workload.Selfplay)) })
+	w.Nudge()
+	if err := w.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if reason := b.release("c1"); reason != ReasonLeaving {
+		t.Errorf("reason %q", reason)
+	}
+	b.idle(w)
+	if dbs := w.JobDatabases(); len(dbs) != 1 || !dbs[0].Done {
+		t.Errorf("its games are still to be gathered: %+v", dbs)
+	}
+	b.queue.with(func() {
+		if len(b.queue.pending) != 1 {
+			t.Error("claimed while draining")
+		}
+	})
+	w.Resume()
+	b.eventually("claims again", func() bool { return len(b.queue.pending) == 0 && len(b.queue.started) == 2 })
+	b.letGo("w2.c2")
+	b.idle(w)
+}
+
+func TestFullDiskClaimsNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: play}, claim(1, workload.Selfplay))
+	b.cfg.MinFreeMiB = 1 << 40
+	w, _ := b.run()
+	if _, ok := w.offer(); ok {
+		t.Error("offered")
+	}
+	b.queue.with(func() {
+		if len(b.queue.offers) > 0 {
+			t.Errorf("asked for work: %+v", b.queue.offers)
+		}
+	})
+}
+
+func TestOldJobsGo(t *testing.T) {
+	t.Parallel()
+	var claims []Claim
+	for i := range 6 {
+		claims = append(claims, claim(i, workload.Train))
+	}
+	b := newBench(t, map[string]string{workload.Train: "echo m > model.bin"}, claims...)
+	b.cfg.Pace.KeptJobs = 2
+	w, _ := b.run()
+	for i := range 6 {
+		b.outcome(fmt.Sprintf("c%d", i))
+	}
+	b.idle(w)
+	b.eventually("old jobs are removed", func() bool {
+		entries, _ := os.ReadDir(b.cfg.Runner.Dir)
+		return len(entries) == 2
+	})
+	entries, _ := os.ReadDir(b.cfg.Runner.Dir)
+	for _, e := range entries {
+		b.eventually("stored outputs are removed", func() bool {
+			_, err := os.Stat(filepath.Join(b.cfg.Runner.Dir, e.Name(), "out"))
+			return errors.Is(err, os.ErrNotExist)
+		})
+	}
+}
+
+func TestJobIDs(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, ref := range []ClaimRef{
+		{"w1", "c1"}, {"w1.c", "1"}, {"w1", "c.1"}, {"../../etc", "x"}, {"", ""}, {"a\x00b", "c"}, {"a", "b\x00c"},
+		{strings.Repeat("w", 300), "c"},
+	} {
+		got := jobID(ref)
+		if seen[got] || filepath.Base(got) != got || strings.HasPrefix(got, ".") || len(got) > 128 {
+			t.Errorf("%q: %q", ref, got)
+		}
+		seen[got] = true
+	}
+}
