@@ -12,7 +12,7 @@ type cached struct {
 }
 
 // Evaluator asks a network about positions and remembers the answers. The answers are the same with and without its
-// memory. It belongs to one goroutine.
+// memory, and the same for a position and its reflection. It belongs to one goroutine.
 type Evaluator struct {
 	net   *Network
 	cache []cached
@@ -32,11 +32,21 @@ func (e *Evaluator) Evaluate(p Position) (float32, *[Columns]float32) {
 	if slot.pos == p && (p.all != 0 || slot.policy[0] != 0) {
 		return slot.value, &slot.policy
 	}
+	// The board is symmetrical, the network only nearly so: asking it about both sides evens its errors out.
+	value, policy := e.ask(p)
+	mirrored, reversed := e.ask(p.Mirror())
+	slot.pos, slot.value = p, (value+mirrored)/2
+	for c := range Columns {
+		slot.policy[c] = (policy[c] + reversed[Columns-1-c]) / 2
+	}
+	return slot.value, &slot.policy
+}
+
+// ask runs the network once.
+func (e *Evaluator) ask(p Position) (value float32, policy [Columns]float32) {
 	a := &e.act
 	a.nIn = len(active(p, a.in[:]))
 	e.net.forward(a)
-	slot.pos = p
-	slot.value = float32(math.Tanh(float64(a.out[valueIndex])))
-	softmax(a.out[:Columns], p.Legal(), &slot.policy)
-	return slot.value, &slot.policy
+	softmax(a.out[:Columns], p.Legal(), &policy)
+	return float32(math.Tanh(float64(a.out[valueIndex]))), policy
 }

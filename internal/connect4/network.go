@@ -53,7 +53,7 @@ type activations struct {
 	in  [Squares * planes]int32 // which inputs are one
 	nIn int
 	h1  [hidden1]float32
-	nz1 [hidden1]int32 // units of h1 above zero
+	nz1 [hidden1]int32 // units of h1 that are not below zero
 	n1  int
 	h2  [hidden2]float32
 	nz2 [hidden2]int32
@@ -119,16 +119,14 @@ func mulRows(dst, bias, w, x []float32, idx []int32) {
 	}
 }
 
-// rectify zeroes what is negative in h and lists what is left.
+// rectify lists the units of h that are not below zero; the others count as zero from here on. Which units those are is
+// as good as random to the processor, so there is no branch on it.
 func rectify(h []float32, nz []int32) int {
+	nz = nz[:len(h)]
 	n := 0
 	for i, v := range h {
-		if v > 0 {
-			nz[n] = int32(i)
-			n++
-		} else {
-			h[i] = 0
-		}
+		nz[n] = int32(i)
+		n += int(1 - math.Float32bits(v)>>31)
 	}
 	return n
 }

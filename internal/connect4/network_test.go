@@ -133,6 +133,12 @@ func TestEvaluatorRemembersRightly(t *testing.T) {
 		if v1 != v2 || got != *pol2 {
 			t.Fatalf("%+v: %v %v with memory, %v %v without", p, v1, got, v2, *pol2)
 		}
+		v3, pol3 := warm.Evaluate(p.Mirror())
+		slices.Reverse(pol3[:])
+		if v3 != v1 || *pol3 != got {
+			t.Fatalf("%+v: %v %v, its reflection %v %v", p, v1, got, v3, *pol3)
+		}
+		slices.Reverse(pol3[:]) // it is the evaluator's own memory
 		var sum float32
 		for c, v := range got {
 			sum += v
