@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -114,6 +115,12 @@ func (w *Worker) judge(ctx context.Context, r *run, rec jobRecord, st proc.Statu
 		o.Detail = "exit code 2 at once: the command does not understand its arguments" + w.lastWords(r)
 	case st.Reason == proc.DiskFull:
 		w.avoid.fail(r.claim.Type, o.Reason)
+		if len(databases(r.handle, rec)) == 0 {
+			// Nobody will miss it, and everybody needs the room. Finished games stay.
+			if err := os.RemoveAll(r.handle.OutDir()); err != nil {
+				log.Error().Err(err).Msg("outputs not removed")
+			}
+		}
 	case !st.OK():
 		w.avoid.strike(r.claim.Type, o.Reason)
 		if st.Reason == proc.Exited {

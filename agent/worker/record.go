@@ -47,8 +47,9 @@ type answer struct {
 }
 
 const (
-	answerName   = "outcome.json"
-	releasedName = "released" // its games are safe: the directory may go
+	answerName    = "outcome.json"
+	reservedBytes = 8 << 10
+	releasedName  = "released" // its games are safe: the directory may go
 )
 
 var plainID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,55}$`)
@@ -77,6 +78,11 @@ func readAnswer(dir string) (answer, bool, error) {
 	return a, true, nil
 }
 
+// reserveAnswer lays in the room for the first answer, so that a job that fills the disk can still be told of.
+func reserveAnswer(dir string) error {
+	return os.WriteFile(filepath.Join(dir, answerName+".tmp"), make([]byte, reservedBytes), 0o600)
+}
+
 // writeAnswer replaces outcome.json so that a crash leaves the old or the new one.
 func writeAnswer(dir string, a answer) error {
 	data, err := json.Marshal(a)
@@ -84,11 +90,14 @@ func writeAnswer(dir string, a answer) error {
 		return fmt.Errorf("encode outcome: %w", err)
 	}
 	path := filepath.Join(dir, answerName)
-	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("write outcome: %w", err)
 	}
 	_, err = f.Write(data)
+	if err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
 	if err == nil {
 		err = f.Sync()
 	}

@@ -171,6 +171,9 @@ func (w *Worker) stage(ctx, staging context.Context, r *run, stage workload.Stag
 		giveBack(reason, err)
 		return
 	}
+	if err := reserveAnswer(handle.Dir()); err != nil {
+		w.log.Warn().Str("job", r.job).Err(err).Msg("no room laid in for the outcome")
+	}
 	w.mu.Lock()
 	r.handle, r.phase = handle, Running
 	if r.ended != "" { // while it was being started

@@ -326,7 +326,10 @@ func (w *Worker) beatLoop(ctx context.Context) {
 	}
 }
 
-const defaultLease = time.Minute
+const (
+	defaultLease = time.Minute
+	leastBeat    = 10 * time.Millisecond
+)
 
 func (w *Worker) beatPeriod() time.Duration {
 	w.mu.Lock()
@@ -335,7 +338,7 @@ func (w *Worker) beatPeriod() time.Duration {
 	for _, r := range w.runs {
 		lease = min(lease, r.claim.Lease)
 	}
-	return lease / 3
+	return max(lease/3, leastBeat)
 }
 
 func (w *Worker) beatOnce(ctx context.Context, every time.Duration) {

@@ -67,6 +67,42 @@ func TestAdoptRunningAndEnded(t *testing.T) {
 	}
 }
 
+// A whole agent process is killed, with everything in its process group; the job goes on, is adopted, and runs once.
+func TestAgentKilled(t *testing.T) {
+	t.Parallel()
+	r := newRunner(t)
+	agent := exec.Command(r.Shim[0], "job-agent", r.Dir)
+	agent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	count := filepath.Join(r.OutDir("job-1"), "count")
+	eventually(t, "the command runs", func() bool {
+		_, err := os.Stat(count)
+		return err == nil
+	})
+	if err := syscall.Kill(-agent.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = agent.Wait()
+	h := adopt(t, r, 1)[0]
+	if _, done, err := h.Poll(); done || err != nil || !h.Ran() {
+		t.Errorf("done %v, %v", done, err)
+	}
+	if _, err := r.Start(t.Context(), Job{ID: "job-1", Argv: []string{"true"}}); !errors.Is(err, ErrExists) {
+		t.Errorf("doubled: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(r.OutDir("job-1"), "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if st := wait(t, h); !st.OK() {
+		t.Errorf("got %+v", st)
+	}
+	if b, _ := os.ReadFile(count); string(b) != "run\n" {
+		t.Errorf("the job ran more than once: %q", b)
+	}
+}
+
 func TestStopAdopted(t *testing.T) {
 	t.Parallel()
 	r := newRunner(t)

@@ -21,11 +21,26 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "job-shim":
 			os.Exit(ShimMain(os.Args[2:]))
+		case "job-agent":
+			os.Exit(agentMain(os.Args[2]))
 		case "job-child":
 			os.Exit(childMain(os.Args[2:]))
 		}
 	}
 	os.Exit(m.Run())
+}
+
+// agentMain is an agent that starts one job and stays until it is killed.
+func agentMain(dir string) int {
+	r := &Runner{Dir: dir, Shim: []string{os.Args[0], "job-shim"}}
+	_, err := r.Start(context.Background(), Job{
+		ID: "job-1", Argv: []string{"sh", "-c", "echo run >> count; while ! [ -e go ]; do sleep 0.01; done"},
+		Limits: Limits{Timeout: time.Minute},
+	})
+	if err != nil {
+		return 1
+	}
+	select {}
 }
 
 func childMain(args []string) int {
