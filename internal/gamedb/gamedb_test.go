@@ -334,3 +334,31 @@ func TestAddRefusesWhatReadersCouldNotUse(t *testing.T) {
 		t.Errorf("%d games", n)
 	}
 }
+
+// An Add that fails in the middle leaves neither rows nor an open transaction.
+func TestAddIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.db")
+	w, err := Create(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	execSQL(t, path, `CREATE TRIGGER full BEFORE INSERT ON game_moves WHEN NEW.game_id = 'game-0001' AND NEW.move_number = 3
+		BEGIN SELECT raise(ABORT, 'the disk is full'); END`)
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Add(t.Context(), sampleGame(1)); err == nil {
+		t.Error("no error")
+	}
+	if err := w.Add(cancelled, sampleGame(2)); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := w.Add(t.Context(), sampleGame(3)); err != nil {
+		t.Error(err)
+	}
+	games := readGames(t, path)
+	if len(games) != 1 || games[0].ID != "game-0003" {
+		t.Errorf("%+v", games)
+	}
+}

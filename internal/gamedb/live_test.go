@@ -1,0 +1,254 @@
+package gamedb
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"modernc.org/sqlite"
+)
+
+// TestMain also is the other process.
+func TestMain(m *testing.M) {
+	switch os.Getenv("GAMEDB_TEST_ROLE") {
+	case "play":
+		playForEver(os.Getenv("GAMEDB_TEST_PATH"))
+	case "lock":
+		tryToWrite(os.Getenv("GAMEDB_TEST_PATH"))
+	}
+	os.Exit(m.Run())
+}
+
+// playForEver adds games and names each when it is written, until it is killed or nobody listens.
+func playForEver(path string) {
+	w, err := Create(context.Background(), path)
+	for n := 0; err == nil; n++ {
+		if err = w.Add(context.Background(), sampleGame(n)); err == nil {
+			_, err = fmt.Println(sampleGame(n).ID)
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func tryToWrite(path string) {
+	w, err := Create(context.Background(), path)
+	if err == nil {
+		_, err = w.conn.ExecContext(context.Background(), "PRAGMA busy_timeout = 0")
+	}
+	if err == nil {
+		err = w.Add(context.Background(), sampleGame(99))
+	}
+	fmt.Println(err == nil)
+	os.Exit(0)
+}
+
+func startOther(t *testing.T, role, path string) (*exec.Cmd, *bufio.Reader) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "GAMEDB_TEST_ROLE="+role, "GAMEDB_TEST_PATH="+path)
+	out, err := cmd.StdoutPipe()
+	if err = errors.Join(err, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, bufio.NewReader(out)
+}
+
+// Another process writes, is read meanwhile, and is killed in the middle. What it said was written is there, whole.
+func TestGamesOfALiveAndOfAKilledWriter(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "live.db")
+	cmd, out := startOther(t, "play", path)
+	var said []string
+	listen := func(n int) {
+		for range n {
+			line, err := out.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			said = append(said, line[:len(line)-1])
+		}
+	}
+	check := func() {
+		ids, err := Finished(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range said {
+			if !slices.Contains(ids, want) {
+				t.Fatalf("%s was written and is not listed", want)
+			}
+		}
+	}
+	for round := range 10 {
+		listen(20)
+		check()
+		info, err := Pack(t.Context(), path, filepath.Join(dir, "pack.db"), said)
+		if err != nil || info.Games != len(said) || len(info.Rejected) != 0 {
+			t.Fatalf("round %d: %+v %v", round, info, err)
+		}
+		if c, err := Count(t.Context(), path); err != nil || c.Games < len(said) {
+			t.Fatalf("round %d: %+v %v", round, c, err)
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(out) // what it said before it died; the last line may be cut
+	_ = cmd.Wait()
+	for line := range bufioLines(rest) {
+		said = append(said, line)
+	}
+	check()
+	for i, g := range readGames(t, path) {
+		if diff := cmp.Diff(sampleGame(i), g, cmpopts.EquateNaNs()); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+}
+
+func bufioLines(b []byte) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for {
+			i := slices.Index(b, '\n')
+			if i < 0 || !yield(string(b[:i])) {
+				return
+			}
+			b = b[i+1:]
+		}
+	}
+}
+
+// Hashing a database while it is open drops the locks of the whole process where only POSIX locks exist: another process
+// would then write into the middle of our transaction.
+func TestClosingADescriptorDoesNotDropLocks(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has locks that belong to the open file")
+	}
+	path := filepath.Join(t.TempDir(), "a.db")
+	writeGames(t, path, sampleGame(1))
+	c, err := open(t.Context(), path, forPacking) // without the write-ahead log, whose locks are elsewhere
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if !sqlite.OFDLockingEnabled() {
+		t.Fatal("locks are the process's")
+	}
+	tx, err := c.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), "UPDATE games SET winner = 1"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cmd, out := startOther(t, "lock", path)
+	line, err := out.ReadString('\n')
+	if err != nil || line != "false\n" {
+		t.Errorf("the other process wrote: %q %v", line, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two processes' worth of merges into one file wait for each other.
+func TestConcurrentMerges(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	merged := filepath.Join(dir, "merged.db")
+	done := make(chan error)
+	const packs = 4
+	for i := range packs {
+		src, pack := filepath.Join(dir, fmt.Sprintf("a%d.db", i)), filepath.Join(dir, fmt.Sprintf("p%d.db", i))
+		writeGames(t, src, sampleGame(i), sampleGame(100))
+		if _, err := Pack(t.Context(), src, pack, []string{sampleGame(i).ID, sampleGame(100).ID}); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, err := Merge(t.Context(), merged, pack)
+			done <- err
+		}()
+	}
+	for range packs {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := len(readGames(t, merged)); n != packs+1 {
+		t.Errorf("%d games", n)
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	w, err := Create(b.Context(), filepath.Join(b.TempDir(), "a.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	n := 0
+	for b.Loop() {
+		g := sampleGame(n)
+		for len(g.Moves) < 30 {
+			m := g.Moves[1]
+			m.Number = len(g.Moves)
+			g.Moves = append(g.Moves, m)
+		}
+		if err := w.Add(b.Context(), g); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+}
+
+func BenchmarkPackAndMerge(b *testing.B) {
+	dir := b.TempDir()
+	src := filepath.Join(dir, "a.db")
+	w, err := Create(b.Context(), src)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const games = 1000
+	var ids []string
+	for n := range games {
+		g := sampleGame(n)
+		g.CompletedAt = g.CompletedAt.Add(time.Duration(n))
+		ids = append(ids, g.ID)
+		if err := w.Add(b.Context(), g); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	n := 0
+	for b.Loop() {
+		pack := filepath.Join(dir, "pack.db")
+		if _, err := Pack(b.Context(), src, pack, ids); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := Merge(b.Context(), filepath.Join(dir, fmt.Sprintf("m%d.db", n)), pack); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	b.ReportMetric(float64(games*n)/b.Elapsed().Seconds(), "games/s")
+}
