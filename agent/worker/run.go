@@ -77,6 +77,9 @@ func (w *Worker) accept(ctx context.Context, c Claim) {
 		c.Lease = defaultLease
 	}
 	stage, refusal := w.contract(c)
+	if refusal != "" {
+		w.avoid.fail(c.Type, refusal) // or we would be granted it again and again
+	}
 	staging, stop := context.WithCancelCause(ctx)
 	r := &run{claim: c, job: jobID(c.ClaimRef), grace: stage.Grace, phase: Staging, stop: stop}
 	w.mu.Lock()

@@ -313,16 +313,19 @@ func (w *Worker) spareDisk() int64 {
 
 // beatLoop renews all claims in one call, three times a lease of the shortest.
 func (w *Worker) beatLoop(ctx context.Context) {
+	last := time.Now()
 	for {
 		every := w.beatPeriod()
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.beat:
-			continue // the period may be shorter now
-		case <-time.After(every):
+			// The period may be shorter now. It still counts from the last beat: a node that claims all the time must not
+			// forget to renew what it has.
+		case <-time.After(time.Until(last.Add(every))):
+			last = time.Now()
+			w.beatOnce(ctx, every)
 		}
-		w.beatOnce(ctx, every)
 	}
 }
 

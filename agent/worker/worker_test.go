@@ -299,6 +299,28 @@ func TestSlotsBoundRuns(t *testing.T) {
 	b.idle(w)
 }
 
+// A node that claims short items all the time renews its long one all the same.
+func TestBeatsUnderSteadyClaims(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: hold, workload.Train: "echo m > model.bin"}, claim(0, workload.Selfplay))
+	w, _ := b.run()
+	b.eventually("the long one runs", func() bool { return len(b.queue.started) == 1 })
+	next := 1
+	b.eventually("six renewals amid thirty claims", func() bool {
+		if len(b.queue.pending) == 0 {
+			c := claim(next, workload.Train)
+			c.Lease = time.Hour
+			b.queue.pending = append(b.queue.pending, c)
+			next++
+		}
+		signal(w.beat) // as every claim does, only more often
+		return next > 30 && len(b.queue.beats["c0"]) >= 6
+	})
+	b.queue.with(func() { b.queue.pending = nil })
+	b.letGo("w0.c0")
+	b.idle(w)
+}
+
 func TestDrainAndLeave(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, map[string]string{workload.Selfplay: hold}, claim(1, workload.Selfplay))

@@ -10,7 +10,7 @@
 //	spec.json      what to run; written before the shim starts and never changed
 //	lock           an flock that the runner takes and the shim inherits: held means that a shim lives or is being born
 //	shim.json      pid, start time and boot id of the shim and of the command
-//	stop.json      a wish of the owner to end the job; the shim looks for it twenty times a second
+//	stop.json      a wish of the owner to end the job; the shim looks for it ten times a second
 //	progress.json  the largest progress number seen, and when
 //	log, log.1     the end of the command's output, at most 8 MiB together
 //	status.json    how it ended; written atomically, last

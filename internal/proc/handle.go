@@ -14,7 +14,8 @@ import (
 const (
 	pollEvery = 100 * time.Millisecond
 	// How long after a shim's death the processes that carry its mark are looked for.
-	buryTime = 3 * time.Second
+	buryTime   = 3 * time.Second
+	sweepEvery = 20 * time.Millisecond
 )
 
 // Handle is one job, started or adopted.
@@ -153,7 +154,7 @@ func (h *Handle) bury() (Status, bool, error) {
 
 // sweep kills what is left of the job and returns how many processes withstood.
 func (h *Handle) sweep(file shimFile) int {
-	for deadline := time.Now().Add(buryTime); ; time.Sleep(shimTick) {
+	for deadline := time.Now().Add(buryTime); ; time.Sleep(sweepEvery) {
 		left, err := marked(h.spec.Mark)
 		if h.runner.isSame(file.Child) {
 			left = append(left, procStat{pid: file.Child.PID, start: file.Child.Start})

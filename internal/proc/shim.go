@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	shimTick       = 50 * time.Millisecond
+	shimTick       = 100 * time.Millisecond
 	diskEvery      = 2 * time.Second
 	progressEvery  = 250 * time.Millisecond
 	unkillableTime = 10 * time.Second
