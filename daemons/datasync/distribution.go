@@ -34,7 +34,7 @@ func (s DistributionSettings) courier() *kit.Courier {
 
 // distribution is what the two daemons share: they differ in what they want where, and in the names of their events.
 func distribution(s kit.Spec, defaults DistributionSettings, complete, failed event.Kind[event.Distribution], wants func(kit.View) []kit.Want) kit.Spec {
-	s.Category, s.Scope, s.Settings = "datasync", kit.ScopeCluster, defaults
+	s.Category, s.Scope, s.Classes, s.Settings = "datasync", kit.ScopeCluster, []id.Class{id.Core}, defaults
 	s.Emits = []event.Type{complete.Type(), failed.Type()}
 	s.Deadline = 10 * time.Minute
 	s.New = func(env kit.Env) (kit.Daemon, error) {

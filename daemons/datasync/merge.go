@@ -80,7 +80,6 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 		if err != nil {
 			// Whatever is wrong with one pack, the next ones are merged.
 			open = append(open, a.Digest)
-			errs = append(errs, err)
 			m.tell(ctx, c, a, err)
 		}
 		if here && !a.Held(m.self.ID) {

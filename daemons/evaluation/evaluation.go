@@ -42,7 +42,7 @@ func Evaluation() kit.Spec {
 	defaults := Settings{Opponents: []string{"random", "heuristic", "minimax"}, MinGames: kit.MinGames, MaxGames: kit.MaxGames,
 		ChampionGames: kit.MaxGames, PressureOn: 150, PressureOff: 75, HardLimit: 200}
 	s := kit.Spec{
-		Name: "EVALUATION", Category: "evaluation", Scope: kit.ScopeCluster,
+		Name: "EVALUATION", Category: "evaluation", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Has every new model measured once against the baselines and the champion.",
 		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.TrainingCompleted.Type(), event.EvaluationCompleted.Type(), event.EvaluationFailed.Type(),

@@ -24,7 +24,7 @@ func Promotion() kit.Spec {
 		Floor: map[string]Rates{"2": {0.70, 0.50}, "3": {0.50, 0.40}, "4": {0.45, 0.35}},
 	}
 	s := kit.Spec{
-		Name: "AUTO_PROMOTION", Category: "evaluation", Scope: kit.ScopeCluster,
+		Name: "AUTO_PROMOTION", Category: "evaluation", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Makes a candidate the champion when its stored matches pass every gate, and says which gate it failed otherwise.",
 		DependsOn: []string{"EVENT_ROUTER", "EVALUATION"}, Every: 60 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.EvaluationCompleted.Type(), event.WorkCompleted.Type(), event.PipelineStageOverdue.Type()},

@@ -41,7 +41,7 @@ func Populator() kit.Spec {
 	defaults := PopulatorSettings{Floor: 100, Target: 150, PerNode: 2, PerCycle: 100, HardLimit: 1000, Exploration: 10, Games: 50,
 		PendingFor: kit.Duration(90 * time.Minute), MaxAttempts: 3}
 	s := kit.Spec{
-		Name: "QUEUE_POPULATOR", Category: "resources", Scope: kit.ScopeCluster,
+		Name: "QUEUE_POPULATOR", Category: "resources", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Keeps the queue filled with self-play in the plan's proportions until every config has met its target rating.",
 		DependsOn: []string{"EVENT_ROUTER", "SELFPLAY_COORDINATOR"}, Every: 5 * time.Second, Settings: defaults, Critical: true,
 		Reads: []event.Type{event.SelfplayAllocationUpdated.Type(), event.SelfplayComplete.Type(), event.WorkFailed.Type(),

@@ -39,7 +39,7 @@ func Export() kit.Spec {
 	defaults := ExportSettings{Games: 50, Immediate: 100, Few: 25, BatchAfter: kit.Duration(30 * time.Second),
 		Cooldown: kit.Duration(60 * time.Second), Window: 20}
 	s := kit.Spec{
-		Name: "AUTO_EXPORT", Category: "training", Scope: kit.ScopeCluster,
+		Name: "AUTO_EXPORT", Category: "training", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Asks for a dataset as soon as enough new games have their receipts.",
 		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.SelfplayComplete.Type(),

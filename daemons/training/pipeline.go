@@ -44,7 +44,7 @@ func Pipeline() kit.Spec {
 	defaults := PipelineSettings{Play: minutes(30), Gather: minutes(10), Export: minutes(60), Train: minutes(240),
 		Evaluate: minutes(120), Decide: minutes(10), Spread: minutes(15), Retries: 2}
 	s := kit.Spec{
-		Name: "DATA_PIPELINE", Category: "training", Scope: kit.ScopeCluster,
+		Name: "DATA_PIPELINE", Category: "training", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Watches every config's stages, shows which one is overdue and asks for it again.",
 		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults, Critical: true,
 		Reads: []event.Type{event.SelfplayComplete.Type(), event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.DataSyncFailed.Type(),

@@ -37,7 +37,7 @@ func Selfplay() kit.Spec {
 	defaults := SelfplaySettings{BaseGames: 500, TargetGames: 100_000, TargetElo: 2000, FreshFor: kit.Duration(time.Hour),
 		StaleAfter: kit.Duration(4 * time.Hour), MinGap: kit.Duration(time.Minute)}
 	s := kit.Spec{
-		Name: "SELFPLAY_COORDINATOR", Category: "training", Scope: kit.ScopeCluster,
+		Name: "SELFPLAY_COORDINATOR", Category: "training", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Shares self-play between configs and nodes by need and keeps the plan, versioned.",
 		DependsOn: []string{"EVENT_ROUTER"}, Every: 300 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.SelfplayComplete.Type(), event.NewGamesAvailable.Type(), event.TrainingCompleted.Type(),

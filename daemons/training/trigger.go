@@ -39,7 +39,7 @@ func Trigger() kit.Spec {
 		Concurrent: 8, Epochs: 20, Retry: kit.Duration(5 * time.Minute), Pause: kit.Duration(time.Hour), PauseAfter: 3,
 		CandidateWait: kit.Duration(10 * time.Minute)}
 	s := kit.Spec{
-		Name: "TRAINING_TRIGGER", Category: "training", Scope: kit.ScopeCluster,
+		Name: "TRAINING_TRIGGER", Category: "training", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Asks for a training when the newest dataset is large, fresh and new enough, and names the condition that is not met.",
 		DependsOn: []string{"EVENT_ROUTER", "AUTO_EXPORT"}, Every: 15 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.NPZExportComplete.Type(), event.NPZDistributionComplete.Type(), event.TrainingCompleted.Type(),
