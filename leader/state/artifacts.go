@@ -65,14 +65,14 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 		if len(holders) == 0 {
 			return nil, refuse(CodeRefused, "artifact %s has no receipt of a node of the ring", a.Digest.Short())
 		}
-		if have, ok := t.s.artifacts.get(string(a.Digest)); ok {
+		if have, ok := t.s.artifact(a.Digest); ok {
 			if have.Bytes != a.Bytes {
 				return nil, refuse(CodeInvalid, "artifact %s has %d bytes, not %d", a.Digest.Short(), have.Bytes, a.Bytes)
 			}
 			for _, n := range holders {
 				have.Holders = t.addHolder(have.Holders, n)
 			}
-			t.s.artifacts.put(string(a.Digest), have)
+			t.s.putArtifact(have)
 			continue
 		}
 		if t.s.artifacts.len() >= MaxArtifacts {
@@ -85,15 +85,14 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 		if a.Origin == "" {
 			a.Origin = t.by()
 		}
-		t.s.artifacts.put(string(a.Digest), a)
+		t.s.putArtifact(a)
 		t.s.byKind.put(kindKey(a), a.Digest)
 		fresh = append(fresh, a.Digest)
 	}
 	return fresh, nil
 }
 
-// addHolder is a sorted copy of holders with n, if n is a node of the ring. The id is shared with the roster's: a hundred
-// thousand artifacts name the same hundred nodes.
+// addHolder is a sorted copy of holders with n, if n is a node of the ring.
 func (t *txn) addHolder(holders []id.Node, n id.Node) []id.Node {
 	r, ok := t.s.members.get(string(n))
 	if !ok || r.Revoked {
@@ -121,23 +120,25 @@ func without(holders []id.Node, n id.Node) []id.Node {
 func (t *txn) addReceipts(b AddReceipts) (any, error) {
 	var unknown []id.Digest
 	for _, r := range b.Receipts {
-		a, ok := t.s.artifacts.get(string(r.Digest))
+		a, ok := t.s.artifact(r.Digest)
 		if !ok {
 			unknown = append(unknown, r.Digest)
 			continue
 		}
-		a.Holders = t.addHolder(a.Holders, r.Node)
-		t.s.artifacts.put(string(a.Digest), a)
+		if now := t.addHolder(a.Holders, r.Node); len(now) != len(a.Holders) {
+			a.Holders = now
+			t.s.putArtifact(a)
+		}
 	}
 	return unknown, nil
 }
 
 // dropHolder takes a node's receipts away, as when its disk is gone.
 func (t *txn) dropHolder(n id.Node) {
-	for key, a := range t.s.artifacts.all() {
-		if a.Held(n) {
-			a.Holders = without(a.Holders, n)
-			t.s.artifacts.put(key, a)
+	for key, r := range t.s.artifacts.all() {
+		if r.bare.Held(n) {
+			r.bare.Holders = without(r.bare.Holders, n)
+			t.s.artifacts.put(key, r)
 		}
 	}
 }
@@ -145,7 +146,7 @@ func (t *txn) dropHolder(n id.Node) {
 // dropCopies is the permit to delete: all of it or nothing, judged as if every copy named were gone already.
 func (t *txn) dropCopies(b DropCopies) error {
 	for _, r := range b.Receipts {
-		a, ok := t.s.artifacts.get(string(r.Digest))
+		a, ok := t.s.artifact(r.Digest)
 		if !ok {
 			return refuse(CodeNotFound, "artifact %s is unknown", r.Digest.Short())
 		}
@@ -156,13 +157,13 @@ func (t *txn) dropCopies(b DropCopies) error {
 			return refuse(CodeNotFound, "node %s has no receipt for %s", r.Node, r.Digest.Short())
 		}
 		a.Holders = without(a.Holders, r.Node)
-		t.s.artifacts.put(string(a.Digest), a)
+		t.s.putArtifact(a)
 	}
 	if b.Lost {
 		return nil
 	}
 	for _, r := range b.Receipts {
-		a, _ := t.s.artifacts.get(string(r.Digest))
+		a, _ := t.s.artifact(r.Digest)
 		if err := t.enough(a); err != nil {
 			return err
 		}

@@ -199,7 +199,7 @@ func (t *txn) checkElo(d *event.Draft) error {
 	if err != nil {
 		return err
 	}
-	if a, ok := t.s.artifacts.get(string(s.Digest)); !ok || a.Kind != ring.KindModel {
+	if a, ok := t.s.artifact(s.Digest); !ok || a.Kind != ring.KindModel {
 		return refuse(CodeInvalid, "%s: %s is no known model", d.Type, s.Digest.Short())
 	}
 	if t.cmd.Fence == nil && t.cmd.Kind != KindFinish {

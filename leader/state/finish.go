@@ -55,7 +55,7 @@ func (t *txn) checkResult(r workRow, res *ring.WorkResult) error {
 		if o.Kind == ring.KindPack {
 			continue // games are gathered from the node by the sync daemons
 		}
-		if a, ok := t.s.artifacts.get(string(o.Digest)); !ok || a.Kind != o.Kind {
+		if a, ok := t.s.artifact(o.Digest); !ok || a.Kind != o.Kind {
 			return refuse(CodeRefused, "work %s: output %s %s is no known %s", r.ID, o.Role, o.Digest.Short(), o.Kind)
 		}
 	}

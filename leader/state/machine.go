@@ -83,6 +83,7 @@ func (m *Machine) Apply(index uint64, data []byte) (Result, []Placed, error) {
 		m.cur.Store(&refused)
 		return res, nil, nil
 	}
+	t.s.share()
 	m.cur.Store(&t.s)
 	return res, t.placed, nil
 }

@@ -20,7 +20,7 @@ func (t *txn) setName(b SetName) (any, error) {
 	if err := t.m.rules.expect(cur.Version, b.Expect); err != nil {
 		return nil, err
 	}
-	a, ok := t.s.artifacts.get(string(b.Digest))
+	a, ok := t.s.artifact(b.Digest)
 	if !ok {
 		return nil, refuse(CodeRefused, "artifact %s is unknown", b.Digest.Short())
 	}

@@ -168,7 +168,7 @@ func (t *txn) resolve(r *workRow, b ClaimWork) error {
 		r.Inputs = b.Inputs
 	}
 	for _, in := range r.Inputs {
-		if _, ok := t.s.artifacts.get(string(in.Digest)); !ok {
+		if _, ok := t.s.artifact(in.Digest); !ok {
 			return refuse(CodeRefused, "work %s: input %s %s is unknown", r.ID, in.Role, in.Digest.Short())
 		}
 	}

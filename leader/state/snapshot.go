@@ -79,10 +79,8 @@ func sections() []section {
 		}),
 		rows("tombstones", func(s *State) *table[tombstone] { return &s.tombstones },
 			func(s *State, k string, ts tombstone) { s.putTombstone(k, ts) }),
-		rows("artifacts", func(s *State) *table[ring.Artifact] { return &s.artifacts }, func(s *State, _ string, a ring.Artifact) {
-			s.shareIDs(a.Holders)
-			s.byKind.put(kindKey(a), a.Digest)
-		}),
+		rows("artifacts", func(s *State) *table[artifactRow] { return &s.artifacts },
+			func(s *State, _ string, r artifactRow) { s.byKind.put(kindKey(r.bare), r.bare.Digest) }),
 		rows("names", func(s *State) *table[ring.Name] { return &s.names }, nil),
 		rows("positions", func(s *State) *table[ring.Position] { return &s.positions }, nil),
 		rows("notes", func(s *State) *table[ring.Note] { return &s.notes }, func(s *State, _ string, n ring.Note) {
@@ -95,15 +93,6 @@ func sections() []section {
 			func(s *State, k string, r onceRow) { s.onceOrder.put(ordered(r.Order), k) }),
 		// The newest bearer of a name cannot be told from the members alone: it is kept.
 		rows("bearers", func(s *State) *table[id.Node] { return &s.nameIndex }, nil),
-	}
-}
-
-// shareIDs makes holders use the roster's own strings.
-func (s *State) shareIDs(holders []id.Node) {
-	for i, n := range holders {
-		if r, ok := s.members.get(string(n)); ok {
-			holders[i] = r.ID
-		}
 	}
 }
 
@@ -231,6 +220,7 @@ func readBody(in *summed) (*State, error) {
 			return nil, fmt.Errorf("section %s: %w", name, err)
 		}
 	}
+	s.share()
 	return s, nil
 }
 

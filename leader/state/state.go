@@ -39,7 +39,7 @@ type State struct {
 	off         table[bool]
 	work        table[workRow]
 	tombstones  table[tombstone] // by key of the item
-	artifacts   table[ring.Artifact]
+	artifacts   table[artifactRow]
 	names       table[ring.Name]
 	positions   table[ring.Position]
 	notes       table[ring.Note] // daemon, zero byte, key
@@ -123,7 +123,7 @@ func emptyState() *State {
 		settings: ring.Settings{Timing: ring.TimingLAN, Voters: 5},
 		members:  newTable[memberRow](), revoked: newTable[ring.Revocation](), tokens: newTable[ring.Token](),
 		assignments: newTable[ring.Assignment](), off: newTable[bool](), work: newTable[workRow](),
-		tombstones: newTable[tombstone](), artifacts: newTable[ring.Artifact](), names: newTable[ring.Name](),
+		tombstones: newTable[tombstone](), artifacts: newTable[artifactRow](), names: newTable[ring.Name](),
 		positions: newTable[ring.Position](), notes: newTable[ring.Note](), letters: newTable[ring.DeadLetter](),
 		origins: newTable[originRow](), once: newTable[onceRow](),
 		nameIndex: newTable[id.Node](), badKeys: newTable[id.Node](), workKeys: newTable[string](),
@@ -137,4 +137,15 @@ func emptyState() *State {
 func (s *State) next() uint64 {
 	s.meta.Counter++
 	return s.meta.Counter
+}
+
+// share makes the state ready to be read by others: no table may be changed in place any more.
+func (s *State) share() {
+	for _, t := range []interface{ share() }{
+		&s.members, &s.revoked, &s.tokens, &s.assignments, &s.off, &s.work, &s.tombstones, &s.artifacts, &s.names, &s.positions,
+		&s.notes, &s.letters, &s.origins, &s.once, &s.nameIndex, &s.badKeys, &s.workKeys, &s.workOrder, &s.doneOrder, &s.tombOrder,
+		&s.depth, &s.byKind, &s.onceOrder, &s.notesBytes,
+	} {
+		t.share()
+	}
 }

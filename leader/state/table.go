@@ -3,34 +3,72 @@ package state
 import (
 	"encoding/binary"
 	"iter"
+	"strings"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"github.com/google/btree"
 )
 
-// table is a persistent ordered map. Its methods return a changed table and leave the old one as it was, so that a copy
-// of a State is a snapshot.
-type table[T any] struct{ t *iradix.Tree[T] }
+// table is a persistent ordered map: a copy of a State is a snapshot of its tables. A table that was shared copies the few
+// nodes that a change touches; one that the entry at hand has changed already is changed in place.
+//
+// It is a B-tree and not a radix tree because of its weight: a hundred thousand artifacts take a third of the memory.
+type table[T any] struct {
+	t     *btree.BTreeG[pair[T]]
+	owned bool // no State but the one being made has this tree
+}
 
-func newTable[T any]() table[T] { return table[T]{iradix.New[T]()} }
+type pair[T any] struct {
+	key string
+	val *T
+}
 
-func (t table[T]) len() int { return t.t.Len() }
+func newTable[T any]() table[T] {
+	return table[T]{t: btree.NewG(16, func(a, b pair[T]) bool { return a.key < b.key })}
+}
 
-func (t table[T]) get(key string) (T, bool) { return t.t.Get([]byte(key)) }
+func (t *table[T]) len() int { return t.t.Len() }
 
-func (t *table[T]) put(key string, v T) { t.t, _, _ = t.t.Insert([]byte(key), v) }
+func (t *table[T]) get(key string) (T, bool) {
+	p, ok := t.t.Get(pair[T]{key: key})
+	if !ok {
+		var zero T
+		return zero, false
+	}
+	return *p.val, true
+}
 
-func (t *table[T]) del(key string) { t.t, _, _ = t.t.Delete([]byte(key)) }
+func (t *table[T]) put(key string, v T) {
+	t.own()
+	t.t.ReplaceOrInsert(pair[T]{key, &v})
+}
 
-// all walks in order of key.
-func (t table[T]) all() iter.Seq2[string, T] { return t.prefix("") }
+func (t *table[T]) del(key string) {
+	t.own()
+	t.t.Delete(pair[T]{key: key})
+}
+
+func (t *table[T]) own() {
+	if !t.owned {
+		t.t, t.owned = t.t.Clone(), true
+	}
+}
+
+// share ends changing in place. A shared table is not written to, so that many may call it.
+func (t *table[T]) share() {
+	if t.owned {
+		t.owned = false
+	}
+}
+
+// all walks in order of key. What is put or deleted on the way is not seen.
+func (t *table[T]) all() iter.Seq2[string, T] { return t.from("") }
 
 // prefix walks the keys that begin with p, in order.
-func (t table[T]) prefix(p string) iter.Seq2[string, T] {
+func (t *table[T]) prefix(p string) iter.Seq2[string, T] {
+	seq := t.from(p)
 	return func(yield func(string, T) bool) {
-		it := t.t.Root().Iterator()
-		it.SeekPrefix([]byte(p))
-		for k, v, ok := it.Next(); ok; k, v, ok = it.Next() {
-			if !yield(string(k), v) {
+		for k, v := range seq {
+			if !strings.HasPrefix(k, p) || !yield(k, v) {
 				return
 			}
 		}
@@ -38,22 +76,22 @@ func (t table[T]) prefix(p string) iter.Seq2[string, T] {
 }
 
 // from walks the keys that are not below k, in order.
-func (t table[T]) from(k string) iter.Seq2[string, T] {
+func (t *table[T]) from(k string) iter.Seq2[string, T] {
+	t.share() // the walk keeps this tree: a later change must not be in place
+	tree := t.t
 	return func(yield func(string, T) bool) {
-		it := t.t.Root().Iterator()
-		it.SeekLowerBound([]byte(k))
-		for k, v, ok := it.Next(); ok; k, v, ok = it.Next() {
-			if !yield(string(k), v) {
-				return
-			}
-		}
+		tree.AscendGreaterOrEqual(pair[T]{key: k}, func(p pair[T]) bool { return yield(p.key, *p.val) })
 	}
 }
 
 // first is the entry with the lowest key.
-func (t table[T]) first() (string, T, bool) {
-	k, v, ok := t.t.Root().Minimum()
-	return string(k), v, ok
+func (t *table[T]) first() (string, T, bool) {
+	p, ok := t.t.Min()
+	if !ok {
+		var zero T
+		return "", zero, false
+	}
+	return p.key, *p.val, true
 }
 
 // values is the values of seq without their keys.

@@ -170,7 +170,7 @@ func (s *State) WorkTypes() []string {
 }
 
 // Artifact is what is known of the bytes with a digest.
-func (s *State) Artifact(d id.Digest) (ring.Artifact, bool) { return s.artifacts.get(string(d)) }
+func (s *State) Artifact(d id.Digest) (ring.Artifact, bool) { return s.artifact(d) }
 
 // ArtifactCount is the number of known artifacts.
 func (s *State) ArtifactCount() int { return s.artifacts.len() }
@@ -187,8 +187,12 @@ func (s *State) Artifacts(kind ring.Kind, config id.Config, after uint64) iter.S
 			if !strings.HasPrefix(k, prefix) {
 				return
 			}
-			a, _ := s.artifacts.get(string(d))
-			if (config == "" || a.Config == config) && !yield(a) {
+			if config != "" {
+				if r, _ := s.artifacts.get(string(d)); r.bare.Config != config {
+					continue
+				}
+			}
+			if a, ok := s.artifact(d); ok && !yield(a) {
 				return
 			}
 		}
@@ -198,9 +202,9 @@ func (s *State) Artifacts(kind ring.Kind, config id.Config, after uint64) iter.S
 func (s *State) artifactsOfAllKinds(config id.Config, after uint64) iter.Seq[ring.Artifact] {
 	return func(yield func(ring.Artifact) bool) {
 		var all []ring.Artifact
-		for _, a := range s.artifacts.all() {
-			if a.Seq > after && (config == "" || a.Config == config) {
-				all = append(all, a)
+		for _, r := range s.artifacts.all() {
+			if r.bare.Seq > after && (config == "" || r.bare.Config == config) {
+				all = append(all, r.artifact())
 			}
 		}
 		slices.SortStableFunc(all, func(a, b ring.Artifact) int {
@@ -222,7 +226,13 @@ func (s *State) artifactsOfAllKinds(config id.Config, after uint64) iter.Seq[rin
 
 // ArtifactsByPrefix is the artifacts whose digest begins with p, in order of digest.
 func (s *State) ArtifactsByPrefix(p string) iter.Seq[ring.Artifact] {
-	return values(s.artifacts.prefix(p))
+	return func(yield func(ring.Artifact) bool) {
+		for _, r := range s.artifacts.prefix(p) {
+			if !yield(r.artifact()) {
+				return
+			}
+		}
+	}
 }
 
 // Name is where a name points.

@@ -1,0 +1,85 @@
+package state
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+	"unique"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// artifactRow is a ring.Artifact in little memory: there may be a hundred thousand of them. Counters and labels are packed,
+// and strings that many rows have in common are shared.
+type artifactRow struct {
+	bare   ring.Artifact // without Counters and Labels
+	packed string
+}
+
+func packArtifact(a ring.Artifact) artifactRow {
+	b := packMap(nil, a.Counters, func(b []byte, v int64) []byte { return binary.AppendVarint(b, v) })
+	b = packMap(b, a.Labels, func(b []byte, v string) []byte { return appendBytes(b, v) })
+	a.Kind, a.Config, a.Origin = shared(a.Kind), shared(a.Config), shared(a.Origin)
+	holders := make([]id.Node, len(a.Holders)) // never in place: an older state may have the slice
+	for i, n := range a.Holders {
+		holders[i] = shared(n)
+	}
+	a.Holders = holders
+	a.Counters, a.Labels = nil, nil
+	return artifactRow{a, string(b)}
+}
+
+func (r artifactRow) artifact() ring.Artifact {
+	a := r.bare
+	in := reader{b: []byte(r.packed)}
+	a.Counters = unpackMap(&in, (*reader).varint)
+	a.Labels = unpackMap(&in, func(in *reader) string { return string(in.bytes()) })
+	return a
+}
+
+// MarshalJSON writes the artifact as everybody knows it.
+func (r artifactRow) MarshalJSON() ([]byte, error) { return marshal(r.artifact()) }
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (r *artifactRow) UnmarshalJSON(b []byte) error {
+	var a ring.Artifact
+	if err := unmarshal(b, &a); err != nil {
+		return err
+	}
+	*r = packArtifact(a)
+	return nil
+}
+
+func shared[T ~string](s T) T { return T(unique.Make(string(s)).Value()) }
+
+func packMap[V any](b []byte, m map[string]V, value func([]byte, V) []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(m)))
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		b = value(appendBytes(b, k), m[k])
+	}
+	return b
+}
+
+func unpackMap[V any](in *reader, value func(*reader) V) map[string]V {
+	n := in.count()
+	if n == 0 {
+		return nil
+	}
+	m := make(map[string]V, n)
+	for range n {
+		k := string(in.bytes())
+		m[k] = value(in)
+	}
+	return m
+}
+
+func (s *State) artifact(d id.Digest) (ring.Artifact, bool) {
+	r, ok := s.artifacts.get(string(d))
+	if !ok {
+		return ring.Artifact{}, false
+	}
+	return r.artifact(), true
+}
+
+func (s *State) putArtifact(a ring.Artifact) { s.artifacts.put(string(a.Digest), packArtifact(a)) }
