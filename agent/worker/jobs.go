@@ -191,6 +191,12 @@ func (w *Worker) adopt(ctx context.Context) error {
 		if err != nil {
 			w.log.Error().Str("job", h.ID()).Err(err).Msg("outcome not readable, judged again")
 		}
+		if told {
+			// An answer counts only when the job has ended. A command could write one too.
+			if _, ended, _ := h.Poll(); !ended {
+				told = false
+			}
+		}
 		if told && !a.Heard.IsZero() {
 			w.mu.Lock()
 			w.kept[h.ID()] = &kept{handle: h, rec: rec, answer: a}

@@ -66,6 +66,9 @@ type Offer struct {
 	Configs []id.Config
 	// Holds are artifacts that are here already, the most useful first; a hint for choosing.
 	Holds []id.Digest
+	// Claims are the claim ids that this node works on. A live claim of this node and boot that is not among them was
+	// granted in an answer that got lost: it can be granted again at once.
+	Claims []string
 }
 
 // ClaimRef names one lease on one item.

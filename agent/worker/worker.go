@@ -43,7 +43,7 @@ type Config struct {
 
 // Pace holds the worker's periods. Zero values mean the defaults.
 type Pace struct {
-	// Poll is how often work is asked for when there was none (1 s); it grows to PollMost (10 s) while nothing changes.
+	// Poll is how often work is asked for when there was none (1 s); it grows to PollMost (5 s) while nothing changes.
 	Poll, PollMost time.Duration
 	// Retry is the first pause before an unanswered call is repeated (500 ms); it grows to RetryMost (15 s).
 	Retry, RetryMost time.Duration
@@ -66,7 +66,7 @@ func (p Pace) withDefaults() Pace {
 		}
 	}
 	set(&p.Poll, time.Second)
-	set(&p.PollMost, 10*time.Second)
+	set(&p.PollMost, 5*time.Second)
 	set(&p.Retry, 500*time.Millisecond)
 	set(&p.RetryMost, 15*time.Second)
 	set(&p.Call, 10*time.Second)
@@ -260,8 +260,10 @@ func (w *Worker) offer() (Offer, bool) {
 	w.mu.Lock()
 	draining := w.draining
 	live := make(map[string]int, len(w.runs))
+	claims := make([]string, 0, len(w.runs))
 	for _, r := range w.runs {
 		live[r.claim.Type]++
+		claims = append(claims, r.claim.ClaimID)
 	}
 	w.mu.Unlock()
 	if wl == nil || draining {
@@ -271,7 +273,7 @@ func (w *Worker) offer() (Offer, bool) {
 	if spare <= 0 {
 		return Offer{}, false
 	}
-	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl)}
+	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl), Claims: claims}
 	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
 	for _, name := range workload.StageNames() {
 		stage, ok := wl.Stages[name]

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	pollEvery = 100 * time.Millisecond
+	pollEvery    = 100 * time.Millisecond
+	ownPollEvery = time.Second
 	// How long after a shim's death the processes that carry its mark are looked for.
 	buryTime   = 3 * time.Second
 	sweepEvery = 20 * time.Millisecond
@@ -50,7 +51,11 @@ func (h *Handle) Created() time.Time { return h.spec.Created }
 // Wait returns how the job ended, as soon as none of its processes is left. A job whose shim died is Lost (or NotStarted),
 // once what remained of it is gone. Errors: that of ctx, or of the disk.
 func (h *Handle) Wait(ctx context.Context) (Status, error) {
-	tick := time.NewTicker(pollEvery)
+	every := pollEvery
+	if h.reaped != nil {
+		every = ownPollEvery // its end is told by the kernel
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	reaped := h.reaped
 	for {
@@ -71,15 +76,17 @@ func (h *Handle) Wait(ctx context.Context) (Status, error) {
 // Poll says without waiting whether the job has ended, and how. Where the shim turns out to be dead, it ends what the job
 // left behind and writes the status in its place; that may take some seconds.
 func (h *Handle) Poll() (Status, bool, error) {
+	// The lock is asked first: a status counts only when the shim that wrote it is gone. A command could write one too.
+	alive, err := h.alive()
+	if alive || err != nil {
+		return Status{}, false, err
+	}
 	st, err := h.readStatus()
 	if err == nil {
 		return st, true, nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return Status{}, false, fmt.Errorf("poll job %s: %w", h.spec.ID, err)
-	}
-	if alive, err := h.alive(); alive || err != nil {
-		return Status{}, false, err
 	}
 	return h.bury()
 }

@@ -120,6 +120,25 @@ func TestGibibyteOfOutput(t *testing.T) {
 	}
 }
 
+// A command that writes its own good report is not believed.
+func TestForgedStatus(t *testing.T) {
+	t.Parallel()
+	h := start(t, newRunner(t), Job{
+		Argv:   []string{"sh", "-c", `echo '{"reason":"exited","detail":"all is well"}' > ../status.json; touch forged; sleep 60`},
+		Limits: Limits{Timeout: time.Second},
+	})
+	eventually(t, "the report is forged", func() bool {
+		_, err := os.Stat(filepath.Join(h.OutDir(), "forged"))
+		return err == nil
+	})
+	if st, done, err := h.Poll(); done || err != nil {
+		t.Errorf("believed: %+v, %v", st, err)
+	}
+	if st := wait(t, h); st.Reason != TimedOut {
+		t.Errorf("got %+v", st)
+	}
+}
+
 func TestPriorityAndEnvironment(t *testing.T) {
 	t.Parallel()
 	r := newRunner(t)
