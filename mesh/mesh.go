@@ -38,7 +38,8 @@ type Mesh struct {
 }
 
 // Open loads the node's identity, renews it if the node can sign for itself, and binds the port. Nothing is served before
-// Run; Close undoes an Open that is not followed by Run. ErrNotEnrolled means that InitRing or Enrol must come first.
+// Run; Close undoes an Open that is not followed by Run. ErrNotEnrolled means that InitRing or Enrol must come first,
+// CodeRevoked that this node's own roster has thrown it out.
 func Open(ctx context.Context, cfg Config) (*Mesh, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -53,6 +54,10 @@ func Open(ctx context.Context, cfg Config) (*Mesh, error) {
 	credentials, err := identity.LoadCredentials(store)
 	if err != nil {
 		return nil, fmt.Errorf("open mesh: %w", err)
+	}
+	if entry, ok := cfg.Roster.Lookup(credentials.Subject().Node); ok && entry.Revoked {
+		return nil, Errorf(CodeRevoked, "this node has been revoked").
+			WithHint("wipe the data directory and join with a new token")
 	}
 	book, err := wire.OpenBook(cfg.peersFile())
 	if err != nil {

@@ -139,6 +139,10 @@ type node struct {
 	cancel context.CancelFunc
 	done   chan error
 
+	listen []string // protocols of which heard is told who connects
+	heard  chan string
+	blind  bool // its copy of the roster has no revocations
+
 	mu      sync.Mutex
 	refused []*mesh.Error
 }
@@ -224,6 +228,9 @@ func (n *node) tryStart() error {
 			n.refused = append(n.refused, e)
 		},
 	}
+	if n.blind {
+		cfg.Roster = trusting{n.ring.state}
+	}
 	n.ring.tweak(&cfg)
 	m, err := mesh.Open(context.Background(), cfg)
 	if err != nil {
@@ -231,11 +238,26 @@ func (n *node) tryStart() error {
 	}
 	n.mesh = m
 	register(m)
+	for _, protocol := range n.listen {
+		go n.accept(m.Listener(protocol), protocol)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel, n.done = cancel, make(chan error, 1)
 	done := n.done
 	go func() { done <- m.Run(ctx) }()
 	return nil
+}
+
+func (n *node) accept(l net.Listener, protocol string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		p, _ := mesh.PeerOf(c)
+		n.heard <- fmt.Sprintf("%s %s %s", protocol, p.Node, p.Class)
+		_ = c.Close()
+	}
 }
 
 // stop ends the process: connections close, nobody is told that it left.
