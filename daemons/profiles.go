@@ -73,7 +73,7 @@ func DevOverlay() map[string]json.RawMessage {
 		"TRAINING_TRIGGER": raw(`{"every":"5s","samples":4000,"cooldown":"5s","epochs":0,"retry":"5s","pause":"1m",
 			"candidate_wait":"60s"}`),
 		"EVALUATION": raw(`{"every":"5s","simulations":48,"min_games":50,"max_games":50,"champion_games":100}`),
-		"AUTO_PROMOTION": raw(`{"every":"5s","min_games":50,"champion_games":100,"champion":0.55,
+		"AUTO_PROMOTION": raw(`{"every":"5s","min_games":50,"champion_games":50,"champion":0.55,
 			"first":{"2":{"random":0.75,"heuristic":0}},"floor":{"2":{"random":0.7,"heuristic":0.2}}}`),
 		"NPZ_DISTRIBUTION":    raw(`{"every":"5s","retry":"2s"}`),
 		"MODEL_DISTRIBUTION":  raw(`{"every":"5s","retry":"2s"}`),

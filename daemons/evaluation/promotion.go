@@ -19,7 +19,7 @@ import (
 
 // Promotion is AUTO_PROMOTION.
 func Promotion() kit.Spec {
-	defaults := PromotionSettings{MinGames: kit.MinGames, ChampionGames: 100, Champion: 0.55,
+	defaults := PromotionSettings{MinGames: kit.MinGames, ChampionGames: kit.MinGames, Champion: 0.55,
 		First: map[string]Rates{"2": {0.85, 0.60}, "3": {0.65, 0.45}, "4": {0.60, 0.40}},
 		Floor: map[string]Rates{"2": {0.70, 0.50}, "3": {0.50, 0.40}, "4": {0.45, 0.35}},
 	}

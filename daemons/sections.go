@@ -1,0 +1,28 @@
+package daemons
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// CheckSection says what is wrong with a daemon's section of the ring settings, naming the key.
+func CheckSection(name string, section json.RawMessage) error {
+	s, ok := ByName(name)
+	switch {
+	case !ok:
+		return errors.New("there is no daemon of this name; list them with: ringagent daemons")
+	case s.AliasOf != "":
+		return fmt.Errorf("deprecated name; write %s", s.AliasOf)
+	}
+	return s.CheckSettings(section)
+}
+
+// Enabled says whether the ring settings want a daemon to run; without a word they do.
+func Enabled(r ring.Settings, name string) bool {
+	b, err := kit.DecodeBasics(r.Daemons[name])
+	return err != nil || b.Enabled == nil || *b.Enabled
+}
