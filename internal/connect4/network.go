@@ -7,7 +7,7 @@ import (
 
 const (
 	hidden1 = 128
-	hidden2 = 64
+	hidden2 = 32
 	// outputs are a logit for each column and, last, the value before it is squashed.
 	outputs    = Columns + 1
 	valueIndex = Columns
@@ -77,9 +77,9 @@ func sumRows(dst, bias, w []float32, idx []int32) {
 	for o := 0; o+8 <= width; o += 8 {
 		b := bias[o : o+8 : o+8]
 		s0, s1, s2, s3, s4, s5, s6, s7 := b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]
+		column := w[o:]
 		for _, i := range idx {
-			r := w[int(i)*width+o:]
-			r = r[:8:8]
+			r := (*[8]float32)(column[int(i)*width:])
 			s0 += r[0]
 			s1 += r[1]
 			s2 += r[2]
@@ -101,10 +101,10 @@ func mulRows(dst, bias, w, x []float32, idx []int32) {
 	for o := 0; o+8 <= width; o += 8 {
 		b := bias[o : o+8 : o+8]
 		s0, s1, s2, s3, s4, s5, s6, s7 := b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]
+		column := w[o:]
 		for _, i := range idx {
 			v := x[i]
-			r := w[int(i)*width+o:]
-			r = r[:8:8]
+			r := (*[8]float32)(column[int(i)*width:])
 			s0 += float32(v * r[0])
 			s1 += float32(v * r[1])
 			s2 += float32(v * r[2])
