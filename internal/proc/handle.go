@@ -13,7 +13,7 @@ import (
 
 const (
 	pollEvery    = 100 * time.Millisecond
-	ownPollEvery = time.Second
+	ownPollEvery = 250 * time.Millisecond
 	// How long after a shim's death the processes that carry its mark are looked for.
 	buryTime   = 3 * time.Second
 	sweepEvery = 20 * time.Millisecond
@@ -76,7 +76,8 @@ func (h *Handle) Wait(ctx context.Context) (Status, error) {
 // Poll says without waiting whether the job has ended, and how. Where the shim turns out to be dead, it ends what the job
 // left behind and writes the status in its place; that may take some seconds.
 func (h *Handle) Poll() (Status, bool, error) {
-	// The lock is asked first: a status counts only when the shim that wrote it is gone. A command could write one too.
+	// The lock is asked first: a status counts only when the shim that wrote it has let go of
+	// the lock. A command could write one too.
 	alive, err := h.alive()
 	if alive || err != nil {
 		return Status{}, false, err

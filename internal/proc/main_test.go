@@ -126,7 +126,7 @@ func start(t *testing.T, r *Runner, job Job) *Handle {
 	}
 	t.Cleanup(func() {
 		_ = h.Stop(0, "test is over")
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		_, _ = h.Wait(ctx)
 		if h.reaped != nil {
@@ -139,7 +139,7 @@ func start(t *testing.T, r *Runner, job Job) *Handle {
 // wait returns the job's status and proves that nothing of it is left.
 func wait(t *testing.T, h *Handle) Status {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	st, err := h.Wait(ctx)
 	if err != nil {
@@ -161,7 +161,7 @@ func wait(t *testing.T, h *Handle) Status {
 // eventually polls until ok, or fails.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); {
+	for deadline := time.Now().Add(60 * time.Second); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("never happened: %s", what)
 		}

@@ -47,7 +47,7 @@ func TestEnds(t *testing.T) {
 		"killed":               {Job{Argv: []string{"sh", "-c", "kill -9 $$"}}, Signaled, -1, "SIGKILL", true},
 		"crashed":              {Job{Argv: []string{"sh", "-c", "kill -SEGV $$"}}, Signaled, -1, "SIGSEGV", true},
 		"hangs":                {Job{Argv: []string{"sleep", "60"}, Limits: Limits{Timeout: 200 * time.Millisecond}}, TimedOut, -1, "SIGTERM", true},
-		"hangs and is deaf":    {Job{Argv: child("hang-deaf", "pid"), Limits: Limits{Timeout: 2 * time.Second}}, TimedOut, -1, "SIGKILL", true},
+		"hangs and is deaf":    {Job{Argv: []string{"sh", "-c", `trap "" TERM; sleep 60`}, Limits: Limits{Timeout: 2 * time.Second}}, TimedOut, -1, "SIGKILL", true},
 		"well after TERM":      {Job{Argv: []string{"sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.02; done"}, Limits: Limits{Timeout: 2 * time.Second, Grace: 5 * time.Second}}, TimedOut, 0, "", true},
 		"stopped by itself":    {Job{Argv: []string{"sh", "-c", "kill -STOP $$"}, Limits: Limits{Timeout: 200 * time.Millisecond}}, TimedOut, -1, "SIGTERM", true},
 		"closes its output":    {Job{Argv: []string{"sh", "-c", "exec >&- 2>&-; sleep 0.2; exit 4"}}, Exited, 4, "", true},
@@ -92,8 +92,8 @@ func TestEscapedGrandchildIsEnded(t *testing.T) {
 func TestGibibyteOfOutput(t *testing.T) {
 	t.Parallel()
 	mib := 1024
-	if testing.Short() {
-		mib = 64
+	if testing.Short() || raceEnabled {
+		mib = 64 // the shim is the test binary, and slow under the race detector
 	}
 	h := start(t, newRunner(t), Job{Argv: child("print", strconv.Itoa(mib)), Limits: Limits{Progress: `n=(\d+)`, ProgressGroup: 1}})
 	begin := time.Now()

@@ -38,6 +38,7 @@ func ShimMain(args []string) int {
 	for range statusRetries {
 		err := writeJSON(filepath.Join(s.dir, statusName), status, true)
 		if err == nil {
+			_ = syscall.Close(lockFD) // the owner need not wait for our own end
 			return 0
 		}
 		fmt.Fprintln(os.Stderr, err)
