@@ -74,6 +74,9 @@ func openFile(path string, buckets ...[]byte) (*bolt.DB, error) {
 			return nil, err
 		}
 	}
+	if err := preflight(path); err != nil {
+		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
+	}
 	var db *bolt.DB
 	err := guard(path, func() error {
 		var err error

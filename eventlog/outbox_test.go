@@ -1,0 +1,603 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+func TestPublishReachesTheLogInOrder(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	o, _ := outboxAt(t, t.TempDir(), ring, nil)
+	want := numbered("a", 50)
+	publishAll(t, o, want)
+	id, seq, err := o.PublishWait(t.Context(), note("last"), external)
+	if err != nil || seq != 51 || id != event.MakeID(o.Status().Origin, 51) {
+		t.Fatal(id, seq, err)
+	}
+	if diff := cmp.Diff(append(want, "last"), ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+	eventually(t, "all acknowledged", func() bool { return o.Status().Acked == 51 })
+	var p *event.ProblemError
+	if _, err := o.Publish(t.Context(), event.Draft{Type: "OPERATOR_NOTE"}, external); !errors.As(err, &p) || p.Field != "text" {
+		t.Error(err)
+	}
+}
+
+func TestPublishWithoutCoordinator(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	ring.down = true
+	dir := t.TempDir()
+	o, stop := outboxAt(t, dir, ring, nil)
+	publishAll(t, o, numbered("a", 3))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	id, seq, err := o.PublishWait(ctx, note("b"), external)
+	if !errors.Is(err, context.DeadlineExceeded) || id == "" || seq != 0 {
+		t.Fatal(id, seq, err)
+	}
+	stop()
+	o, _ = outboxAt(t, dir, ring, nil)
+	ring.set(func() { ring.down = false })
+	eventually(t, "all placed", func() bool { return o.Status().Acked == 4 })
+	if diff := cmp.Diff(append(numbered("a", 3), "b"), ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestKeyGivesTheSameEvent(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	dir := t.TempDir()
+	o, stop := outboxAt(t, dir, ring, nil)
+	keyed := PublishOptions{By: event.ByExternal, Key: "k"}
+	type got struct {
+		id  string
+		seq uint64
+	}
+	results := make([]got, 8)
+	var wg sync.WaitGroup
+	for i := range results {
+		wg.Go(func() {
+			id, seq, err := o.PublishWait(t.Context(), note("x"), keyed)
+			if err != nil {
+				t.Error(err)
+			}
+			results[i] = got{id, seq}
+		})
+	}
+	wg.Wait()
+	for _, r := range results {
+		if r != results[0] || r.seq == 0 {
+			t.Errorf("%v, %v", results[0], r)
+		}
+	}
+	if _, err := o.Publish(t.Context(), note("y"), keyed); !errors.Is(err, ErrKeyTaken) {
+		t.Error(err)
+	}
+	stop()
+	o, _ = outboxAt(t, dir, ring, nil)
+	id, seq, err := o.PublishWait(t.Context(), note("x"), keyed)
+	if err != nil || (got{id, seq}) != results[0] {
+		t.Error("after a restart:", id, seq, err)
+	}
+	if n := len(ring.texts(t)); n != 1 {
+		t.Errorf("%d events", n)
+	}
+}
+
+// TestAnswersLost loses, repeats and delays, and still every event has one place, in order.
+func TestExactlyOnePosition(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		ring := newModelRing()
+		every := rapid.IntRange(2, 7).Draw(rt, "every")
+		n := 0
+		ring.lose = func(Batch) bool { n++; return n%every == 0 }
+		ring.drop = func(Batch) bool { n++; return n%(every+1) == 0 }
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		window := rapid.IntRange(1, 5).Draw(rt, "window")
+		o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+			p.Sequencer = &shuffled{ring: ring, every: rapid.IntRange(2, 5).Draw(rt, "swap")}
+			p.Window, p.BatchEvents = window, 3
+		})
+		defer stop()
+		count := rapid.IntRange(1, 40).Draw(rt, "count")
+		publishAll(t, o, numbered("e", count))
+		eventually(t, "all acknowledged", func() bool { return o.Status().Acked == uint64(count) })
+		if diff := cmp.Diff(numbered("e", count), ring.texts(t)); diff != "" {
+			rt.Fatal(diff)
+		}
+	})
+}
+
+// shuffled hands every few batches over after the one that follows.
+type shuffled struct {
+	ring  *modelRing
+	every int
+	n     int
+	held  func()
+}
+
+func (s *shuffled) Append(ctx context.Context, b Batch) <-chan Answer {
+	s.n++
+	if s.held != nil {
+		ch := s.ring.Append(ctx, b)
+		s.held()
+		s.held = nil
+		return ch
+	}
+	if s.n%s.every != 0 {
+		return s.ring.Append(ctx, b)
+	}
+	ch := make(chan Answer, 1)
+	var once sync.Once
+	deliver := func() { once.Do(func() { ch <- <-s.ring.Append(ctx, b) }) }
+	s.held = deliver
+	time.AfterFunc(3*time.Millisecond, deliver)
+	return ch
+}
+
+func (s *shuffled) Origin(ctx context.Context, o event.Origin) (OriginState, error) {
+	s.held = nil
+	return s.ring.Origin(ctx, o)
+}
+
+// copyFile is what a backup or a clone of a disk does.
+func copyFile(t testing.TB, from, to string) {
+	t.Helper()
+	src, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := os.Create(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(dst, src); err != nil {
+		t.Fatal(err)
+	}
+	if err := dst.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSetBack sets an outbox back to an older copy of itself, with all that may have happened in between.
+func TestSetBack(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		before  int // published and placed before the copy
+		open    int // published before the copy, placed after it
+		after   int // published and placed after the copy
+		fresh   int // published on the copy before it meets the ring
+		altered bool
+	}{
+		{"nothing new", 3, 0, 0, 0, false},
+		{"the ring went on", 3, 0, 4, 0, false},
+		{"open ones were placed", 3, 5, 0, 0, false},
+		{"open ones and more", 3, 5, 4, 0, false},
+		{"fewer fresh ones than were placed", 3, 5, 4, 2, false},
+		{"as many fresh ones as were placed", 3, 5, 4, 4, true},
+		{"more fresh ones than were placed", 0, 0, 4, 9, true},
+		{"fresh ones only", 3, 0, 0, 9, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			dir, ring, alarms := t.TempDir(), newModelRing(), &alarmList{}
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, numbered("before", tc.before))
+			eventually(t, "placed", func() bool { return o.Status().Acked == uint64(tc.before) })
+			ring.set(func() { ring.down = true })
+			publishAll(t, o, numbered("open", tc.open))
+			stop()
+			file := filepath.Join(dir, "outbox.db")
+			copyFile(t, file, file+".copy")
+			ring.set(func() { ring.down = false })
+			o, stop = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, numbered("after", tc.after))
+			eventually(t, "placed", func() bool { return o.Status().Acked == uint64(tc.before+tc.open+tc.after) })
+			stop()
+
+			copyFile(t, file+".copy", file)
+			ring.set(func() { ring.down = true })
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Alarm = alarms.add })
+			publishAll(t, o, numbered("fresh", tc.fresh))
+			ring.set(func() { ring.down = false })
+			want := slices.Concat(numbered("before", tc.before), numbered("open", tc.open), numbered("after", tc.after), numbered("fresh", tc.fresh))
+			if _, seq, err := o.PublishWait(t.Context(), note("end"), external); err != nil || seq != uint64(len(want)+1) {
+				t.Error("place of the last:", seq, err)
+			}
+			if diff := cmp.Diff(append(want, "end"), ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+			if got := alarms.has(AlarmOutboxAltered, false); got != tc.altered {
+				t.Errorf("alarm %t, want %t", got, tc.altered)
+			}
+		})
+	}
+}
+
+// TestAlteredIsNeverAcknowledged: the log holds other bytes under a number of ours.
+func TestAlteredIsNeverAcknowledged(t *testing.T) {
+	t.Parallel()
+	run := func(t *testing.T, broken bool) (texts []string, alarmed bool) {
+		ring, alarms := newModelRing(), &alarmList{}
+		ring.down = true
+		o, _ := outboxAt(t, t.TempDir(), ring, func(p *OutboxOptions) { p.Alarm, p.hooks.noCompare = alarms.add, broken })
+		publishAll(t, o, numbered("mine", 2))
+		ring.set(func() {
+			d := note("not mine")
+			d.Node = testNode
+			ring.place(Batch{Origin: o.Status().Origin, Node: testNode, First: 1, Drafts: [][]byte{d.Encode(), d.Encode()}})
+			ring.down = false
+		})
+		eventually(t, "all acknowledged", func() bool { s := o.Status(); return s.Acked == s.Last })
+		return ring.texts(t), alarms.has(AlarmOutboxAltered, false)
+	}
+	texts, alarmed := run(t, false)
+	if want := []string{"not mine", "not mine", "mine0", "mine1"}; !cmp.Equal(want, texts) || !alarmed {
+		t.Errorf("%v, alarm %t", texts, alarmed)
+	}
+	if texts, alarmed := run(t, true); alarmed || slices.Contains(texts, "mine0") {
+		t.Errorf("the variant that does not compare was not told apart: %v", texts)
+	}
+}
+
+// TestRingWentBack: after a recovery the ring lacks what it had acknowledged.
+func TestRingWentBack(t *testing.T) {
+	t.Parallel()
+	t.Run("kept here", func(t *testing.T) {
+		t.Parallel()
+		ring, dir := newModelRing(), t.TempDir()
+		o, stop := outboxAt(t, dir, ring, nil)
+		publishAll(t, o, numbered("a", 6))
+		eventually(t, "placed", func() bool { return o.Status().Acked == 6 })
+		stop()
+		ring.cut(3)
+		o, _ = outboxAt(t, dir, ring, nil)
+		if _, _, err := o.PublishWait(t.Context(), note("b"), external); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(append(numbered("a", 6), "b"), ring.texts(t)); diff != "" {
+			t.Error(diff)
+		}
+	})
+	t.Run("no longer kept", func(t *testing.T) {
+		t.Parallel()
+		ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+		change := func(p *OutboxOptions) { p.Alarm, p.KeepBytes = alarms.add, 1 }
+		o, stop := outboxAt(t, dir, ring, change)
+		publishAll(t, o, numbered("a", 6))
+		eventually(t, "dropped", func() bool { return o.Status().Bytes == 0 })
+		stop()
+		ring.cut(3)
+		o, _ = outboxAt(t, dir, ring, change)
+		if _, _, err := o.PublishWait(t.Context(), note("b"), external); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(append(numbered("a", 3), "b"), ring.texts(t)); diff != "" {
+			t.Error(diff)
+		}
+		rs := ring.records(t)
+		if lost := rs[3]; lost.Marks&event.MarkLost == 0 || lost.Number != 6 || rs[4].Number != 7 {
+			t.Errorf("%+v", rs[3:])
+		}
+		if !alarms.has(AlarmEventsLost, false) {
+			t.Error("no alarm")
+		}
+	})
+}
+
+// cut takes everything after seq out of the ring, as a recovery from an old voter does.
+func (m *modelRing) cut(seq uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.log[:seq]
+	m.log, m.hash, m.origins = nil, event.Hash{}, map[event.Origin]*modelOrigin{}
+	for _, e := range old {
+		r, err := event.DecodeRecord(e.Bytes)
+		if err != nil {
+			panic(err)
+		}
+		o := m.origins[r.Origin]
+		if o == nil {
+			o = &modelOrigin{}
+			m.origins[r.Origin] = o
+		}
+		o.drafts = append(o.drafts, r.Draft.Encode())
+		o.hash = o.hash.Next(r.Draft.Encode())
+		m.put(r)
+	}
+}
+
+// TestWipedNode: a new file is a new origin, so that nothing it publishes is mistaken for old news.
+func TestWipedNode(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	o, stop := outboxAt(t, t.TempDir(), ring, nil)
+	publishAll(t, o, numbered("same", 3))
+	eventually(t, "placed", func() bool { return o.Status().Acked == 3 })
+	stop()
+	o, _ = outboxAt(t, t.TempDir(), ring, nil)
+	publishAll(t, o, numbered("same", 3))
+	eventually(t, "placed", func() bool { return o.Status().Acked == 3 })
+	if n := len(ring.texts(t)); n != 6 {
+		t.Errorf("%d events", n)
+	}
+}
+
+// TestCrashBeforeTheFsync: a batch travels while it is stored; the file that a crash leaves may know less than the ring.
+func TestCrashBeforeTheFsync(t *testing.T) {
+	t.Parallel()
+	run := func(t *testing.T, broken bool) []string {
+		ring, dir := newModelRing(), t.TempDir()
+		file := filepath.Join(dir, "outbox.db")
+		first, stop := outboxAt(t, dir, ring, nil)
+		publishAll(t, first, numbered("a", 3))
+		eventually(t, "placed", func() bool { return first.Status().Acked == 3 })
+		stop()
+
+		// The second life is copied in mid-commit, when its batch stands in the log already.
+		crash := make(chan struct{})
+		var armed atomic.Bool
+		o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+			p.hooks.commit = func() error {
+				if armed.Load() {
+					<-crash
+				}
+				return nil
+			}
+		})
+		armed.Store(true)
+		result := make(chan error, 1)
+		go func() {
+			_, err := o.Publish(t.Context(), note("b"), external)
+			result <- err
+		}()
+		eventually(t, "placed before it is stored", func() bool { return len(ring.texts(t)) == 4 })
+		select {
+		case err := <-result:
+			t.Error("acknowledged before the fsync:", err)
+		default:
+		}
+		copyFile(t, file, file+".crashed")
+		close(crash)
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		stop()
+		copyFile(t, file+".crashed", file)
+		o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.hooks.noCompare = broken })
+		publishAll(t, o, []string{"c"})
+		eventually(t, "all acknowledged", func() bool { s := o.Status(); return s.Acked == s.Last })
+		return ring.texts(t)
+	}
+	if diff := cmp.Diff([]string{"a0", "a1", "a2", "b", "c"}, run(t, false)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestVariants: each broken variant loses or doubles something that the real one does not.
+func TestOutboxVariants(t *testing.T) {
+	t.Parallel()
+	t.Run("acknowledged early", func(t *testing.T) {
+		t.Parallel()
+		for _, broken := range []bool{false, true} {
+			fail := errors.New("disk is gone")
+			o, stop := outboxAt(t, t.TempDir(), newModelRing(), func(p *OutboxOptions) {
+				p.hooks.ackEarly = broken
+				p.hooks.commit = func() error { return fail }
+			})
+			_, err := o.Publish(t.Context(), note("x"), external)
+			if acked := err == nil; acked != broken {
+				t.Errorf("broken %t: an event that was not stored was acknowledged: %t", broken, acked)
+			}
+			stop()
+		}
+	})
+	t.Run("published again without looking", func(t *testing.T) {
+		t.Parallel()
+		for _, broken := range []bool{false, true} {
+			ring, dir := newModelRing(), t.TempDir()
+			file := filepath.Join(dir, "outbox.db")
+			ring.down = true
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"x"})
+			stop()
+			copyFile(t, file, file+".copy")
+			ring.down = false
+			o, stop = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"y"})
+			eventually(t, "placed", func() bool { return o.Status().Acked == 2 })
+			stop()
+			copyFile(t, file+".copy", file)
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.hooks.noFind = broken })
+			eventually(t, "placed", func() bool { s := o.Status(); return s.Acked == s.Last && s.Origin != "" && ringAsked(ring) })
+			publishAll(t, o, []string{"z"})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "z") })
+			if doubled := len(ring.texts(t)) == 4; doubled != broken {
+				t.Errorf("broken %t: %v", broken, ring.texts(t))
+			}
+		}
+	})
+}
+
+func ringAsked(m *modelRing) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked > 2
+}
+
+// TestDiskFailure: refuse while nothing can be stored, come back by oneself, and give no number other bytes.
+func TestDiskFailure(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]error{"full": fmt.Errorf("write: %w", syscall.ENOSPC), "failing": fmt.Errorf("fdatasync: %w", syscall.EIO)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+			var broken atomic.Bool
+			o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				p.Alarm = alarms.add
+				p.hooks.commit = func() error {
+					if broken.Load() {
+						return fault
+					}
+					return nil
+				}
+			})
+			publishAll(t, o, numbered("a", 3))
+			eventually(t, "placed", func() bool { return len(ring.texts(t)) == 3 })
+			broken.Store(true)
+			for range 3 {
+				if _, err := o.Publish(t.Context(), note("unsure"), external); !errors.Is(err, ErrNotStored) {
+					t.Fatal(err)
+				}
+			}
+			if o.Status().Degraded == nil || !alarms.has(AlarmOutboxDegraded, false) {
+				t.Error("not degraded")
+			}
+			broken.Store(false)
+			eventually(t, "back", func() bool { return o.Status().Degraded == nil })
+			publishAll(t, o, numbered("b", 3))
+			eventually(t, "placed", func() bool { s := o.Status(); return s.Acked == s.Last })
+			want := slices.Concat(numbered("a", 3), []string{"unsure"}, numbered("b", 3)) // one was on its way, the others were refused at once
+			if diff := cmp.Diff(want, ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+			if ring.altered != 0 || !alarms.has(AlarmOutboxDegraded, true) {
+				t.Error("altered", ring.altered)
+			}
+			stop()
+			moved, _ := filepath.Glob(filepath.Join(dir, "quarantine", "outbox.db.*"))
+			if isEIO := strings.Contains(fault.Error(), "fdatasync"); isEIO != (len(moved) > 0) {
+				t.Errorf("quarantine: %v", moved)
+			}
+			o, _ = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"c"})
+			eventually(t, "placed", func() bool { return len(ring.texts(t)) == 8 })
+		})
+	}
+}
+
+// TestDamagedFile: a torn or altered file is put aside loudly; what can be read of it is not lost and not doubled.
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		damage func(b []byte) []byte
+		want   []string // after a0…a2, which were placed
+	}{
+		{"a record's byte flipped", func(b []byte) []byte { return flipAll(t, b, `"text":"b1"`) }, []string{"b0", "b2", "c"}},
+		{"cut in the middle of a page", func(b []byte) []byte { return b[:2*os.Getpagesize()+100] }, nil},
+		{"zeroed", func(b []byte) []byte { clear(b); return b }, []string{"c"}},
+		{"empty", func([]byte) []byte { return nil }, []string{"c"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, numbered("a", 3))
+			eventually(t, "placed", func() bool { return o.Status().Acked == 3 })
+			origin := o.Status().Origin
+			ring.set(func() { ring.down = true })
+			publishAll(t, o, numbered("b", 3))
+			stop()
+			file := filepath.Join(dir, "outbox.db")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, tc.damage(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ring.set(func() { ring.down = false })
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Alarm = alarms.add })
+			if o.Status().Origin == origin || !alarms.has(AlarmOutboxDamaged, false) {
+				t.Error("no new origin, or no alarm")
+			}
+			publishAll(t, o, []string{"c"})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "c") })
+			eventually(t, "acknowledged", func() bool { s := o.Status(); return s.Acked == s.Last })
+			got := ring.texts(t)[3:]
+			slices.Sort(got)
+			if tc.want != nil && !cmp.Equal(tc.want, got) {
+				t.Error(cmp.Diff(tc.want, got))
+			}
+			if moved, _ := filepath.Glob(filepath.Join(dir, "quarantine", "outbox.db.*")); len(moved) != 1 {
+				t.Errorf("quarantine: %v", moved)
+			}
+		})
+	}
+}
+
+func flipAll(t testing.TB, b []byte, text string) []byte {
+	t.Helper()
+	n := 0
+	for at := 0; ; n++ {
+		i := strings.Index(string(b[at:]), text)
+		if i < 0 {
+			break
+		}
+		b[at+i+len(text)-2] ^= 1
+		at += i + len(text)
+	}
+	if n == 0 {
+		t.Fatalf("%s is not in the file", text)
+	}
+	return b
+}
+
+func TestSecondOpener(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	outboxAt(t, dir, newModelRing(), nil)
+	if _, err := OpenOutbox(OutboxOptions{Path: filepath.Join(dir, "outbox.db"), Catalogue: event.Catalogue()}); !errors.Is(err, ErrInUse) {
+		t.Error(err)
+	}
+}
+
+// TestOutboxOnReplica wires both as the agent does: lost answers are found in this node's own copy of the log.
+func TestOutboxOnReplica(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	ring.lose = func(Batch) bool { return true }
+	var o atomic.Pointer[Outbox]
+	r, _ := replicaAt(t, dir, ring, func(p *ReplicaOptions) {
+		p.OnAppend = func(rs []event.Record) {
+			if x := o.Load(); x != nil {
+				x.Observe(rs)
+			}
+		}
+	})
+	ring.set(func() { ring.fed = append(ring.fed, r) })
+	x, _ := outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Finder = r })
+	o.Store(x)
+	for i := range 5 {
+		if _, seq, err := x.PublishWait(t.Context(), note("x"), external); err != nil || seq != uint64(i+1) {
+			t.Fatal(seq, err)
+		}
+	}
+}
