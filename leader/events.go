@@ -1,0 +1,249 @@
+package leader
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+const (
+	// entriesInFlight bounds how many entries of events wait for their commit: enough to keep the disk busy while the next
+	// one is gathered, few enough that batches still grow under load.
+	entriesInFlight = 4
+	entryRoom       = state.MaxEntry - 64
+)
+
+// batchProposal is one origin's batch on its way.
+type batchProposal struct {
+	batch state.EventBatch
+	size  int
+	done  chan batchOutcome // buffered
+}
+
+type batchOutcome struct {
+	res state.AppendResult
+	err error
+}
+
+// ProposeEvents places a batch of one outbox in the log. The batch must be of this node and small enough for an entry
+// (state.BatchSize below 256 KiB). Whatever its error, proposing it again is harmless: numbers that stand are skipped, and
+// the answer says which number is expected next. The coordinator shares its entries between the batches of many callers.
+func (n *Node) ProposeEvents(ctx context.Context, b state.EventBatch) (state.AppendResult, error) {
+	if size := state.BatchSize(&b); size > entryRoom {
+		return state.AppendResult{}, fmt.Errorf("batch of %d bytes: %w", size, state.ErrTooLarge)
+	}
+	var wire []byte
+	var res state.AppendResult
+	err := n.atCoordinator(ctx, func(ctx context.Context, t *term) error {
+		var err error
+		res, err = t.place(ctx, b)
+		return err
+	}, func(ctx context.Context, r remote) error {
+		if wire == nil {
+			wire = appendBatch(nil, b)
+		}
+		out, err := r.raw(ctx, methodEvents, wire)
+		if err != nil {
+			return err
+		}
+		return wrap("decode answer", json.Unmarshal(out, &res))
+	})
+	return res, err
+}
+
+func serveEvents(ctx context.Context, t *term, from id.Node, in []byte) ([]byte, error) {
+	b, err := readBatch(in)
+	if err != nil {
+		return nil, &Refused{Code: string(state.CodeInvalid), Message: err.Error()}
+	}
+	if b.Node != from {
+		return nil, &Refused{Code: string(state.CodeUnauth), Message: fmt.Sprintf("%s may not publish for %s", from, b.Node)}
+	}
+	res, err := t.place(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(res)
+}
+
+func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResult, error) {
+	if vet := t.n.cfg.Ports.Vet; vet != nil {
+		b.Refused = nil
+		for i, d := range b.Drafts {
+			if reason := vet(d); reason != "" {
+				b.Refused = append(b.Refused, state.Refusal{Draft: i, Reason: reason})
+			}
+		}
+	}
+	p := &batchProposal{batch: b, size: state.BatchSize(&b), done: make(chan batchOutcome, 1)}
+	if p.size > entryRoom {
+		return state.AppendResult{}, &Refused{Code: string(state.CodeInvalid), Message: "batch too large"}
+	}
+	select {
+	case t.batches <- p:
+	case <-t.ctx.Done():
+		return state.AppendResult{}, ErrNoCoordinator
+	case <-ctx.Done():
+		return state.AppendResult{}, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
+	}
+	select {
+	case o := <-p.done:
+		return o.res, o.err
+	case <-ctx.Done():
+		return state.AppendResult{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// runBatches gathers what is waiting into entries: while entriesInFlight are on their way the next one grows, so that an
+// idle ring answers at once and a busy one pays few fsyncs.
+func (t *term) runBatches() {
+	free := make(chan struct{}, entriesInFlight)
+	taken := make(chan waiting, entriesInFlight)
+	go await(taken)
+	defer close(taken)
+	var held []*batchProposal
+	size := 0
+	add := func(p *batchProposal) { held, size = append(held, p), size+p.size }
+	flush := func(last *batchProposal) {
+		group := held
+		held, size = nil, 0
+		if last != nil {
+			add(last)
+		}
+		taken <- t.entry(group, free)
+	}
+	for {
+		in, out := t.batches, chan struct{}(nil)
+		if len(held) > 0 {
+			out = free
+		}
+		if size >= entryRoom/2 && out != nil { // full enough: the rest waits in the queue
+			in = nil
+		}
+		select {
+		case p := <-in:
+			if size+p.size > entryRoom {
+				select {
+				case free <- struct{}{}:
+					flush(p)
+				case <-t.ctx.Done():
+					add(p)
+				}
+				continue
+			}
+			add(p)
+		case out <- struct{}{}:
+			flush(nil)
+		case <-t.ctx.Done():
+			for {
+				select {
+				case p := <-t.batches:
+					add(p)
+					continue
+				default:
+				}
+				break
+			}
+			for _, p := range held {
+				p.done <- batchOutcome{err: ErrNoCoordinator}
+			}
+			return
+		}
+	}
+}
+
+// entry proposes a group and answers each of its batches.
+func (t *term) entry(group []*batchProposal, free <-chan struct{}) waiting {
+	batches := make([]state.EventBatch, len(group))
+	for i, p := range group {
+		batches[i] = p.batch
+	}
+	answer := func(r state.Result, err error) {
+		<-free
+		results, ok := r.Value.([]state.AppendResult)
+		if err == nil && (!ok || len(results) != len(group)) {
+			err = errors.New("the state machine's answer does not fit the batches")
+		}
+		for i, p := range group {
+			o := batchOutcome{err: err}
+			if err == nil {
+				o.res = results[i]
+			}
+			p.done <- o
+		}
+	}
+	return waiting{t.raft.Apply(state.AppendEvents(time.Now(), batches), enqueueTimeout), answer}
+}
+
+// appendBatch is a batch as it travels to the coordinator. Verdicts do not travel: they are the coordinator's own.
+func appendBatch(b []byte, e state.EventBatch) []byte {
+	b = appendString(b, string(e.Origin))
+	b = appendString(b, string(e.Node))
+	b = binary.AppendUvarint(b, e.First)
+	b = binary.AppendUvarint(b, e.Lost)
+	b = append(b, e.Before[:]...)
+	b = binary.AppendUvarint(b, uint64(len(e.Drafts)))
+	for _, d := range e.Drafts {
+		b = appendString(b, string(d))
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+var errBatchForm = errors.New("malformed batch of events")
+
+func readBatch(b []byte) (state.EventBatch, error) {
+	r := fields{b: b}
+	e := state.EventBatch{Origin: event.Origin(r.bytes()), Node: id.Node(r.bytes()), First: r.number(), Lost: r.number()}
+	copy(e.Before[:], r.take(uint64(len(e.Before))))
+	count := r.number()
+	if count > uint64(len(r.b)) {
+		return e, errBatchForm
+	}
+	e.Drafts = make([][]byte, count)
+	for i := range e.Drafts {
+		e.Drafts[i] = r.bytes()
+	}
+	if r.bad || len(r.b) != 0 {
+		return e, errBatchForm
+	}
+	return e, nil
+}
+
+// fields reads numbers and byte strings; running over the end sets bad.
+type fields struct {
+	b   []byte
+	bad bool
+}
+
+func (f *fields) number() uint64 {
+	v, n := binary.Uvarint(f.b)
+	if n <= 0 {
+		f.bad, f.b = true, nil
+		return 0
+	}
+	f.b = f.b[n:]
+	return v
+}
+
+func (f *fields) take(n uint64) []byte {
+	if n > uint64(len(f.b)) {
+		f.bad, f.b = true, nil
+		return nil
+	}
+	out := f.b[:n:n]
+	f.b = f.b[n:]
+	return out
+}
+
+func (f *fields) bytes() []byte { return f.take(f.number()) }

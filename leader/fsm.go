@@ -1,0 +1,77 @@
+package leader
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// fsm feeds the machine with what Raft commits.
+type fsm struct {
+	n *Node
+}
+
+// Apply answers with a state.Result. An entry that this binary does not understand ends the goroutine that applies, and
+// with it Run: everything after it would be applied to a state that is no longer the others'.
+func (f fsm) Apply(l *raft.Log) any {
+	res, placed, err := f.n.machine.Apply(l.Index, l.Data)
+	if errors.Is(err, state.ErrReplayed) {
+		// The log was wiped and comes again from its start; the state is ahead of it and committed.
+		return state.Result{}
+	}
+	if err != nil {
+		f.n.fail(fmt.Errorf("apply entry %d: %w", l.Index, err))
+		runtime.Goexit()
+	}
+	if len(placed) > 0 && f.n.cfg.Ports.Placed != nil {
+		f.n.cfg.Ports.Placed(placed, f.n.machine.View().LogHead())
+	}
+	f.n.changed.tell()
+	return res
+}
+
+// Snapshot refuses while the event replica of this node is behind: a snapshot holds only the log's head, and the entries
+// that hold the events are cut away behind it.
+func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
+	s := f.n.machine.View()
+	if gate := f.n.cfg.Ports.Replica; gate != nil && gate.Durable() < s.LogHead().Seq {
+		f.n.log.Debug().Uint64("seq", s.LogHead().Seq).Uint64("durable", gate.Durable()).
+			Msg("no snapshot yet: the event replica is behind")
+		return nil, raft.ErrNothingNewToSnapshot
+	}
+	return snapshot{s}, nil
+}
+
+// Restore installs a snapshot. An older state than the present one is let go by: see Apply.
+func (f fsm) Restore(r io.ReadCloser) error {
+	s, err := state.ReadSnapshot(r)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	now := f.n.machine.View()
+	if s.Generation() == now.Generation() && s.Index() <= now.Index() {
+		return nil
+	}
+	f.n.machine.Restore(s)
+	if f.n.cfg.Ports.Placed != nil {
+		f.n.cfg.Ports.Placed(nil, s.LogHead())
+	}
+	f.n.changed.tell()
+	return nil
+}
+
+type snapshot struct{ s *state.State }
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := state.WriteSnapshot(sink, s.s); err != nil {
+		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (snapshot) Release() {}

@@ -1,0 +1,317 @@
+package leadertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/leader"
+)
+
+// Net is a network of nodes. What is sent over a held link waits until it is let go, as TCP would have it.
+type Net struct {
+	mu      sync.Mutex
+	changed chan struct{}
+	delay   map[way]time.Duration
+	held    map[way]bool
+	stops   map[id.Node]*stop // nodes that are up
+}
+
+type way struct{ from, to id.Node }
+
+// stop is a node's place in the network.
+type stop struct {
+	inbox    chan *conn
+	handlers map[string]leader.Handler
+	ctx      context.Context
+	cancel   context.CancelFunc
+	conns    map[*conn]struct{}
+}
+
+// NewNet is a network without delay.
+func NewNet() *Net {
+	return &Net{changed: make(chan struct{}), delay: make(map[way]time.Duration), held: make(map[way]bool), stops: make(map[id.Node]*stop)}
+}
+
+func (n *Net) alter(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f()
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// Delay slows what a sends to b.
+func (n *Net) Delay(a, b id.Node, d time.Duration) { n.alter(func() { n.delay[way{a, b}] = d }) }
+
+// Hold keeps what a sends to b on the way.
+func (n *Net) Hold(a, b id.Node) { n.alter(func() { n.held[way{a, b}] = true }) }
+
+// Release lets it go.
+func (n *Net) Release(a, b id.Node) { n.alter(func() { delete(n.held, way{a, b}) }) }
+
+// Isolate holds everything between one node and all others, both ways.
+func (n *Net) Isolate(a id.Node, others ...id.Node) {
+	for _, b := range others {
+		if a != b {
+			n.Hold(a, b)
+			n.Hold(b, a)
+		}
+	}
+}
+
+// Heal releases every link.
+func (n *Net) Heal() { n.alter(func() { clear(n.held) }) }
+
+func (n *Net) up(node id.Node) {
+	n.alter(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		n.stops[node] = &stop{inbox: make(chan *conn, 64), ctx: ctx, cancel: cancel, conns: make(map[*conn]struct{})}
+	})
+}
+
+func (n *Net) serve(node id.Node, h map[string]leader.Handler) {
+	n.alter(func() { n.stops[node].handlers = h })
+}
+
+func (n *Net) down(node id.Node) {
+	var conns []*conn
+	n.alter(func() {
+		s, ok := n.stops[node]
+		if !ok {
+			return
+		}
+		s.cancel()
+		for c := range s.conns {
+			conns = append(conns, c)
+		}
+		delete(n.stops, node)
+	})
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+func (n *Net) look(w way) (delay time.Duration, held bool, changed <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.delay[w], n.held[w], n.changed
+}
+
+// pass waits until a message has gone from one node to another.
+func (n *Net) pass(ctx context.Context, w way) error {
+	delay, _, _ := n.look(w)
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		_, held, changed := n.look(w)
+		if !held {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+var errDown = errors.New("connection refused")
+
+func (n *Net) stop(node id.Node) (*stop, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s, ok := n.stops[node]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", node, errDown)
+	}
+	return s, nil
+}
+
+// port is one node's side of the network: its Streams and its Caller.
+type port struct {
+	net  *Net
+	self id.Node
+	stop *stop
+}
+
+func (p port) Accept() (net.Conn, id.Node, error) {
+	select {
+	case c := <-p.stop.inbox:
+		return c, c.peer, nil
+	case <-p.stop.ctx.Done():
+		return nil, "", net.ErrClosed
+	}
+}
+
+func (p port) Dial(ctx context.Context, to id.Node) (net.Conn, error) {
+	if err := p.net.pass(ctx, way{p.self, to}); err != nil {
+		return nil, err
+	}
+	s, err := p.net.stop(to)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.net.pass(ctx, way{to, p.self}); err != nil {
+		return nil, err
+	}
+	a, b := p.net.pipe(p.self, to)
+	p.net.alter(func() { s.conns[b], p.stop.conns[a] = struct{}{}, struct{}{} })
+	select {
+	case s.inbox <- b:
+		return a, nil
+	case <-s.ctx.Done():
+		return nil, errDown
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p port) CallRaw(ctx context.Context, to id.Node, method string, in []byte) ([]byte, error) {
+	if p.stop.ctx.Err() != nil {
+		return nil, errDown
+	}
+	if err := p.net.pass(ctx, way{p.self, to}); err != nil {
+		return nil, err
+	}
+	s, err := p.net.stop(to)
+	if err != nil {
+		return nil, err
+	}
+	h, ok := s.handlers[method]
+	if !ok {
+		return nil, fmt.Errorf("%s has no method %s", to, method)
+	}
+	type answer struct {
+		out []byte
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		served, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(s.ctx, cancel)()
+		out, err := h.Serve(served, p.self, in)
+		done <- answer{out, err}
+	}()
+	select {
+	case a := <-done:
+		if err := p.net.pass(ctx, way{to, p.self}); err != nil {
+			return nil, err
+		}
+		return a.out, a.err
+	case <-s.ctx.Done():
+		return nil, fmt.Errorf("%s: connection reset", to)
+	case <-p.stop.ctx.Done():
+		return nil, errDown
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// conn is one end of a connection. What the other end wrote waits in its queue until it is due and the link is free.
+type conn struct {
+	net        *Net
+	self, peer id.Node
+	other      *conn
+
+	mu       sync.Mutex
+	wake     chan struct{}
+	queue    []chunk
+	closed   bool
+	deadline time.Time
+}
+
+type chunk struct {
+	due time.Time
+	b   []byte
+}
+
+func (n *Net) pipe(a, b id.Node) (*conn, *conn) {
+	x := &conn{net: n, self: a, peer: b, wake: make(chan struct{})}
+	y := &conn{net: n, self: b, peer: a, wake: make(chan struct{}), other: x}
+	x.other = y
+	return x, y
+}
+
+func (c *conn) alter(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f()
+	close(c.wake)
+	c.wake = make(chan struct{})
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	for {
+		_, held, changed := c.net.look(way{c.peer, c.self})
+		c.mu.Lock()
+		wake, now := c.wake, time.Now()
+		var timer <-chan time.Time
+		switch {
+		case c.closed:
+			c.mu.Unlock()
+			return 0, io.EOF
+		case !c.deadline.IsZero() && !now.Before(c.deadline):
+			c.mu.Unlock()
+			return 0, os.ErrDeadlineExceeded
+		case !held && len(c.queue) > 0 && !now.Before(c.queue[0].due):
+			n := copy(b, c.queue[0].b)
+			if c.queue[0].b = c.queue[0].b[n:]; len(c.queue[0].b) == 0 {
+				c.queue = c.queue[1:]
+			}
+			c.mu.Unlock()
+			return n, nil
+		case !held && len(c.queue) > 0:
+			timer = time.After(c.queue[0].due.Sub(now))
+		}
+		if !c.deadline.IsZero() && timer == nil {
+			timer = time.After(c.deadline.Sub(now))
+		}
+		c.mu.Unlock()
+		select {
+		case <-wake:
+		case <-changed:
+		case <-timer:
+		}
+	}
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	delay, _, _ := c.net.look(way{c.self, c.peer})
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return 0, net.ErrClosed
+	}
+	o := c.other
+	o.alter(func() { o.queue = append(o.queue, chunk{time.Now().Add(delay), append([]byte(nil), b...)}) })
+	return len(b), nil
+}
+
+func (c *conn) Close() error {
+	c.alter(func() { c.closed = true })
+	c.other.alter(func() { c.other.closed = true })
+	return nil
+}
+
+func (c *conn) SetDeadline(t time.Time) error     { return c.SetReadDeadline(t) }
+func (c *conn) SetWriteDeadline(time.Time) error  { return nil }
+func (c *conn) SetReadDeadline(t time.Time) error { c.alter(func() { c.deadline = t }); return nil }
+func (c *conn) LocalAddr() net.Addr               { return addr(c.self) }
+func (c *conn) RemoteAddr() net.Addr              { return addr(c.peer) }
+
+type addr id.Node
+
+func (addr) Network() string  { return "leadertest" }
+func (a addr) String() string { return string(a) }

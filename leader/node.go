@@ -1,0 +1,233 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// closePatience is how long Close waits for a Raft loop that hangs in the disk.
+const closePatience = 5 * time.Second
+
+// Node is this machine's part in what the ring decides. A core node runs Raft, as voter or not as the coordinator wishes;
+// an edge node keeps a copy of what it needs.
+type Node struct {
+	cfg     Config
+	log     zerolog.Logger
+	machine *state.Machine
+	board   *switchboard // nil on edge nodes
+	changed bell         // rung after each change of the machine's view
+	finder  finder
+	holder  *Holder
+	copied  pulled // an edge node's freshness
+	served  excerpts
+
+	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
+	term atomic.Pointer[term] // nil unless this node coordinates
+	idle atomic.Bool          // the disk is bad: do not campaign
+
+	failed chan error // the first error that ends Run
+	bad    chan error // a seat's files are bad
+	ended  chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
+}
+
+// Bootstrap makes this node a ring of one: its only voter. It fails if the folder holds Raft files already. The ring's
+// first commands (settings, the node's own enrolment) are then proposed like any other.
+func Bootstrap(c Config) (*Node, error) { return open(c, true) }
+
+// Open takes up what the folder holds; with an empty one the node waits for a coordinator to add it. Raft listens from
+// here on, but nothing is proposed, placed or probed before Run.
+func Open(c Config) (*Node, error) { return open(c, false) }
+
+func open(c Config, bootstrap bool) (*Node, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if c.Clock == nil {
+		c.Clock = SystemClock()
+	}
+	n := &Node{
+		cfg: c, log: c.Log.With().Str("component", "leader").Logger(), machine: state.New(),
+		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}),
+	}
+	n.finder.n = n
+	n.served.n = n
+	n.holder = newHolder(n)
+	if c.Self.Class != id.Core {
+		if bootstrap {
+			return nil, errors.New("bootstrap ring: an edge node cannot vote")
+		}
+		return n, nil
+	}
+	n.board = newSwitchboard(c.Streams)
+	go n.board.run()
+	s, err := n.openSeat(bootstrap)
+	switch {
+	case errors.Is(err, ErrCorrupt) && !bootstrap:
+		n.bad <- err // Run gives the place back
+	case err != nil:
+		return nil, err
+	default:
+		n.seat.Store(s)
+	}
+	return n, nil
+}
+
+// Run does the node's standing work until ctx ends: it renews what it holds, copies what it needs, watches the disk, and
+// coordinates while it is elected. On the way out it hands the coordinatorship over. It returns nil when ctx ended, or the
+// error for which the process should end.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // Close ends Run too
+		select {
+		case <-n.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	n.wg.Go(func() { n.holder.run(ctx) })
+	if n.cfg.Self.Class == id.Core {
+		n.wg.Go(func() { n.watchDisk(ctx) })
+		n.wg.Go(func() { n.mendSeats(ctx) })
+	} else {
+		n.wg.Go(func() { n.pull(ctx) })
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+		select {
+		case <-n.ended:
+		default:
+			n.handOver()
+		}
+	case err = <-n.failed:
+	}
+	cancel()
+	return errors.Join(err, n.Close())
+}
+
+// Close ends Raft and closes its files. It is called by Run, and must be called if Run never was.
+func (n *Node) Close() error {
+	err := error(nil)
+	n.once.Do(func() {
+		close(n.ended)
+		n.loseTerm()
+		if s := n.seat.Swap(nil); s != nil {
+			err = s.close(closePatience)
+		}
+		n.wg.Wait()
+	})
+	return err
+}
+
+// fail ends Run with err. The first one counts.
+func (n *Node) fail(err error) {
+	n.log.Error().Err(err).Msg("the node cannot go on")
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+// handOver gives the coordinatorship to another voter, if there is one; best effort, bounded by Raft's election timeout.
+func (n *Node) handOver() {
+	s := n.seat.Load()
+	if s == nil || s.raft.State() != raft.Leader || len(voters(s.raft)) < 2 {
+		return
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.raft.LeadershipTransfer().Error() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			n.log.Info().Err(err).Msg("the coordinatorship was not handed over")
+		}
+	case <-time.After(2 * n.times().Heartbeat):
+	}
+}
+
+// Transfer hands the coordinatorship to a voter, or with "" to the one that is furthest. On another node than the
+// coordinator it asks the coordinator to.
+func (n *Node) Transfer(ctx context.Context, to id.Node) error {
+	return n.toCoordinator(ctx, methodTransfer, transferCall{To: to}, nil, func(context.Context, *term) error {
+		return n.transfer(to)
+	})
+}
+
+func (n *Node) transfer(to id.Node) error {
+	s := n.seat.Load()
+	if s == nil {
+		return ErrNoCoordinator
+	}
+	if to == "" {
+		return wrap("hand over", s.raft.LeadershipTransfer().Error())
+	}
+	if to == n.cfg.Self.Node {
+		return nil
+	}
+	if !votes(s.raft, to) {
+		return &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("%s is no voter", to)}
+	}
+	return wrap("hand over", s.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error())
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// times are the timeouts in force.
+func (n *Node) times() ring.Times {
+	if s, v := n.machine.View().Settings(); v > 0 {
+		return s.Timing.Times()
+	}
+	return n.cfg.Timing.Times()
+}
+
+// Self is who the node is.
+func (n *Node) Self() Self { return n.cfg.Self }
+
+// Holder is what this node holds of singletons.
+func (n *Node) Holder() *Holder { return n.holder }
+
+func configuration(r *raft.Raft) []raft.Server {
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+func voters(r *raft.Raft) []id.Node {
+	var out []id.Node
+	for _, s := range configuration(r) {
+		if s.Suffrage == raft.Voter {
+			out = append(out, id.Node(s.ID))
+		}
+	}
+	return out
+}
+
+func votes(r *raft.Raft, n id.Node) bool {
+	for _, v := range voters(r) {
+		if v == n {
+			return true
+		}
+	}
+	return false
+}

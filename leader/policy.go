@@ -1,0 +1,91 @@
+package leader
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+func servePropose(ctx context.Context, t *term, from id.Node, in []byte) ([]byte, error) {
+	c, err := state.Decode(in)
+	if err != nil {
+		return nil, &Refused{Code: string(state.CodeInvalid), Message: err.Error()}
+	}
+	if err := permit(t.n.machine.View(), from, c); err != nil {
+		return nil, err
+	}
+	res, err := t.submit(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(res)
+}
+
+func decodeAnswer(k state.Kind, b []byte) (state.Result, error) { return state.DecodeResult(k, b) }
+
+// permit says whether an authenticated node may propose a command. Core nodes act for operators and for nodes that enrol.
+// An edge node speaks for itself only, and acts on the ring only as the holder of a singleton, whose fence the state
+// machine checks against the node that the command names as its author. Work is claimed and finished by methods of its own.
+func permit(s *state.State, from id.Node, c state.Command) error {
+	no := func(why string) error {
+		return &Refused{Code: string(state.CodeUnauth), Message: fmt.Sprintf("%s may not propose a command of kind %d: %s", from, c.Kind, why)}
+	}
+	if c.By != from {
+		return no("it names another author")
+	}
+	switch c.Kind {
+	case state.KindAssign, state.KindClaim, state.KindLead, state.KindEvents:
+		return no("only the coordinator decides this")
+	}
+	m, ok := s.Member(from)
+	switch {
+	case !ok || m.Revoked:
+		return no("it is not in the roster")
+	case m.Class == id.Core, c.Fence != nil:
+		return nil
+	}
+	switch b := c.Body.(type) {
+	case state.Report:
+		if b.Member.ID == from {
+			return nil
+		}
+	case state.SetStatus:
+		if b.Node == from && (b.Status == ring.Left || b.Status == ring.Draining || b.Status == ring.Alive) {
+			return nil
+		}
+	case state.AddArtifacts:
+		for _, a := range b.Artifacts {
+			if a.Origin != from || !only(a.Holders, from) {
+				return no("artifact of another node")
+			}
+		}
+		return nil
+	case state.AddReceipts:
+		return own(b.Receipts, from, no)
+	case state.DropCopies:
+		return own(b.Receipts, from, no)
+	}
+	return no("edge nodes speak for themselves only")
+}
+
+func only(nodes []id.Node, n id.Node) bool {
+	for _, h := range nodes {
+		if h != n {
+			return false
+		}
+	}
+	return true
+}
+
+func own(rs []ring.Receipt, n id.Node, no func(string) error) error {
+	for _, r := range rs {
+		if r.Node != n {
+			return no("receipt of another node")
+		}
+	}
+	return nil
+}

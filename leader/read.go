@@ -1,0 +1,229 @@
+package leader
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// View is this node's copy of the state, as new as it happens to be; an edge node's copy has the settings, roster,
+// revocations, assignments, switches and names only. It never blocks.
+func (n *Node) View() *state.State { return n.machine.View() }
+
+// Freshness says what View is worth.
+func (n *Node) Freshness() Freshness {
+	f := Freshness{Index: n.machine.View().Index()}
+	if n.cfg.Self.Class != id.Core {
+		f.AsOf, f.Coordinator = n.copied.last()
+		f.Known = !f.AsOf.IsZero()
+		return f
+	}
+	if n.term.Load() != nil {
+		f.AsOf, f.Coordinator, f.Known = time.Now(), n.cfg.Self.Node, true
+		return f
+	}
+	s := n.seat.Load()
+	if s == nil {
+		return f
+	}
+	if f.AsOf = s.raft.LastContact(); f.AsOf.IsZero() {
+		return f
+	}
+	if _, leader := s.raft.LeaderWithID(); id.Node(leader) != n.cfg.Self.Node {
+		f.Coordinator = id.Node(leader)
+	}
+	f.Known = true
+	return f
+}
+
+// Changes returns a channel that is closed when the view has changed after the call.
+func (n *Node) Changes() <-chan struct{} { return n.changed.wait() }
+
+// Watch waits until the view has reached index and returns it.
+func (n *Node) Watch(ctx context.Context, index uint64) (*state.State, error) {
+	for {
+		more := n.changed.wait()
+		if s := n.machine.View(); s.Index() >= index {
+			return s, nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for index %d: %w", index, ctx.Err())
+		}
+	}
+}
+
+// readAnswer is the coordinator's index after a barrier; an edge node gets the state itself.
+type readAnswer struct {
+	Index    uint64 `json:"index"`
+	Snapshot []byte `json:"snapshot,omitempty"`
+}
+
+// Read returns a view that is at least as new as the ring's state when it was called: the coordinator runs a barrier, and
+// this node waits for what was applied before it. On an edge node the whole state comes over the wire.
+func (n *Node) Read(ctx context.Context) (*state.State, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	var s *state.State
+	var index uint64
+	err := n.atCoordinator(ctx, func(ctx context.Context, t *term) error {
+		err := t.rounds.wait(ctx)
+		s = n.machine.View()
+		return err
+	}, func(ctx context.Context, r remote) error {
+		b, err := r.raw(ctx, methodRead, nil)
+		if err != nil {
+			return err
+		}
+		var a readAnswer
+		if err := json.Unmarshal(b, &a); err != nil {
+			return fmt.Errorf("decode answer: %w", err)
+		}
+		if index = a.Index; len(a.Snapshot) > 0 {
+			s, err = state.ReadSnapshot(bytes.NewReader(a.Snapshot))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	if s != nil {
+		return s, nil
+	}
+	return n.Watch(ctx, index)
+}
+
+func serveRead(ctx context.Context, t *term, from id.Node, _ []byte) ([]byte, error) {
+	if err := t.rounds.wait(ctx); err != nil {
+		return nil, err
+	}
+	s := t.n.machine.View()
+	a := readAnswer{Index: s.Index()}
+	if m, ok := s.Member(from); ok && m.Class != id.Core {
+		var b bytes.Buffer
+		if err := state.WriteSnapshot(&b, s); err != nil {
+			return nil, fmt.Errorf("write snapshot: %w", err)
+		}
+		a.Snapshot = b.Bytes()
+	}
+	return json.Marshal(a)
+}
+
+// Stats is what `ringagent leader` shows.
+type Stats struct {
+	Coordinator      *id.Node  `json:"coordinator"` // null without quorum
+	Term             uint64    `json:"term"`
+	Voters           []id.Node `json:"voters"`
+	Nonvoters        []id.Node `json:"nonvoters"`
+	Quorum           int       `json:"quorum"`
+	AliveVoters      int       `json:"alive_voters"`
+	FailureTolerance int       `json:"failure_tolerance"`
+	CommitIndex      uint64    `json:"commit_index"`
+}
+
+// Stats is this node's view of the Raft group; what it cannot know itself (edge nodes, and who is alive) is the
+// coordinator's, see AskStats.
+func (n *Node) Stats() Stats {
+	st := Stats{Voters: []id.Node{}, Nonvoters: []id.Node{}}
+	w := n.who()
+	st.Term = w.Term
+	if w.Coordinator != "" {
+		st.Coordinator = &w.Coordinator
+	}
+	s := n.seat.Load()
+	if s == nil {
+		return st
+	}
+	st.CommitIndex = s.raft.CommitIndex()
+	view := n.machine.View()
+	for _, v := range configuration(s.raft) {
+		node := id.Node(v.ID)
+		if v.Suffrage != raft.Voter {
+			st.Nonvoters = append(st.Nonvoters, node)
+			continue
+		}
+		st.Voters = append(st.Voters, node)
+		if t := n.term.Load(); t != nil {
+			if node == n.cfg.Self.Node || t.leases.silent(node) < n.times().Lease {
+				st.AliveVoters++
+			}
+		} else if m, ok := view.Member(node); ok && m.Live() {
+			st.AliveVoters++
+		}
+	}
+	st.Quorum = len(st.Voters)/2 + 1
+	st.FailureTolerance = max(0, st.AliveVoters-st.Quorum)
+	return st
+}
+
+// AskStats is the coordinator's Stats, or this node's own when there is no coordinator within ctx.
+func (n *Node) AskStats(ctx context.Context) Stats {
+	if n.term.Load() != nil {
+		return n.Stats()
+	}
+	if r, ok := n.finder.find(ctx); ok {
+		if b, err := r.raw(ctx, methodStats, nil); err == nil {
+			var st Stats
+			if json.Unmarshal(b, &st) == nil {
+				return st
+			}
+		}
+	}
+	return n.Stats()
+}
+
+// digestCall asks for the digest of the state at an index.
+type digestCall struct {
+	Index uint64 `json:"index"`
+}
+
+// Digest is a state's digest at an index.
+type Digest struct {
+	Index  uint64 `json:"index"`
+	Digest string `json:"digest"`
+}
+
+// Digest is the digest of this node's state and the index that it is of. Voters' digests are equal at equal index.
+func (n *Node) Digest() Digest {
+	s := n.machine.View()
+	return Digest{s.Index(), state.Digest(s)}
+}
+
+// DigestOf asks a core node for its state's digest as soon as it has reached index.
+func (n *Node) DigestOf(ctx context.Context, node id.Node, index uint64) (Digest, error) {
+	in, err := json.Marshal(digestCall{index})
+	if err != nil {
+		return Digest{}, fmt.Errorf("encode call: %w", err)
+	}
+	b, err := n.cfg.Caller.CallRaw(ctx, node, methodDigest, in)
+	if err == nil {
+		b, err = open1(b)
+	}
+	var d Digest
+	if err == nil {
+		err = json.Unmarshal(b, &d)
+	}
+	return d, wrap("ask for digest", err)
+}
+
+func (n *Node) serveDigest(ctx context.Context, _ id.Node, in []byte) ([]byte, error) {
+	var c digestCall
+	if err := json.Unmarshal(in, &c); err != nil {
+		return nil, fmt.Errorf("decode call: %w", err)
+	}
+	if _, err := n.Watch(ctx, c.Index); err != nil {
+		return nil, err
+	}
+	return json.Marshal(n.Digest())
+}
+
+// Coordinates says that this node coordinates, as far as it knows.
+func (n *Node) Coordinates() bool { return n.term.Load() != nil }

@@ -1,0 +1,172 @@
+package leader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+const (
+	snapshotsKept    = 2
+	snapshotEntries  = 8192
+	snapshotBytes    = 64 << 20
+	snapshotInterval = 30 * time.Second
+	trailingEntries  = 1024
+	// maxAppend bounds one AppendEntries call: 16 entries of at most 256 KiB are 4 MiB, which a follower decodes and
+	// writes in one go without growing by more, and which a slow link carries within the transport's deadline.
+	maxAppend = 16
+	// cachedEntries are kept decoded for followers that are up to date, so that a commit reads nothing from disk.
+	cachedEntries = 64
+	// commitTimeout is how often an idle coordinator tells the commit index. Each telling costs a voter a decrypted call;
+	// at 250 ms (the library draws from one to two times that) an idle voter stays under 0.8 % of a core.
+	commitTimeout = 250 * time.Millisecond
+)
+
+// seat is one life of Raft on this node: it ends when the node stops, or when its files turn out to be bad, after which
+// another one begins with an empty folder.
+type seat struct {
+	raft   *raft.Raft
+	store  *Store
+	guard  *guard
+	trans  *Transport
+	notify chan bool
+	lost   chan struct{} // closed when Raft has ended
+	again  chan struct{} // look again whether this node is elected
+	once   sync.Once
+}
+
+func raftConfig(self id.Node, t ring.Times) *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(self)
+	c.HeartbeatTimeout = t.Heartbeat
+	c.ElectionTimeout = t.Heartbeat
+	c.LeaderLeaseTimeout = t.Heartbeat / 2
+	if t.Heartbeat > time.Second {
+		c.LeaderLeaseTimeout = t.Heartbeat * 4 / 5
+	}
+	c.CommitTimeout = commitTimeout
+	c.MaxAppendEntries = maxAppend
+	c.BatchApplyCh = true
+	c.SnapshotInterval = snapshotInterval
+	c.SnapshotThreshold = snapshotEntries
+	c.TrailingLogs = trailingEntries
+	c.NoLegacyTelemetry = true
+	return c
+}
+
+// openSeat starts Raft on the files in the node's folder. An error that is ErrCorrupt means that they must not be used.
+func (n *Node) openSeat(bootstrap bool) (*seat, error) {
+	dir := n.cfg.Dir
+	store, err := OpenStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := store.Verify(); err != nil {
+		return nil, errors.Join(fmt.Errorf("check raft store: %w", err), store.Close())
+	}
+	var logs Logs = store
+	if wrap := n.cfg.Faults.WrapStore; wrap != nil {
+		logs = wrap(store)
+	}
+	s := &seat{store: store, notify: make(chan bool, 16), lost: make(chan struct{}), again: make(chan struct{}, 1)}
+	s.guard = newGuard(logs, n.spoilt)
+	logger := newRaftLogger(n.log)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open snapshots: %w", err), store.Close())
+	}
+	cache, err := raft.NewLogCache(cachedEntries, s.guard)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), store.Close())
+	}
+	s.trans = newTransport(n.cfg.Self.Node, n.board, 5*n.times().Heartbeat, logger)
+	conf := raftConfig(n.cfg.Self.Node, n.times())
+	conf.Logger = logger
+	conf.NotifyCh = s.notify
+	if bootstrap {
+		err = raft.BootstrapCluster(conf, cache, s.guard, snaps, s.trans, raft.Configuration{Servers: []raft.Server{server(n.cfg.Self.Node)}})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("bootstrap ring: %w", err), s.trans.Close(), store.Close())
+		}
+	}
+	s.raft, err = startRaft(conf, fsm{n}, cache, s.guard, snaps, s.trans)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start raft: %w", err), s.trans.Close(), store.Close())
+	}
+	go n.watchLeadership(s)
+	return s, nil
+}
+
+// startRaft runs NewRaft in a goroutine of its own, since the guard ends the goroutine that meets a bad entry.
+func startRaft(c *raft.Config, f raft.FSM, l raft.LogStore, st raft.StableStore, sn raft.SnapshotStore, t raft.Transport) (*raft.Raft, error) {
+	var r *raft.Raft
+	err := error(ErrCorrupt)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err = raft.NewRaft(c, f, l, st, sn, t)
+	}()
+	<-done
+	return r, err
+}
+
+func server(n id.Node) raft.Server {
+	return raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(n), Address: raft.ServerAddress(n)}
+}
+
+// close ends Raft and closes the files. A main loop that hangs in the disk is not waited for longer than patience; the
+// file then stays open until the process ends.
+func (s *seat) close(patience time.Duration) error {
+	err := error(nil)
+	s.once.Do(func() {
+		s.settle()
+		s.guard.close()
+		down := s.raft.Shutdown()
+		ended := make(chan error, 1)
+		go func() { ended <- down.Error() }()
+		select {
+		case err = <-ended:
+		case <-time.After(patience):
+			err = errors.Join(ErrStuck, s.trans.Close())
+			return
+		}
+		err = errors.Join(err, s.trans.Close(), s.store.Close())
+		close(s.lost)
+	})
+	return err
+}
+
+// settle lets a coordinator's state machine come to the end of what was committed: the library forgets to answer the
+// futures of entries that it has committed but not applied when it shuts down.
+func (s *seat) settle() {
+	if s.raft.State() != raft.Leader {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.raft.Barrier(100 * time.Millisecond).Error() // best effort
+	}()
+	select {
+	case <-done:
+	case <-time.After(300 * time.Millisecond):
+	}
+}
+
+// wipe removes a seat's files, for a voter that must not trust them any more.
+func wipe(dir string) error {
+	for _, name := range []string{storeFile, "snapshots"} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("wipe raft folder: %w", err)
+		}
+	}
+	return syncDir(dir)
+}

@@ -1,0 +1,201 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+const (
+	queueLength    = 256
+	enqueueTimeout = 5 * time.Second
+)
+
+// term is one time in office. It is made when Raft elects this node and usable once a Barrier and the Lead entry have been
+// committed: everything that former coordinators decided is known then.
+type term struct {
+	n      *Node
+	raft   *raft.Raft
+	number uint64
+	ctx    context.Context
+	cancel context.CancelFunc
+	began  time.Time // when the term became usable
+	wg     sync.WaitGroup
+
+	proposals chan *proposal
+	batches   chan *batchProposal
+	rounds    *rounds
+	leases    *leases
+	claims    *claims
+}
+
+// watchLeadership turns the library's notifications into terms. LeaderCh would drop transitions; this channel blocks Raft,
+// so nothing here waits.
+func (n *Node) watchLeadership(s *seat) {
+	var end context.CancelFunc
+	for {
+		elected := false
+		select {
+		case elected = <-s.notify:
+		case <-s.again:
+			if elected = s.raft.State() == raft.Leader; elected && n.term.Load() != nil {
+				continue
+			}
+		case <-n.ended:
+			if end != nil {
+				end()
+			}
+			n.loseTerm()
+			go drain(s)
+			return
+		case <-s.lost:
+			if end != nil {
+				end()
+			}
+			n.loseTerm()
+			return
+		}
+		if end != nil {
+			end()
+			end = nil
+		}
+		n.loseTerm()
+		if elected {
+			var ctx context.Context
+			ctx, end = context.WithCancel(context.Background())
+			n.wg.Go(func() { n.takeOffice(ctx, s.raft) })
+		}
+	}
+}
+
+// drain goes on reading, since Raft blocks on the channel, until the seat is closed.
+func drain(s *seat) {
+	for {
+		select {
+		case <-s.notify:
+		case <-s.lost:
+			return
+		}
+	}
+}
+
+func (n *Node) loseTerm() {
+	if t := n.term.Swap(nil); t != nil {
+		t.cancel()
+		n.log.Info().Uint64("term", t.number).Msg("no longer the coordinator")
+	}
+}
+
+// takeOffice makes the term usable and runs it until ctx ends. While Raft still calls this node its leader a failed first
+// entry is tried again.
+func (n *Node) takeOffice(ctx context.Context, r *raft.Raft) {
+	t := newTerm(ctx, n, r)
+	defer t.cancel()
+	t.start()
+	defer t.wg.Wait()
+	for {
+		err := t.introduce()
+		if err == nil {
+			break
+		}
+		n.log.Warn().Err(err).Msg("elected, but the first entry was not committed yet")
+		select {
+		case <-t.ctx.Done():
+			return
+		case <-time.After(n.times().Heartbeat / 4):
+		}
+	}
+	t.began = time.Now()
+	n.term.Store(t)
+	if t.ctx.Err() != nil { // lost in between: the loss saw no term to end
+		n.term.CompareAndSwap(t, nil)
+		return
+	}
+	n.log.Info().Uint64("term", t.number).Msg("this node is the coordinator")
+	n.changed.tell()
+	t.serve()
+	<-t.ctx.Done()
+}
+
+func newTerm(ctx context.Context, n *Node, r *raft.Raft) *term {
+	ctx, cancel := context.WithCancel(ctx)
+	t := &term{
+		n: n, raft: r, number: r.CurrentTerm(), ctx: ctx, cancel: cancel,
+		proposals: make(chan *proposal, queueLength), batches: make(chan *batchProposal, queueLength),
+	}
+	t.rounds = newRounds(t)
+	t.leases = newLeases(t)
+	t.claims = newClaims(t)
+	return t
+}
+
+// start runs what carries proposals.
+func (t *term) start() {
+	t.wg.Go(t.runProposals)
+	t.wg.Go(t.runBatches)
+	t.wg.Go(t.rounds.run)
+}
+
+// introduce commits the Barrier and the Lead entry.
+func (t *term) introduce() error {
+	if err := t.raft.Barrier(enqueueTimeout).Error(); err != nil {
+		return fmt.Errorf("barrier: %w", err)
+	}
+	t.number = t.raft.CurrentTerm()
+	_, err := t.propose(t.ctx, state.Command{
+		Kind: state.KindLead, At: time.Now(), By: t.n.cfg.Self.Node, Body: state.Lead{Node: t.n.cfg.Self.Node, Term: t.number},
+	})
+	return err
+}
+
+// serve runs the coordinator's loops.
+func (t *term) serve() {
+	loops := []func(){t.runAssignments, t.runFacts, t.runVoters, t.claims.run, t.runSnapshots}
+	if lead := t.n.cfg.Ports.Lead; lead != nil {
+		loops = append(loops, func() { lead(t.ctx) })
+	}
+	for _, l := range loops {
+		t.wg.Go(l)
+	}
+}
+
+// runSnapshots asks for a snapshot when the log has grown by bytes; by number of entries the library does it itself. It
+// runs at the coordinator only for its own log; followers are bounded by the number of entries.
+func (t *term) runSnapshots() {
+	var grown int64
+	t.every(snapshotInterval, func() {
+		s := t.n.seat.Load()
+		if s == nil {
+			return
+		}
+		if grown += s.store.TakeWritten(); grown < snapshotBytes {
+			return
+		}
+		err := t.raft.Snapshot().Error()
+		if err == nil {
+			grown = 0
+		} else if !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			t.n.log.Warn().Err(err).Msg("no snapshot was taken")
+		}
+	})
+}
+
+// every runs f at once and then every d until the term ends.
+func (t *term) every(d time.Duration, f func()) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		f()
+		select {
+		case <-tick.C:
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,323 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// Streams carries Raft's connections; the mesh provides it (ALPN ring-raft/1).
+type Streams interface {
+	// Dial opens a connection to the node; whoever answers is authenticated as that node.
+	Dial(ctx context.Context, n id.Node) (net.Conn, error)
+	// Accept waits for a connection and says which authenticated node opened it. It returns an error after the streams
+	// were closed, and only then.
+	Accept() (net.Conn, id.Node, error)
+}
+
+// rpcsInFlight is one: the library's pipeline is never used. Each call carries up to maxAppend entries and a follower
+// handles one call at a time anyway, so a second one in flight hides no fsync; but the pipeline has wedged followers
+// (hashicorp/raft#612) and raised commit latency under load (hashicorp/raft#541).
+const rpcsInFlight = 1
+
+// Transport is the library's own network transport, embedded so that everything it can do stays visible (a wrapper of the
+// interface would silently lose pre-vote), over streams of authenticated nodes. Server ids and addresses are node ids.
+// Each RPC must claim to come from the node that its connection was authenticated as. For that every peer gets a
+// receiving transport of its own, whose calls are checked and handed on.
+type Transport struct {
+	*raft.NetworkTransport
+	self   id.Node
+	dialer *dialer
+	calls  chan raft.RPC
+	config raft.NetworkTransportConfig
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu        sync.Mutex
+	receivers map[id.Node]*receiver
+}
+
+// receiver decodes the calls of one peer.
+type receiver struct {
+	peer  id.Node
+	conns chan net.Conn
+	trans *raft.NetworkTransport
+}
+
+func newTransport(self id.Node, s *switchboard, timeout time.Duration, log hclog.Logger) *Transport {
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &dialer{ctx: ctx, self: self, board: s}
+	config := raft.NetworkTransportConfig{
+		Logger: log, Stream: d, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: timeout, MsgpackUseNewTimeFormat: true,
+	}
+	t := &Transport{
+		NetworkTransport: raft.NewNetworkTransportWithConfig(&config),
+		self:             self, dialer: d, calls: make(chan raft.RPC), config: config, ctx: ctx, cancel: cancel,
+		receivers: make(map[id.Node]*receiver),
+	}
+	s.attach(t)
+	return t
+}
+
+// SetHeartbeatHandler does nothing, so that heartbeats take the same way as every other call: handled beside the main
+// loop, one with a newer term changes the term under a running write and breaks log matching (hashicorp/raft#695).
+func (t *Transport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// Consumer is where the checked calls of all peers come out.
+func (t *Transport) Consumer() <-chan raft.RPC { return t.calls }
+
+// Close ends all connections and waits for the receivers.
+func (t *Transport) Close() error {
+	t.dialer.board.detach(t)
+	t.cancel()
+	err := t.NetworkTransport.Close()
+	t.NetworkTransport.CloseStreams()
+	t.mu.Lock()
+	for _, r := range t.receivers {
+		err = errors.Join(err, r.trans.Close())
+		r.trans.CloseStreams()
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+	return err
+}
+
+func (t *Transport) accept(conn net.Conn, peer id.Node) {
+	t.mu.Lock()
+	r, ok := t.receivers[peer]
+	if !ok && t.ctx.Err() == nil {
+		r = &receiver{peer: peer, conns: make(chan net.Conn)}
+		config := t.config
+		config.Stream = inbox{r: r, ctx: t.ctx}
+		r.trans = raft.NewNetworkTransportWithConfig(&config)
+		t.receivers[peer] = r
+		t.wg.Go(func() { t.pump(r) })
+	}
+	t.mu.Unlock()
+	if r == nil {
+		_ = conn.Close()
+		return
+	}
+	select {
+	case r.conns <- conn:
+	case <-t.ctx.Done():
+		_ = conn.Close()
+	}
+}
+
+func (t *Transport) pump(r *receiver) {
+	for {
+		select {
+		case rpc := <-r.trans.Consumer():
+			if err := checkSender(rpc, r.peer); err != nil {
+				rpc.Respond(nil, err)
+				continue
+			}
+			select {
+			case t.calls <- rpc:
+			case <-t.ctx.Done():
+				rpc.Respond(nil, raft.ErrTransportShutdown)
+				return
+			}
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// checkSender checks that all names in a call are the authenticated peer's.
+func checkSender(rpc raft.RPC, peer id.Node) error {
+	with, ok := rpc.Command.(raft.WithRPCHeader)
+	if !ok {
+		return fmt.Errorf("call of %s has no header", peer)
+	}
+	h := with.GetRPCHeader()
+	names := [][]byte{h.ID, h.Addr}
+	var old []byte // names of older protocol versions, which the library still believes when the header's are missing
+	switch c := rpc.Command.(type) {
+	case *raft.AppendEntriesRequest:
+		old = c.Leader
+	case *raft.RequestVoteRequest:
+		old = c.Candidate
+	case *raft.InstallSnapshotRequest:
+		old = c.Leader
+	}
+	if len(old) > 0 {
+		names = append(names, old)
+	}
+	for _, n := range names {
+		if string(n) != string(peer) {
+			return fmt.Errorf("call of %s claims to come from %q", peer, n)
+		}
+	}
+	return nil
+}
+
+// inbox is the listener of one receiver.
+type inbox struct {
+	r   *receiver
+	ctx context.Context
+}
+
+func (i inbox) Accept() (net.Conn, error) {
+	select {
+	case c := <-i.r.conns:
+		return c, nil
+	case <-i.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (i inbox) Close() error   { return nil }
+func (i inbox) Addr() net.Addr { return nodeAddr(i.r.peer) }
+
+func (i inbox) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
+	return nil, errors.New("a receiver does not dial")
+}
+
+// dialer is the sending side's stream layer. Nothing is accepted there.
+type dialer struct {
+	ctx   context.Context
+	self  id.Node
+	board *switchboard
+}
+
+func (d *dialer) Accept() (net.Conn, error) {
+	<-d.ctx.Done()
+	return nil, net.ErrClosed
+}
+
+func (d *dialer) Close() error   { return nil }
+func (d *dialer) Addr() net.Addr { return nodeAddr(d.self) }
+
+func (d *dialer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(d.ctx, timeout)
+	defer cancel()
+	return d.board.dial(ctx, id.Node(addr))
+}
+
+type nodeAddr id.Node
+
+func (nodeAddr) Network() string  { return "ring" }
+func (a nodeAddr) String() string { return string(a) }
+
+// switchboard owns the accepting side of Streams for the life of the node, while transports come and go, and can cut the
+// node off from Raft: a coordinator whose disk hangs goes on sending heartbeats from other goroutines, and only its
+// silence lets the others elect.
+type switchboard struct {
+	streams Streams
+	mu      sync.Mutex
+	trans   *Transport
+	muted   bool
+	open    map[*tracked]struct{}
+}
+
+var errMuted = errors.New("raft is cut off: the disk of this node hangs")
+
+func newSwitchboard(s Streams) *switchboard {
+	return &switchboard{streams: s, open: make(map[*tracked]struct{})}
+}
+
+// run accepts until the streams are closed.
+func (b *switchboard) run() {
+	for {
+		conn, peer, err := b.streams.Accept()
+		if err != nil {
+			return
+		}
+		b.mu.Lock()
+		t := b.trans
+		if b.muted {
+			t = nil
+		}
+		b.mu.Unlock()
+		if t == nil {
+			_ = conn.Close()
+			continue
+		}
+		t.accept(b.track(conn), peer)
+	}
+}
+
+func (b *switchboard) attach(t *Transport) {
+	b.mu.Lock()
+	b.trans = t
+	b.mu.Unlock()
+}
+
+func (b *switchboard) detach(t *Transport) {
+	b.mu.Lock()
+	if b.trans == t {
+		b.trans = nil
+	}
+	b.mu.Unlock()
+	b.cut()
+}
+
+func (b *switchboard) mute(on bool) {
+	b.mu.Lock()
+	b.muted = on
+	b.mu.Unlock()
+	if on {
+		b.cut()
+	}
+}
+
+func (b *switchboard) cut() {
+	b.mu.Lock()
+	conns := make([]*tracked, 0, len(b.open))
+	for c := range b.open {
+		conns = append(conns, c)
+	}
+	b.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
+
+func (b *switchboard) dial(ctx context.Context, n id.Node) (net.Conn, error) {
+	b.mu.Lock()
+	muted := b.muted
+	b.mu.Unlock()
+	if muted {
+		return nil, errMuted
+	}
+	conn, err := b.streams.Dial(ctx, n)
+	if err != nil {
+		return nil, fmt.Errorf("dial voter %s: %w", n, err)
+	}
+	return b.track(conn), nil
+}
+
+func (b *switchboard) track(c net.Conn) *tracked {
+	t := &tracked{Conn: c, board: b}
+	b.mu.Lock()
+	b.open[t] = struct{}{}
+	muted := b.muted
+	b.mu.Unlock()
+	if muted {
+		_ = t.Close()
+	}
+	return t
+}
+
+type tracked struct {
+	net.Conn
+	board *switchboard
+}
+
+func (t *tracked) Close() error {
+	t.board.mu.Lock()
+	delete(t.board.open, t)
+	t.board.mu.Unlock()
+	return t.Conn.Close()
+}
