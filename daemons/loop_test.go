@@ -1,0 +1,211 @@
+package daemons
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/daemons/kit/kittest"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// wheel is the whole loop on five nodes in memory: every pipeline daemon, and workers that play, export, train and measure.
+type wheel struct {
+	*arena
+	mu    sync.Mutex
+	runs  map[string]int // finished runs by key
+	takes time.Duration
+	stop  []func() error
+}
+
+func newWheel(t *testing.T) *wheel {
+	w := &wheel{arena: newArena(t, ""), runs: map[string]int{}, takes: 8 * time.Second}
+	w.Settings(func(s *ring.Settings) { s.Daemons = DevOverlay() })
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	for _, n := range w.n {
+		group.Go(func() { n.Work(ctx, w.stage) })
+	}
+	t.Cleanup(func() { cancel(); group.Wait() })
+	for i, n := range w.n {
+		name := "AUTO_SYNC"
+		if n.Class == id.Edge {
+			name = "EPHEMERAL_SYNC"
+		}
+		w.run(i, name)
+	}
+	return w
+}
+
+// singletons starts them all, the first on the node given and the others on the cores after it.
+func (w *wheel) singletons(first int) (stop []func() error) {
+	for i, name := range singletons() {
+		stop = append(stop, w.run((first+i)%3, name))
+	}
+	return stop
+}
+
+func (w *wheel) stage(ctx context.Context, n *kittest.Node, item ring.WorkItem) kittest.Outcome {
+	select {
+	case <-time.After(w.takes):
+	case <-ctx.Done():
+		return kittest.Outcome{Err: ctx.Err()}
+	}
+	w.mu.Lock()
+	w.runs[item.Key]++
+	w.mu.Unlock()
+	switch item.Type {
+	case kit.StageSelfplay:
+		games, _ := strconv.Atoi(item.Params["games"])
+		n.Play(item.ID, item.Config, true, kittest.IDs(item.ID, games)...)
+		return kittest.Outcome{Counters: map[string]int64{kit.CounterGames: int64(games)}}
+	case kit.StageExport:
+		games, _ := strconv.ParseInt(item.Params["games"], 10, 64)
+		c := map[string]int64{kit.CounterGames: games, kit.CounterSamples: 25 * games}
+		return kittest.Outcome{Counters: c, Artifacts: []ring.Artifact{n.Store(ring.KindDataset, "dataset "+item.Key, c)}}
+	case kit.StageTrain:
+		return kittest.Outcome{Values: map[string]float64{"loss": 1}, Artifacts: []ring.Artifact{n.Store(ring.KindModel, "model "+item.Key, nil)}}
+	}
+	candidate, _ := kit.InputOf(item, kit.RoleCandidate)
+	shares := map[string]float64{"random": 0.95, "heuristic": 0.7}
+	if champion, ok := kit.InputOf(item, kit.RoleChampion); ok {
+		shares[string(champion)] = 0.6
+	}
+	path, err := kittest.Matches(n.Dir(), item.ID, item.Config, candidate, 100, shares)
+	if err != nil {
+		return kittest.Outcome{Err: err}
+	}
+	promo, _ := ByName("EVALUATION")
+	promo.Scope = kit.ScopeNode // an env of this node; no assignment is to move by it
+	d, size, err := n.Env(promo, "").Store.PutFile(ctx, path)
+	return kittest.Outcome{Err: err, Counters: map[string]int64{kit.CounterMatches: int64(100 * len(shares))},
+		Artifacts: []ring.Artifact{{Digest: d, Kind: ring.KindMatches, Bytes: size}}}
+}
+
+// turns waits for so many promotions and checks that nothing was done twice on the way.
+func (w *wheel) turns(promotions int, limit time.Duration) error {
+	if err := within(limit, fmt.Sprintf("promotion %d", promotions), func() bool {
+		n, _ := w.Name(ring.ModelName(c4))
+		return n.Version >= uint64(promotions)
+	}); err != nil {
+		for _, i := range w.Work("") {
+			if i.Type != kit.StageSelfplay {
+				err = fmt.Errorf("%w\n%s %s", err, i.Key, i.State)
+			}
+		}
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key, n := range w.runs {
+		if n != 1 {
+			return fmt.Errorf("%s ran %d times", key, n)
+		}
+	}
+	datasets := map[id.Digest]bool{}
+	for _, i := range w.Work(kit.StageTrain) {
+		d, _ := kit.InputOf(i, kit.RoleDataset)
+		if datasets[d] {
+			return fmt.Errorf("dataset %s is trained on twice", d.Short())
+		}
+		datasets[d] = true
+	}
+	return nil
+}
+
+// With each stage's event withheld in turn the next stage starts all the same, by its owner's own reconciling.
+func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
+	t.Parallel()
+	withheld := [][]event.Type{nil,
+		{event.SelfplayAllocationUpdated.Type()}, {event.SelfplayComplete.Type()}, {event.NewGamesAvailable.Type()}, {event.DataSyncCompleted.Type()},
+		{event.NPZExportComplete.Type()}, {event.NPZDistributionComplete.Type()}, {event.TrainingCompleted.Type()},
+		{event.EvaluationCompleted.Type(), event.WorkCompleted.Type()}, {event.ModelPromoted.Type()}, {event.PromotionRejected.Type()},
+	}
+	var all []event.Type
+	for _, def := range event.Catalogue().All() {
+		all = append(all, def.Type)
+	}
+	withheld = append(withheld, all)
+	for _, types := range withheld {
+		name := "nothing"
+		if len(types) > 0 {
+			name = string(types[0])
+		}
+		if len(types) > 5 {
+			name = "everything"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWheel(t)
+				w.Withhold(types...)
+				w.singletons(0)
+				began := time.Now()
+				if err := w.turns(3, 5*time.Minute); err != nil {
+					t.Error(err)
+				}
+				t.Logf("three promotions in %v, %d work items", time.Since(began).Round(time.Second), len(w.Work("")))
+			})
+		})
+	}
+}
+
+// All singletons move to other nodes in mid-loop while their former holders go on trying: nothing is done twice, the plan
+// goes on, and what the old ones try is refused by the state.
+func TestSuccessorsGoOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWheel(t)
+		old := w.singletons(0)
+		if err := w.turns(1, 3*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			w.singletons(1)
+			time.Sleep(7 * time.Second)
+		}
+		n, _ := w.Name(ring.ModelName(c4))
+		if err := w.turns(int(n.Version)+2, 4*time.Minute); err != nil {
+			t.Error(err)
+		}
+		ended := 0
+		for _, stop := range old {
+			if stop() != nil {
+				ended++
+			}
+		}
+		if len(w.Refused()) == 0 || ended == 0 {
+			t.Errorf("refused %v; %d former holders ended", w.Refused(), ended)
+		}
+	})
+}
+
+// Without a quorum nothing is decided; with it back the loop goes on.
+func TestLoopOutlivesLostQuorum(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWheel(t)
+		w.singletons(0)
+		if err := w.turns(1, 3*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		w.Quorum(false)
+		before := len(w.Work(""))
+		time.Sleep(3 * time.Minute)
+		if len(w.Work("")) != before {
+			t.Error("work was added without a quorum")
+		}
+		w.Quorum(true)
+		n, _ := w.Name(ring.ModelName(c4))
+		if err := w.turns(int(n.Version)+1, 4*time.Minute); err != nil {
+			t.Error(err)
+		}
+	})
+}
