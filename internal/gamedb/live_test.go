@@ -23,18 +23,26 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Getenv("GAMEDB_TEST_ROLE") {
 	case "play":
-		playForEver(os.Getenv("GAMEDB_TEST_PATH"))
+		play(os.Getenv("GAMEDB_TEST_PATH"))
 	case "lock":
 		tryToWrite(os.Getenv("GAMEDB_TEST_PATH"))
 	}
 	os.Exit(m.Run())
 }
 
-// playForEver adds games and names each when it is written, until it is killed or nobody listens.
-func playForEver(path string) {
+const batch = 10
+
+// play adds a batch of games for each byte on its input and names each game when it is written.
+func play(path string) {
 	w, err := Create(context.Background(), path)
 	for n := 0; err == nil; n++ {
-		if err = w.Add(context.Background(), sampleGame(n)); err == nil {
+		if n%batch == 0 {
+			_, err = io.ReadFull(os.Stdin, make([]byte, 1))
+		}
+		if err == nil {
+			err = w.Add(context.Background(), sampleGame(n))
+		}
+		if err == nil {
 			_, err = fmt.Println(sampleGame(n).ID)
 		}
 	}
@@ -54,10 +62,11 @@ func tryToWrite(path string) {
 	os.Exit(0)
 }
 
-func startOther(t *testing.T, role, path string) (*exec.Cmd, *bufio.Reader) {
+func startOther(t *testing.T, role, path string, in io.Reader) (*exec.Cmd, *bufio.Reader) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "GAMEDB_TEST_ROLE="+role, "GAMEDB_TEST_PATH="+path)
+	cmd.Stdin = in
 	out, err := cmd.StdoutPipe()
 	if err = errors.Join(err, cmd.Start()); err != nil {
 		t.Fatal(err)
@@ -70,7 +79,18 @@ func TestGamesOfALiveAndOfAKilledWriter(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "live.db")
-	cmd, out := startOther(t, "play", path)
+	in, more, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer more.Close()
+	cmd, out := startOther(t, "play", path, in)
+	_ = in.Close() // the other process has its own
+	ask := func(batches int) {
+		if _, err := more.Write(make([]byte, batches)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var said []string
 	listen := func(n int) {
 		for range n {
@@ -92,8 +112,9 @@ func TestGamesOfALiveAndOfAKilledWriter(t *testing.T) {
 			}
 		}
 	}
-	for round := range 10 {
-		listen(20)
+	for round := range 4 {
+		ask(2) // it plays the second while the first is read
+		listen(batch)
 		check()
 		info, err := Pack(t.Context(), path, filepath.Join(dir, "pack.db"), said)
 		if err != nil || info.Games != len(said) || len(info.Rejected) != 0 {
@@ -102,7 +123,10 @@ func TestGamesOfALiveAndOfAKilledWriter(t *testing.T) {
 		if c, err := Count(t.Context(), path); err != nil || c.Games < len(said) {
 			t.Fatalf("round %d: %+v %v", round, c, err)
 		}
+		listen(batch)
 	}
+	ask(50)
+	listen(batch / 2)
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +136,11 @@ func TestGamesOfALiveAndOfAKilledWriter(t *testing.T) {
 		said = append(said, line)
 	}
 	check()
-	for i, g := range readGames(t, path) {
+	games := readGames(t, path)
+	if len(games) >= 58*batch {
+		t.Errorf("it was killed too late: %d games", len(games))
+	}
+	for i, g := range games {
 		if diff := cmp.Diff(sampleGame(i), g, cmpopts.EquateNaNs()); diff != "" {
 			t.Fatal(diff)
 		}
@@ -160,7 +188,7 @@ func TestClosingADescriptorDoesNotDropLocks(t *testing.T) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	cmd, out := startOther(t, "lock", path)
+	cmd, out := startOther(t, "lock", path, nil)
 	line, err := out.ReadString('\n')
 	if err != nil || line != "false\n" {
 		t.Errorf("the other process wrote: %q %v", line, err)

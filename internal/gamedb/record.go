@@ -79,6 +79,9 @@ func (l *loader) load(ctx context.Context, gameID string) (record, error) {
 			return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
 		}
 		r.parts[i] = part{tableColumns: t, rows: rows}
+		if t.isParent() && len(rows) == 0 {
+			break // no game, and a merge asks for many that are not there
+		}
 	}
 	return r, nil
 }

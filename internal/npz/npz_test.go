@@ -3,6 +3,7 @@ package npz
 import (
 	"archive/zip"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math"
@@ -351,6 +352,42 @@ func TestHeaderParserRoundTrip(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Two directory entries over one member: the packed bytes count once, the unpacked ones twice.
+func TestOverlappingMembersAreRefused(t *testing.T) {
+	t.Parallel()
+	data := makeZip(t, with(
+		member{name: "xa.npy", data: npy("|i1", "(2,)", "12")},
+		member{name: "xb.npy", data: npy("|i1", "(2,)", "12")})...)
+	le := binary.LittleEndian
+	entry := func(name string) []byte { // in the directory, which comes last
+		return data[bytes.LastIndex(data, []byte(name))-46:]
+	}
+	if at := le.Uint32(entry("xb.npy")[42:]); string(data[at+30:at+36]) != "xb.npy" {
+		t.Fatalf("the directory was not understood: %d", at)
+	}
+	path := filepath.Join(t.TempDir(), "a.npz")
+	write := func() {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write()
+	if _, err := Verify(path); err != nil {
+		t.Fatal("before the change:", err)
+	}
+	le.PutUint32(entry("xb.npy")[42:], le.Uint32(entry("xa.npy")[42:]))
+	write()
+	if _, err := Verify(path); !errors.Is(err, ErrInvalid) {
+		t.Errorf("one member under two names: %v", err)
+	}
+	// The same with the local header's name made right, so that only the overlap is left to notice.
+	copy(entry("xb.npy")[46:], "xa.npy")
+	write()
+	if _, err := Verify(path); !errors.Is(err, ErrInvalid) {
+		t.Errorf("one member twice: %v", err)
+	}
 }
 
 func FuzzVerify(f *testing.F) {
