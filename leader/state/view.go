@@ -19,7 +19,7 @@ func (s *State) Generation() uint64 { return s.meta.Generation }
 // ActiveCommands is the command version that may be proposed.
 func (s *State) ActiveCommands() int { return s.meta.Commands }
 
-// Term and the node of the newest coordinator that has spoken; zero before the first.
+// Term is the Raft term of the newest coordinator that has spoken; 0 before the first.
 func (s *State) Term() uint64 { return s.meta.Term }
 
 // Coordinator is the node whose first entry of a term was applied last.
