@@ -103,13 +103,16 @@ func exportCommand() *cli.Command {
 		Name: "export", Usage: "turn finished games into a training set (NPZ)",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "db", Usage: "game database or pack `FILE` (repeatable)"},
-			&cli.StringSliceFlag{Name: "games", Usage: "the same, or a directory of them"},
+			&cli.StringFlag{Name: "games", Usage: "the same, or a `DIR` of them"},
 			&cli.StringFlag{Name: "out", Usage: "NPZ `FILE`"},
 			&cli.IntFlag{Name: "max-games", Usage: "only the newest `N` games, 0 = all"},
 			&cli.BoolFlag{Name: "no-mirror", Usage: "leave out the reflections"},
 		},
 		Action: stage(func(c *cli.Context) error {
-			inputs := append(c.StringSlice("db"), c.StringSlice("games")...)
+			inputs := c.StringSlice("db")
+			if games := c.String("games"); games != "" {
+				inputs = append(inputs, games)
+			}
 			if err := given(c, "out"); err != nil {
 				return err
 			}

@@ -119,7 +119,7 @@ func TestEvaluatorRemembersRightly(t *testing.T) {
 	net := busyNetwork(5)
 	warm := NewEvaluator(net)
 	rng := newRand(1, streamPlay, 0)
-	for range 300 {
+	for range 100 {
 		p := Position{}
 		for range rng.IntN(20) {
 			p = p.Play(playRandom(p, rng))

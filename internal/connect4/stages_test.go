@@ -260,7 +260,7 @@ func TestTrainIsTheSeeds(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	db, data := filepath.Join(dir, "g.db"), filepath.Join(dir, "d.npz")
-	playInto(t, db, 8, 1)
+	playInto(t, db, 3, 1)
 	exportFrom(t, data, db)
 	train := func(name, parent string, seed uint64) TrainResult {
 		var out bytes.Buffer
@@ -270,7 +270,7 @@ func TestTrainIsTheSeeds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !regexp.MustCompile(`(?s)^epoch=1 .*epoch=2 .*TRAINING_SUMMARY: loss=[0-9.]+ samples=\d+ games=8 epochs=2\n$`).Match(out.Bytes()) {
+		if !regexp.MustCompile(`(?s)^epoch=1 .*epoch=2 .*TRAINING_SUMMARY: loss=[0-9.]+ samples=\d+ games=3 epochs=2\n$`).Match(out.Bytes()) {
 			t.Errorf("printed %q", out.String())
 		}
 		return r
@@ -324,7 +324,7 @@ func TestEvaluatePairs(t *testing.T) {
 	dir := t.TempDir()
 	o := EvaluateOptions{
 		Model: saveTestModel(t, dir, 1), Champion: saveTestModel(t, dir, 2), Opponents: []string{"random", "heuristic"},
-		Out: filepath.Join(dir, "m.jsonl"), Seed: 5, Simulations: 4, MinGames: 10, MaxGames: 40, ChampionGames: 20, Now: steady(),
+		Out: filepath.Join(dir, "m.jsonl"), Seed: 5, Simulations: 2, MinGames: 6, MaxGames: 20, ChampionGames: 10, Now: steady(),
 	}
 	r, err := Evaluate(context.Background(), o)
 	if err != nil {
@@ -352,8 +352,8 @@ func TestEvaluatePairs(t *testing.T) {
 		}
 	}
 	for _, s := range r.Scores {
-		if most := map[bool]int{true: 20, false: 40}[len(s.Opponent) == 64]; s.Games() < 10 || s.Games() > most {
-			t.Errorf("%d games against %s, want 10 to %d", s.Games(), s.Opponent, most)
+		if most := map[bool]int{true: 10, false: 20}[len(s.Opponent) == 64]; s.Games() < 6 || s.Games() > most {
+			t.Errorf("%d games against %s, want 6 to %d", s.Games(), s.Opponent, most)
 		}
 		if s.Rate()*float64(s.Games()) != points[s.Opponent] {
 			t.Errorf("%s: score says %v points, the matches %v", s.Opponent, s.Rate()*float64(s.Games()), points[s.Opponent])
