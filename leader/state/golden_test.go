@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 )
@@ -152,4 +151,3 @@ func TestNoClockNoIO(t *testing.T) {
 		}
 	}
 }
-
