@@ -288,7 +288,7 @@ func start(t testing.TB, f func(context.Context) error) (stop func()) {
 func replicaAt(t testing.TB, dir string, src Sources, change func(*ReplicaOptions)) (r *Replica, stop func()) {
 	t.Helper()
 	opt := ReplicaOptions{
-		Path: filepath.Join(dir, "events.db"), Quarantine: filepath.Join(dir, "quarantine"), Sources: src, Log: zerolog.Nop(),
+		Path: filepath.Join(dir, "events.db"), Quarantine: filepath.Join(dir, "quarantine"), Sources: src, Log: zerolog.New(zerolog.NewTestWriter(t)),
 		PullEvery: 5 * time.Millisecond, RetainEvery: 10 * time.Millisecond,
 	}
 	if change != nil {

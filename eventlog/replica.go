@@ -257,20 +257,21 @@ func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
 	return guard(r.opt.Path, func() error {
 		return db.Update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketLog)
-			for {
-				key, v := b.Cursor().Last()
-				if key == nil {
-					head.Last, head.Bytes = head.Cut, 0
-					break
-				}
-				if good, ok := decodeStored(key, v, true); ok && good.Seq <= head.Last {
+			head.Last = head.Cut
+			var bad [][]byte
+			c := b.Cursor()
+			for key, v := c.Last(); key != nil; key, v = c.Prev() {
+				if good, ok := decodeStored(key, v, true); ok && good.Seq > head.Cut {
 					*e = good
 					e.Bytes = nil
 					head.Last = good.Seq
 					break
 				}
 				head.Bytes -= int64(len(v))
-				if err := b.Delete(append([]byte(nil), key...)); err != nil {
+				bad = append(bad, append([]byte(nil), key...))
+			}
+			for _, key := range bad {
+				if err := b.Delete(key); err != nil {
 					return err
 				}
 			}

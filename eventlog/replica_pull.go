@@ -99,12 +99,18 @@ func (r *Replica) pullFrom(ctx context.Context, p Puller, head Head) (done bool,
 	if err := r.checkHead(head); err != nil {
 		return false, err
 	}
-	if r.head.CutUnsure {
-		r.mu.Lock()
-		r.head.CutUnsure = false // the chain from the cut leads to the ring's hash
-		r.mu.Unlock()
+	if r.head.Last < before {
+		return false, nil // the pulled records were not the ring's, ask another peer
 	}
-	return r.head.Last >= before, nil // shorter: the pulled records were not the ring's, ask another peer
+	sure := r.head
+	sure.CutUnsure = false // the chain from the cut leads to the ring's hash
+	if err := r.update(func(tx *bolt.Tx) error { return putJSON(tx.Bucket(bucketInfo), infoHead, sure) }); err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	r.head = sure
+	r.mu.Unlock()
+	return true, nil
 }
 
 func (r *Replica) fetch(ctx context.Context, p Puller, after uint64, limit int) ([]Encoded, error) {
@@ -198,12 +204,15 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 	head.Last, head.Verified = keep, min(head.Verified, keep)
 	err = r.update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketLog)
-		for {
-			key, _ := b.Cursor().Last()
-			if key == nil || slices.Compare(key, beKey(keep)) <= 0 {
-				break
-			}
-			if err := b.Delete(slices.Clone(key)); err != nil {
+		// First look, then delete: bbolt's cursor never returns from Last on a bucket that was emptied in the same
+		// transaction.
+		var keys [][]byte
+		c := b.Cursor()
+		for key, _ := c.Seek(beKey(keep + 1)); key != nil; key, _ = c.Next() {
+			keys = append(keys, slices.Clone(key))
+		}
+		for _, key := range keys {
+			if err := b.Delete(key); err != nil {
 				return err
 			}
 		}
