@@ -297,11 +297,17 @@ func TestEveryFlippedByteIsCaughtOrHarmless(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
 	for i := range valid {
-		b := bytes.Clone(valid)
-		b[i] ^= 0x10
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
+		if i > 0 {
+			_, err = f.WriteAt(valid[i-1:i], int64(i-1))
+		}
+		if _, e := f.WriteAt([]byte{valid[i] ^ 0x10}, int64(i)); e != nil || err != nil {
+			t.Fatal(err, e)
 		}
 		// Bytes that nobody reads (times, versions, descriptors) may change; what is accepted must be the same arrays.
 		if got, err := Verify(path); err == nil && got != want {
@@ -314,9 +320,9 @@ func TestBombIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.npz")
-	zeros := strings.Repeat("\x00", 64<<20)
+	zeros := strings.Repeat("\x00", 32<<20)
 	m := good()
-	m[0] = member{name: "features.npy", method: zip.Deflate, data: npy("<f4", "(2, 8388608)", zeros)}
+	m[0] = member{name: "features.npy", method: zip.Deflate, data: npy("<f4", "(2, 4194304)", zeros)}
 	// Hollow, but a training set may be: the packed file is 1/1000 of it only where nothing else is in there.
 	if err := os.WriteFile(path, makeZip(t, m...), 0o600); err != nil {
 		t.Fatal(err)
@@ -324,7 +330,7 @@ func TestBombIsRefused(t *testing.T) {
 	if _, err := Verify(path); !errors.Is(err, ErrInvalid) {
 		t.Error("bomb:", err)
 	}
-	m = append(m, member{name: "noise.npy", data: npy("|S65536", "(2,)", strings.Repeat("ab", 65536))})
+	m = append(m, member{name: "noise.npy", data: npy("|S4096", "(2,)", strings.Repeat("ab", 4096))})
 	if err := os.WriteFile(path, makeZip(t, m...), 0o600); err != nil {
 		t.Fatal(err)
 	}

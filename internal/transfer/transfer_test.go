@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -140,7 +141,7 @@ func TestLostConnectionIsTakenUpWithTheSameHolder(t *testing.T) {
 func TestBadHoldersCostTheirTurnOnly(t *testing.T) {
 	t.Parallel()
 	data := noise(3*ChunkSize+100, 4)
-	d, m := id.DigestOf(data), manifestOf(t, data)
+	m := manifestOf(t, data)
 	fake := noise(len(data), 5)
 	fakeManifest := manifestOf(t, fake)
 	sized := func(n uint64) []byte {
@@ -211,26 +212,31 @@ func TestBadHoldersCostTheirTurnOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			from, to, ring := newStore(t), newStore(t), newNetwork(t)
-			from.put(t, data)
-			ring.honest(t, good, from)
-			ring.liar(bad, c.answer)
-			// Alone the bad holder gives nothing, and the reason is told.
-			client := newClient(t, to, ring, Options{Progress: 300 * time.Millisecond})
-			_, err := client.Fetch(t.Context(), d, int64(len(data)), []id.Node{bad})
-			var failed *FetchError
-			if !errors.As(err, &failed) || len(failed.Reasons) == 0 || failed.Reasons[0].Node != bad || !errors.Is(err, c.want) {
-				t.Fatalf("alone: %v", err)
-			}
-			to.hasNot(t, d)
-			// Before a good one it delays, whatever its first visit has left behind.
-			patient := newClient(t, to, ring, Options{Progress: time.Second})
-			if _, err := patient.Fetch(t.Context(), d, int64(len(data)), []id.Node{bad, good}); err != nil {
-				t.Fatalf("with a good one: %v", err)
-			}
-			to.has(t, data)
+			synctest.Test(t, func(t *testing.T) { badHolder(t, data, c.answer, c.want) })
 		})
 	}
+}
+
+// badHolder runs on synthetic time: deadlines pass only when nobody has anything else to do.
+func badHolder(t *testing.T, data []byte, answer func(request, io.Writer) bool, want error) {
+	d := id.DigestOf(data)
+	from, to, ring := newStore(t), newStore(t), newNetwork(t)
+	from.put(t, data)
+	ring.honest(t, good, from)
+	ring.liar(bad, answer)
+	client := newClient(t, to, ring, Options{})
+	// Alone the bad holder gives nothing, and the reason is told.
+	_, err := client.Fetch(t.Context(), d, int64(len(data)), []id.Node{bad})
+	var failed *FetchError
+	if !errors.As(err, &failed) || len(failed.Reasons) == 0 || failed.Reasons[0].Node != bad || !errors.Is(err, want) {
+		t.Fatalf("alone: %v", err)
+	}
+	to.hasNot(t, d)
+	// Before a good one it delays, whatever its first visit has left behind.
+	if _, err := client.Fetch(t.Context(), d, int64(len(data)), []id.Node{bad, good}); err != nil {
+		t.Fatalf("with a good one: %v", err)
+	}
+	to.has(t, data)
 }
 
 func TestNobodyHoldsIt(t *testing.T) {
@@ -322,7 +328,7 @@ func TestPoisonedRestDoesNotBlameTheNextHolder(t *testing.T) {
 	}
 	p.Close()
 	ring.liar(bad, func(_ request, w io.Writer) bool { m := manifestOf(t, fake); return ok(w, m.encode()) })
-	c := newClient(t, to, ring, Options{Progress: 300 * time.Millisecond})
+	c := newClient(t, to, ring, Options{})
 	if _, err := c.Fetch(t.Context(), d, 0, []id.Node{bad, good}); err != nil {
 		t.Fatal(err)
 	}
