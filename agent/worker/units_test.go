@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -210,5 +211,20 @@ func TestSlotsOfTheMachine(t *testing.T) {
 		if _, err := Configured(workload.Slots{}, bad); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
+	}
+}
+
+func TestJobIDs(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for _, ref := range []ClaimRef{
+		{"w1", "c1"}, {"w1.c", "1"}, {"w1", "c.1"}, {"../../etc", "x"}, {"", ""}, {"a\x00b", "c"}, {"a", "b\x00c"},
+		{strings.Repeat("w", 300), "c"},
+	} {
+		got := jobID(ref)
+		if seen[got] || filepath.Base(got) != got || strings.HasPrefix(got, ".") || len(got) > 128 {
+			t.Errorf("%q: %q", ref, got)
+		}
+		seen[got] = true
 	}
 }

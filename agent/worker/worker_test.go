@@ -390,18 +390,3 @@ func TestOldJobsGo(t *testing.T) {
 		})
 	}
 }
-
-func TestJobIDs(t *testing.T) {
-	t.Parallel()
-	seen := map[string]bool{}
-	for _, ref := range []ClaimRef{
-		{"w1", "c1"}, {"w1.c", "1"}, {"w1", "c.1"}, {"../../etc", "x"}, {"", ""}, {"a\x00b", "c"}, {"a", "b\x00c"},
-		{strings.Repeat("w", 300), "c"},
-	} {
-		got := jobID(ref)
-		if seen[got] || filepath.Base(got) != got || strings.HasPrefix(got, ".") || len(got) > 128 {
-			t.Errorf("%q: %q", ref, got)
-		}
-		seen[got] = true
-	}
-}
