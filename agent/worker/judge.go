@@ -67,7 +67,11 @@ func (w *Worker) tellStarted(ctx context.Context, r *run) {
 		call, cancel := context.WithTimeout(ctx, w.pace.Call)
 		err := w.cfg.Queue.Started(call, r.claim.ClaimRef)
 		cancel()
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			r.told.Store(true)
+			return
+		}
+		if ctx.Err() != nil {
 			return
 		}
 		if errors.Is(err, ErrConflict) {
@@ -199,16 +203,8 @@ func (w *Worker) deliver(ctx context.Context, r *run, a answer) {
 	if onDisk && !w.persist(ctx, r, a) {
 		return
 	}
-	ref := r.claim.ClaimRef
 	for pause := w.pace.Retry; a.Action != actNothing; pause = min(2*pause, w.pace.RetryMost) {
-		call, cancel := context.WithTimeout(ctx, w.pace.Call)
-		var err error
-		if a.Action == actFinish {
-			err = w.cfg.Queue.Finish(call, ref, a.Outcome)
-		} else {
-			err = w.cfg.Queue.Release(call, ref, a.Why)
-		}
-		cancel()
+		err := w.tell(ctx, r, a)
 		if err == nil {
 			break
 		}
@@ -232,6 +228,24 @@ func (w *Worker) deliver(ctx context.Context, r *run, a answer) {
 		return
 	}
 	w.done(r, a)
+}
+
+// tell says the answer to the queue once. A command that ended before its start was heard is told of first: a failure that
+// is quicker than the word of its start would otherwise never count as an attempt.
+func (w *Worker) tell(ctx context.Context, r *run, a answer) error {
+	ctx, cancel := context.WithTimeout(ctx, w.pace.Call)
+	defer cancel()
+	ref := r.claim.ClaimRef
+	if a.Action == actRelease {
+		return w.cfg.Queue.Release(ctx, ref, a.Why)
+	}
+	if a.Outcome.Started && !r.told.Load() {
+		if err := w.cfg.Queue.Started(ctx, ref); err != nil && !errors.Is(err, ErrConflict) {
+			return err
+		}
+		r.told.Store(true)
+	}
+	return w.cfg.Queue.Finish(ctx, ref, a.Outcome)
 }
 
 // persist writes the answer, waiting for the disk if need be; false means that ctx ended first.

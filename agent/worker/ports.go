@@ -20,8 +20,8 @@ var ErrUnknownJob = errors.New("no such job on this node")
 type Queue interface {
 	// Claim asks for one item that fits the offer; false means that there is none.
 	Claim(ctx context.Context, offer Offer) (Claim, bool, error)
-	// Started tells that the command of a claim is really being executed: from here on the attempt counts. A command that
-	// ends before this is heard says it by its Outcome only.
+	// Started tells that the command of a claim is really being executed: from here on the attempt counts. It is
+	// always told before Finish, and may be told again.
 	Started(ctx context.Context, ref ClaimRef) error
 	// Heartbeat renews claims, all in one call, and returns a verdict on each; a claim without one counts as renewed.
 	Heartbeat(ctx context.Context, beats []Beat) ([]Verdict, error)

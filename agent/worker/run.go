@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,8 @@ type run struct {
 	grace time.Duration
 	// stop ends the staging of inputs.
 	stop context.CancelCauseFunc
+	// told: the queue has heard that the command was started.
+	told atomic.Bool
 
 	phase  Phase
 	handle *proc.Handle // nil while staging

@@ -348,16 +348,21 @@ func (w *Worker) beatPeriod() time.Duration {
 
 func (w *Worker) beatOnce(ctx context.Context, every time.Duration) {
 	w.mu.Lock()
-	var live []run
+	type pulsing struct {
+		ref    ClaimRef
+		phase  Phase
+		handle *proc.Handle
+	}
+	var live []pulsing
 	for _, r := range w.runs {
 		if r.ended == "" || r.ended == ReasonLeaving {
-			live = append(live, run{claim: r.claim, phase: r.phase, handle: r.handle})
+			live = append(live, pulsing{r.claim.ClaimRef, r.phase, r.handle})
 		}
 	}
 	w.mu.Unlock()
 	var beats []Beat
 	for _, r := range live {
-		beats = append(beats, pulse(r.claim.ClaimRef, r.phase, r.handle))
+		beats = append(beats, pulse(r.ref, r.phase, r.handle))
 	}
 	if len(beats) == 0 {
 		return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,11 @@ func TestLies(t *testing.T) {
 				t.Errorf("got %+v", o)
 			}
 			b.idle(w)
+			b.queue.with(func() { // however quick it was
+				if !slices.Contains(b.queue.started, "c1") {
+					t.Error("the attempt was not counted")
+				}
+			})
 			_, blocked := w.Snapshot().Avoided[workload.Selfplay]
 			if want := c.result == Refused; blocked != want {
 				t.Errorf("avoided: %v", blocked)
