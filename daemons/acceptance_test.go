@@ -2,6 +2,7 @@ package daemons
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -22,13 +23,14 @@ const c4 = id.Config("connect4_2p")
 // arena is a ring in which one daemon, whole or gutted, has to show what it is for.
 type arena struct {
 	*kittest.Ring
-	n     []*kittest.Node // three core, two edge
-	gut   string          // the daemon whose body is taken out
-	parts map[string]bool // facades that were run
+	n   []*kittest.Node // three core, two edge
+	gut string          // the daemon whose body is taken out
+
+	overlay map[string]json.RawMessage // settings of the daemons
 }
 
 func newArena(t *testing.T, gut string) *arena {
-	a := &arena{Ring: kittest.New(t, c4), gut: gut, parts: map[string]bool{}}
+	a := &arena{Ring: kittest.New(t, c4), gut: gut, overlay: DevOverlay()}
 	for i := range 5 {
 		class := id.Core
 		if i >= 3 {
@@ -53,7 +55,7 @@ func (a *arena) spec(name string) kit.Spec {
 }
 
 func (a *arena) run(node int, name string) func() error {
-	return a.n[node].Start(a.spec(name), string(DevOverlay()[name]))
+	return a.n[node].Start(a.spec(name), string(a.overlay[name]))
 }
 
 // within polls on the bubble's clock.

@@ -19,15 +19,18 @@ import (
 // wheel is the whole loop on five nodes in memory: every pipeline daemon, and workers that play, export, train and measure.
 type wheel struct {
 	*arena
-	mu    sync.Mutex
-	runs  map[string]int // finished runs by key
-	takes time.Duration
-	stop  []func() error
+	mu   sync.Mutex
+	runs map[string]int // finished runs by key
 }
 
 func newWheel(t *testing.T) *wheel {
-	w := &wheel{arena: newArena(t, ""), runs: map[string]int{}, takes: 8 * time.Second}
-	w.Settings(func(s *ring.Settings) { s.Daemons = DevOverlay() })
+	w := &wheel{arena: newArena(t, ""), runs: map[string]int{}}
+	// A fifth of the games of a ring on one machine: what is tested is who does what, not SQLite.
+	w.overlay = DevOverlay()
+	w.overlay["QUEUE_POPULATOR"] = raw(`{"every":"2s","games":10,"floor":10,"target":16,"per_cycle":16}`)
+	w.overlay["AUTO_EXPORT"] = raw(`{"every":"5s","games":40,"immediate":80,"few":40,"cooldown":"5s","window":4}`)
+	w.overlay["TRAINING_TRIGGER"] = raw(`{"every":"5s","samples":800,"cooldown":"5s","epochs":0,"retry":"5s","candidate_wait":"60s"}`)
+	w.Settings(func(s *ring.Settings) { s.Daemons = w.overlay })
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	for _, n := range w.n {
@@ -53,8 +56,12 @@ func (w *wheel) singletons(first int) (stop []func() error) {
 }
 
 func (w *wheel) stage(ctx context.Context, n *kittest.Node, item ring.WorkItem) kittest.Outcome {
+	takes := 3 * time.Second
+	if item.Type == kit.StageSelfplay {
+		takes = 15 * time.Second
+	}
 	select {
-	case <-time.After(w.takes):
+	case <-time.After(takes):
 	case <-ctx.Done():
 		return kittest.Outcome{Err: ctx.Err()}
 	}
@@ -148,10 +155,10 @@ func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
 				w.Withhold(types...)
 				w.singletons(0)
 				began := time.Now()
-				if err := w.turns(3, 5*time.Minute); err != nil {
+				if err := w.turns(2, 4*time.Minute); err != nil {
 					t.Error(err)
 				}
-				t.Logf("three promotions in %v, %d work items", time.Since(began).Round(time.Second), len(w.Work("")))
+				t.Logf("two promotions in %v, %d work items", time.Since(began).Round(time.Second), len(w.Work("")))
 			})
 		})
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -48,7 +49,7 @@ type Node struct {
 
 // AddNode enrols a live node.
 func (r *Ring) AddNode(name string, class id.Class, slots ring.Slots) *Node {
-	n := &Node{r: r, dir: filepath.Join(r.T.TempDir(), name), local: map[string]map[string][]byte{}, Quarantine: map[string]string{},
+	n := &Node{r: r, dir: filepath.Join(scratch(r.T), name), local: map[string]map[string][]byte{}, Quarantine: map[string]string{},
 		Gauges: map[string]float64{}, Ticks: map[string]int{}, Fetches: map[id.Digest]int{}, Pings: map[id.Node]error{}}
 	for _, sub := range []string{"games", "staging", "spool", "blobs"} {
 		if err := os.MkdirAll(filepath.Join(n.dir, sub), 0o700); err != nil {
@@ -65,6 +66,17 @@ func (r *Ring) AddNode(name string, class id.Class, slots ring.Slots) *Node {
 	r.members = append(r.members, n.Member)
 	r.index++
 	return n
+}
+
+// scratch is a folder for one test, in memory where there is one: what is tested here is not the disk, and fsync on a busy
+// one takes most of the time.
+func scratch(t testing.TB) string {
+	const shm = "/dev/shm"
+	if dir, err := os.MkdirTemp(shm, "kittest-*"); err == nil {
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		return dir
+	}
+	return t.TempDir()
 }
 
 // Env is what a daemon of spec gets on n; for a singleton under a new epoch. Settings is its section.
