@@ -39,6 +39,9 @@ type Config struct {
 // FilePeers is the file under the data directory in which addresses of peers are remembered.
 const FilePeers = "peers.json"
 
+// wanDial is how long one address gets on the WAN profile, and how long a stranger gets to prove itself.
+const wanDial = 10 * time.Second
+
 func (c *Config) check() error {
 	switch {
 	case c.DataDir == "":
@@ -52,6 +55,14 @@ func (c *Config) check() error {
 	}
 	if c.Profile == "" {
 		c.Profile = LAN
+	}
+	if c.Profile == WAN {
+		if c.Limits.DialTimeout == 0 {
+			c.Limits.DialTimeout = wanDial
+		}
+		if c.Limits.Handshake == 0 {
+			c.Limits.Handshake = wanDial
+		}
 	}
 	if c.Life == 0 {
 		c.Life = identity.DefaultLife
@@ -87,13 +98,13 @@ type members struct{ m *Mesh }
 func (r members) Admits(node id.Node, class id.Class) error {
 	entry, ok := r.m.cfg.Roster.Lookup(node)
 	switch {
+	case entry.Revoked, r.m.endpoint.Revoked(node):
+		return Errorf(CodeRevoked, "node %s has been revoked", node)
 	case !ok && !r.m.cfg.Roster.Loaded():
 		return nil
 	case !ok:
 		r.m.cfg.OnUnknownPeer(node)
 		return Errorf(CodeUnknownNode, "node %s is not in the roster", node)
-	case entry.Revoked:
-		return Errorf(CodeRevoked, "node %s has been revoked", node)
 	case entry.Class != class:
 		return Errorf(CodeUnauthorised, "node %s says it is %s, the roster says %s", node, class, entry.Class)
 	}

@@ -107,7 +107,7 @@ func TestLostAnswerIsAskedForAgainBySameKeyOnly(t *testing.T) {
 		c := &cutter{state: r.state}
 		r.tweak = func(cfg *mesh.Config) { cfg.Enroller = c }
 		seed := r.found()
-		token := r.state.token(seed.mesh, id.Edge, 1, time.Hour)
+		token := r.state.token(seed.mesh, id.Edge, 1, 2*time.Minute)
 		joiner := r.place("n2")
 		c.cut = func() { r.net.Block(seed.host, joiner.host) }
 		if _, err := joiner.tryEnrol(token); !mesh.IsCode(err, mesh.CodeUnavailable) {
@@ -119,7 +119,7 @@ func TestLostAnswerIsAskedForAgainBySameKeyOnly(t *testing.T) {
 			t.Errorf("another key with the same token: %v", err)
 		}
 		// The token may even have expired meanwhile.
-		pass(2 * time.Hour)
+		pass(3 * time.Minute)
 		joiner.enrol(token)
 		if n := len(r.state.Nodes()); n != 2 {
 			t.Errorf("%d nodes in the roster, want 2", n)

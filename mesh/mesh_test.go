@@ -57,7 +57,7 @@ func register(m *mesh.Mesh) {
 	})
 	m.HandleStream("test.ticks", mesh.Everybody, func(context.Context, *mesh.Request) (func(context.Context, io.Writer) error, error) {
 		return func(ctx context.Context, w io.Writer) error {
-			tick := time.NewTicker(100 * time.Millisecond)
+			tick := time.NewTicker(500 * time.Millisecond)
 			defer tick.Stop()
 			for {
 				select {
@@ -101,6 +101,9 @@ func threeNodes(t *testing.T, r *ring) {
 			checkErrors(ctx, t, a, b)
 			checkStream(ctx, t, a, b)
 		}
+	}
+	if n, err := r.nodes[2].mesh.JoinAt(ctx, r.nodes[1].addr); err != nil || n != r.nodes[1].id {
+		t.Errorf("join at an address: %s, %v", n, err)
 	}
 	big := make([]byte, 3<<20)
 	got, err := r.nodes[0].mesh.CallRaw(ctx, r.nodes[2].id, "test.raw", big)

@@ -119,7 +119,7 @@ func (s *state) Enrol(_ context.Context, r mesh.EnrolRequest) (mesh.EnrolGrant, 
 
 // ring is a whole ring of meshes in one process.
 type ring struct {
-	t     *testing.T
+	t     testing.TB
 	net   *meshtest.Network // nil: TCP on loopback
 	state *state
 	life  time.Duration
@@ -147,7 +147,7 @@ type node struct {
 	refused []*mesh.Error
 }
 
-func newRing(t *testing.T, network *meshtest.Network) *ring {
+func newRing(t testing.TB, network *meshtest.Network) *ring {
 	t.Helper()
 	return &ring{t: t, net: network, state: newState(), tweak: func(*mesh.Config) {}}
 }
@@ -324,7 +324,7 @@ func (n *node) didRefuse(code mesh.Code) bool {
 }
 
 // eventually polls until f holds, on fake time inside a synctest bubble.
-func eventually(t *testing.T, within time.Duration, f func() error) {
+func eventually(t testing.TB, within time.Duration, f func() error) {
 	t.Helper()
 	late := time.After(within)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -345,14 +345,14 @@ func eventually(t *testing.T, within time.Duration, f func() error) {
 // pass lets time go by.
 func pass(d time.Duration) { <-time.After(d) }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func logger(t *testing.T, name string) zerolog.Logger {
+func logger(t testing.TB, name string) zerolog.Logger {
 	if !testing.Verbose() {
 		return zerolog.Nop()
 	}

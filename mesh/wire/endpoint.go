@@ -187,6 +187,9 @@ func (e *Endpoint) Revoke(node id.Node) int {
 	return n
 }
 
+// Revoked says whether Revoke was called for a node.
+func (e *Endpoint) Revoked(node id.Node) bool { return e.tracker.isRevoked(node) }
+
 // Connections counts the admitted connections.
 func (e *Endpoint) Connections() int { return e.tracker.count() }
 
