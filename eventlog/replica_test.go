@@ -45,7 +45,10 @@ func (m *modelRing) end() Head {
 
 func caughtUp(t testing.TB, r *Replica, m *modelRing) {
 	t.Helper()
-	eventually(t, "caught up", func() bool { s, e := r.Status(), m.end(); return s.Last == e.Seq && s.Hash == e.Hash && s.Verified == e.Seq })
+	eventually(t, "caught up", func() bool {
+		s, e := r.Status(), m.end()
+		return s.Last == e.Seq && s.Hash == e.Hash && s.Verified == e.Seq
+	})
 }
 
 func TestReplicaFollowsOffersAndPulls(t *testing.T) {
