@@ -267,3 +267,41 @@ func TestGoodbyeBeforeAndAfterTheVerdict(t *testing.T) {
 		}
 	})
 }
+
+// TestForeignClaims tells the leftovers of an earlier boot from another machine with the same identity.
+func TestForeignClaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		self := id.NewNode()
+		var doubles []id.Boot
+		d := &delegate{self: self, boot: "mine", table: newTable(), double: func(b id.Boot, _ string) { doubles = append(doubles, b) }}
+		say := func(boot id.Boot) {
+			b, err := Meta{Class: id.Core, Boot: boot}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.NotifyAlive(&memberlist.Node{Name: string(self), Addr: constantIP(self), Port: constantPort, Meta: b}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 50 { // right after a restart everybody still tells of the boot before
+			say("before")
+			<-time.After(50 * time.Millisecond)
+		}
+		<-time.After(time.Minute)
+		say("before") // a healed partition
+		for range 60 {
+			say("mine")
+			<-time.After(time.Second)
+		}
+		if len(doubles) != 0 {
+			t.Fatalf("doubles found: %q", doubles)
+		}
+		for range 12 {
+			say("other")
+			<-time.After(time.Second)
+		}
+		if len(doubles) != 1 || doubles[0] != "other" {
+			t.Errorf("doubles found: %q", doubles)
+		}
+	})
+}
