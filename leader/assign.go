@@ -77,9 +77,8 @@ func (t *term) assign(d Singleton) error {
 			t.leases.withdraw(d.Name)
 		}
 		r.But = a.Node
-		if m.Boot != a.Boot {
-			r.But = ""
-		}
+	} else {
+		r.Last.Node = t.leases.lastNode(d.Name)
 	}
 	if !t.leases.take(s, a, times) {
 		return nil

@@ -50,12 +50,14 @@ const (
 type claims struct {
 	t *term
 
-	grant sync.Mutex // one choice at a time, so that no item is offered twice
+	grant chan struct{} // one choice at a time, so that no item is offered twice
 	mu    sync.Mutex
 	beats work.Beat
 }
 
-func newClaims(t *term) *claims { return &claims{t: t, beats: work.Beat{}} }
+func newClaims(t *term) *claims {
+	return &claims{t: t, grant: make(chan struct{}, 1), beats: work.Beat{}}
+}
 
 // run ends what has run out.
 func (c *claims) run() {
@@ -98,8 +100,12 @@ func (c *claims) claim(ctx context.Context, from id.Node, in ClaimCall) (ClaimAn
 	}
 	claimID := string(from) + "-" + in.Once
 	// The node's own view of what is pending must not be older than what it has just finished: decisions are made here.
-	c.grant.Lock()
-	defer c.grant.Unlock()
+	select {
+	case c.grant <- struct{}{}:
+		defer func() { <-c.grant }()
+	case <-ctx.Done():
+		return ClaimAnswer{}, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
+	}
 	if w, ok := claimed(c.t.n.machine.View(), claimID); ok {
 		return ClaimAnswer{Item: &w}, nil
 	}

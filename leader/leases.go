@@ -76,12 +76,12 @@ func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, e
 	l := t.leases
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
+	l.nodes[from] = seen{c.Boot, now}
 	if m.Boot != c.Boot {
 		r.Unknown = true
 		return r, nil
 	}
-	now := time.Now()
-	l.nodes[from] = seen{c.Boot, now}
 	for a := range s.Assignments() {
 		if a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] {
 			continue
@@ -186,6 +186,13 @@ func (l *leases) keep(a ring.Assignment, times ring.Times) {
 	case now.Before(u.over):
 		delete(l.moving, a.Daemon)
 	}
+}
+
+// lastNode is where a daemon ran last, as far as this term knows.
+func (l *leases) lastNode(daemon string) id.Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.until[daemon].node
 }
 
 // givenBack says that the holder has stopped the daemon by itself.

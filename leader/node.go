@@ -39,8 +39,11 @@ type Node struct {
 	failed chan error // the first error that ends Run
 	bad    chan error // a seat's files are bad
 	ended  chan struct{}
-	once   sync.Once
 	wg     sync.WaitGroup
+
+	closing  atomic.Bool
+	closed   chan struct{}
+	closeErr error // set before closed is closed
 }
 
 // Bootstrap makes this node a ring of one: its only voter. It fails if the folder holds Raft files already. The ring's
@@ -60,7 +63,7 @@ func open(c Config, bootstrap bool) (*Node, error) {
 	}
 	n := &Node{
 		cfg: c, log: c.Log.With().Str("component", "leader").Logger(), machine: state.New(),
-		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}),
+		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), closed: make(chan struct{}),
 	}
 	n.finder.n = n
 	n.served.n = n
@@ -121,16 +124,17 @@ func (n *Node) Run(ctx context.Context) error {
 
 // Close ends Raft and closes its files. It is called by Run, and must be called if Run never was.
 func (n *Node) Close() error {
-	err := error(nil)
-	n.once.Do(func() {
+	if n.closing.CompareAndSwap(false, true) {
 		close(n.ended)
 		n.loseTerm()
 		if s := n.seat.Swap(nil); s != nil {
-			err = s.close(closePatience)
+			n.closeErr = s.close(closePatience)
 		}
 		n.wg.Wait()
-	})
-	return err
+		close(n.closed)
+	}
+	<-n.closed
+	return n.closeErr
 }
 
 // fail ends Run with err. The first one counts.

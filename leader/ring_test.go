@@ -41,7 +41,6 @@ func voters(r *leadertest.Ring, n int) func() bool {
 	}
 }
 
-
 func token(name string) state.Command {
 	return state.Command{Kind: state.KindToken, Once: "token-" + name, Body: state.PutToken{Token: ring.Token{
 		ID: name, SecretHash: "s", Class: id.Edge, Uses: 1, Expires: time.Now().Add(time.Hour)}}}

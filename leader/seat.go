@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -40,7 +39,6 @@ type seat struct {
 	notify chan bool
 	lost   chan struct{} // closed when Raft has ended
 	again  chan struct{} // look again whether this node is elected
-	once   sync.Once
 }
 
 func raftConfig(self id.Node, t ring.Times) *raft.Config {
@@ -122,25 +120,23 @@ func server(n id.Node) raft.Server {
 	return raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(n), Address: raft.ServerAddress(n)}
 }
 
-// close ends Raft and closes the files. A main loop that hangs in the disk is not waited for longer than patience; the
-// file then stays open until the process ends.
+// close ends Raft and closes the files; it is called once. A main loop that hangs in the disk is not waited for longer
+// than patience; the file then stays open until the process ends.
 func (s *seat) close(patience time.Duration) error {
-	err := error(nil)
-	s.once.Do(func() {
-		s.settle()
-		s.guard.close()
-		down := s.raft.Shutdown()
-		ended := make(chan error, 1)
-		go func() { ended <- down.Error() }()
-		select {
-		case err = <-ended:
-		case <-time.After(patience):
-			err = errors.Join(ErrStuck, s.trans.Close())
-			return
-		}
-		err = errors.Join(err, s.trans.Close(), s.store.Close())
+	s.settle()
+	s.guard.close()
+	down := s.raft.Shutdown()
+	ended := make(chan error, 1)
+	go func() { ended <- down.Error() }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-time.After(patience):
 		close(s.lost)
-	})
+		return errors.Join(ErrStuck, s.trans.Close())
+	}
+	err = errors.Join(err, s.trans.Close(), s.store.Close())
+	close(s.lost)
 	return err
 }
 

@@ -71,7 +71,10 @@ func planVoters(r roll) []change {
 			ready = append(ready, c)
 		}
 	}
-	target := max(r.Target, min(len(voters), 3)) // never below 3 once there
+	target := r.Target
+	if len(voters) >= 3 { // never below once there
+		target = max(target, 3)
+	}
 	// Those who left go before those who are only silent, and those before whoever has been silent for a shorter time.
 	slices.SortFunc(dead, func(a, b chair) int {
 		return cmp.Or(-boolInt(a.Gone, b.Gone), -cmp.Compare(a.Silent, b.Silent), cmp.Compare(a.Node, b.Node))

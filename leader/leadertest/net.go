@@ -20,6 +20,7 @@ type Net struct {
 	changed chan struct{}
 	delay   map[way]time.Duration
 	held    map[way]bool
+	barred  map[way]bool
 	stops   map[id.Node]*stop // nodes that are up
 }
 
@@ -36,7 +37,7 @@ type stop struct {
 
 // NewNet is a network without delay.
 func NewNet() *Net {
-	return &Net{changed: make(chan struct{}), delay: make(map[way]time.Duration), held: make(map[way]bool), stops: make(map[id.Node]*stop)}
+	return &Net{changed: make(chan struct{}), delay: make(map[way]time.Duration), held: make(map[way]bool), barred: make(map[way]bool), stops: make(map[id.Node]*stop)}
 }
 
 func (n *Net) alter(f func()) {
@@ -56,6 +57,9 @@ func (n *Net) Hold(a, b id.Node) { n.alter(func() { n.held[way{a, b}] = true }) 
 // Release lets it go.
 func (n *Net) Release(a, b id.Node) { n.alter(func() { delete(n.held, way{a, b}) }) }
 
+// Bar keeps a from opening connections to b; those that are open go on.
+func (n *Net) Bar(a, b id.Node) { n.alter(func() { n.barred[way{a, b}] = true }) }
+
 // Isolate holds everything between one node and all others, both ways.
 func (n *Net) Isolate(a id.Node, others ...id.Node) {
 	for _, b := range others {
@@ -66,8 +70,13 @@ func (n *Net) Isolate(a id.Node, others ...id.Node) {
 	}
 }
 
-// Heal releases every link.
-func (n *Net) Heal() { n.alter(func() { clear(n.held) }) }
+// Heal releases every link and lifts every bar.
+func (n *Net) Heal() {
+	n.alter(func() {
+		clear(n.held)
+		clear(n.barred)
+	})
+}
 
 func (n *Net) up(node id.Node) {
 	n.alter(func() {
@@ -154,6 +163,13 @@ func (p port) Accept() (net.Conn, id.Node, error) {
 }
 
 func (p port) Dial(ctx context.Context, to id.Node) (net.Conn, error) {
+	p.net.mu.Lock()
+	barred := p.net.barred[way{p.self, to}]
+	p.net.mu.Unlock()
+	if barred {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if err := p.net.pass(ctx, way{p.self, to}); err != nil {
 		return nil, err
 	}

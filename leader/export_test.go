@@ -1,0 +1,33 @@
+package leader
+
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// UseVerifyLeader makes a coordinator prove itself by the library's VerifyLeader instead of a Barrier: the broken variant.
+func UseVerifyLeader(c *Config) {
+	c.Faults.prove = func(r *raft.Raft) error { return r.VerifyLeader().Error() }
+}
+
+// PreVote says whether the transport of this node's seat can do pre-votes.
+func (n *Node) PreVote() bool {
+	_, ok := any(n.seat.Load().trans).(raft.WithPreVote)
+	return ok
+}
+
+// Raft is the running library.
+func (n *Node) Raft() *raft.Raft { return n.seat.Load().raft }
+
+// RenewHere has this node answer a renewal as if it had just arrived here.
+func (n *Node) RenewHere(ctx context.Context, from id.Node, boot id.Boot) error {
+	t := n.term.Load()
+	if t == nil {
+		return ErrNoCoordinator
+	}
+	_, err := t.renew(ctx, from, renewCall{Boot: boot})
+	return err
+}
