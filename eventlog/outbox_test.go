@@ -123,7 +123,7 @@ func TestExactlyOnePosition(t *testing.T) {
 			p.Window, p.BatchEvents = window, 3
 		})
 		defer stop()
-		count := rapid.IntRange(1, 40).Draw(rt, "count")
+		count := rapid.IntRange(1, 20).Draw(rt, "count")
 		publishAll(t, o, numbered("e", count))
 		eventually(t, "all acknowledged", func() bool { return o.Status().Acked == uint64(count) })
 		if diff := cmp.Diff(numbered("e", count), ring.texts(t)); diff != "" {
