@@ -150,3 +150,17 @@ func ensureAPIToken(path string) error {
 	}
 	return nil
 }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// removeIfEmpty takes back what openDataDir made in a folder that was not there before, and nothing else.
+func (d *dataDir) removeIfEmpty() {
+	for _, sub := range []string{"blobs", "games", "datasets", "models", "spool", "quarantine", "jobs", "staging", "tls"} {
+		_ = os.Remove(d.path(sub))
+	}
+	_ = os.Remove(d.path("agent.lock"))
+	_ = os.Remove(d.root)
+}

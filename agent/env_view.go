@@ -28,6 +28,9 @@ type views struct {
 	state  stateReader
 }
 
+// viewsFor gives a daemon its readings; on a node without the whole state they are completed by what the coordinator knows.
+func (a *Agent) viewsFor(daemon string) views { return views{daemon: daemon, state: a.leader} }
+
 func (v views) Near() kit.View { return v.wrap(v.state.View(), v.state.Freshness()) }
 
 func (v views) Current(ctx context.Context) (kit.View, error) {

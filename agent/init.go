@@ -13,6 +13,7 @@ import (
 	"github.com/ringagent/ringagent/agent/config"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/mesh"
 	"github.com/ringagent/ringagent/mesh/identity"
 )
 
@@ -56,18 +57,17 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 	if err := d.reserveBallast(); err != nil {
 		return made, err
 	}
-	now := time.Now()
-	authority, err := identity.NewAuthority(id.NewRing(), ringName, now)
+	founded, err := mesh.InitRing(mesh.InitOptions{DataDir: d.root, RingName: ringName, NodeName: c.NodeName, Hosts: hosts(c)})
 	if err != nil {
-		return made, fmt.Errorf("make ring: %w", err)
+		return made, meshError(err)
 	}
-	n := nodeFile{ID: id.NewNode(), Name: c.NodeName, Ring: ringName, RingID: authority.Ring(), Class: id.Core}
-	keyHash, err := seal(d, authority, n, c, now)
-	if err != nil {
+	if err := ensureAPIToken(d.path("api.token")); err != nil {
 		return made, err
 	}
+	now := time.Now()
+	n := nodeFile{ID: founded.Node, Name: c.NodeName, Ring: ringName, RingID: founded.Ring, Class: id.Core}
 	m := ring.Member{
-		ID: n.ID, Name: n.Name, Class: id.Core, KeyHash: string(keyHash), Labels: c.Labels, FailureDomain: c.FailureDomain,
+		ID: n.ID, Name: n.Name, Class: id.Core, KeyHash: string(founded.Entry.Key), Labels: c.Labels, FailureDomain: c.FailureDomain,
 		Enrolled: now.UTC(), Status: ring.Alive, Since: now.UTC(),
 	}
 	if err := writeJSONFile(d.path("seed.json"), seedFile{Member: m, Settings: settings}); err != nil {
@@ -81,35 +81,6 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 		return made, err
 	}
 	return Made{Ring: ringName, RingID: n.RingID, Node: n.Name, DataDir: c.DataDir}, nil
-}
-
-// seal writes authority, node key and a certificate that the authority signs for this very node.
-func seal(d *dataDir, a *identity.Authority, n nodeFile, c config.Config, now time.Time) (id.Digest, error) {
-	store, err := identity.OpenStore(d.root)
-	if err != nil {
-		return "", err
-	}
-	key, err := store.NodeKey()
-	if err != nil {
-		return "", err
-	}
-	cert, err := a.Sign(identity.SignRequest{Node: n.ID, Class: n.Class, Name: n.Name, Hosts: hosts(c), Public: key.Public(), Now: now})
-	if err != nil {
-		return "", fmt.Errorf("sign own certificate: %w", err)
-	}
-	if err := store.SaveNodeID(n.ID); err != nil {
-		return "", err
-	}
-	if err := store.SaveCertificate(cert); err != nil {
-		return "", err
-	}
-	if err := store.SaveAuthority(a); err != nil {
-		return "", err
-	}
-	if err := ensureAPIToken(d.path("api.token")); err != nil {
-		return "", err
-	}
-	return identity.KeyHash(key.Public())
 }
 
 // hosts are the names under which people reach this node's API.
@@ -153,4 +124,17 @@ func (d *dataDir) readSeed() (seedFile, bool, error) {
 		return s, false, fmt.Errorf("read seed.json: %w", err)
 	}
 	return s, true, nil
+}
+
+// advertised is the address under which others shall reach this node, "" where it is to be found out.
+func advertised(c config.Config) string {
+	if c.Advertise != "" {
+		return c.Advertise
+	}
+	if h, _, err := net.SplitHostPort(c.Listen); err == nil && h != "" {
+		if ip := net.ParseIP(h); ip == nil || !ip.IsUnspecified() {
+			return c.Listen
+		}
+	}
+	return ""
 }

@@ -1,0 +1,387 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/supervise"
+	"github.com/ringagent/ringagent/daemons"
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// daemonRows are this node's rows: every node-scope daemon, and the singletons that it holds.
+func (a *Agent) daemonRows() []api.DaemonRow {
+	out := []api.DaemonRow{}
+	now := time.Now()
+	for _, r := range a.supervisor.Rows() {
+		if r.Scope == kit.ScopeCluster && !r.Held {
+			continue
+		}
+		out = append(out, a.daemonRow(r, now))
+	}
+	return out
+}
+
+func (a *Agent) daemonRow(r supervise.Row, now time.Time) api.DaemonRow {
+	name := a.node.Name
+	row := api.DaemonRow{
+		Name: r.Name, Category: r.Category, Scope: r.Scope.String(), State: string(r.State), Node: &name, Restarts: r.Restarts,
+		DependsOn: orEmpty(r.DependsOn), BlockedOn: orEmpty(r.BlockedOn), LastError: r.LastError,
+	}
+	since := r.Since.UTC()
+	row.Since = &since
+	if r.Epoch != 0 {
+		e := uint64(r.Epoch)
+		row.Epoch = &e
+	}
+	if !r.LastProgress.IsZero() {
+		age := now.Sub(r.LastProgress).Seconds()
+		row.LastProgressSeconds = &age
+	}
+	if r.AliasOf != "" {
+		alias := r.AliasOf
+		row.AliasOf = &alias
+	}
+	return row
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+// daemonsShape answers `daemons`: this node's node-scope rows and every singleton, the rows of one other node, or the union.
+func (a *Agent) daemonsShape(ctx context.Context, all bool, node string) (api.Daemons, error) {
+	r := a.near()
+	out := api.Daemons{Daemons: []api.DaemonRow{}, AsOf: a.asOf(r)}
+	if node != "" {
+		m, err := r.find(node)
+		if err != nil {
+			return out, err
+		}
+		rows := a.rowsOf(ctx, []id.Node{m.ID})
+		out.Daemons = append(out.Daemons, rows[m.ID]...)
+		return out, nil
+	}
+	ask := []id.Node{}
+	holders := map[id.Node]bool{}
+	for as := range r.s.Assignments() {
+		if as.Node != "" && as.Node != a.node.ID {
+			holders[as.Node] = true
+		}
+	}
+	if all {
+		for _, m := range slices.Collect(r.s.Members()) {
+			if m.ID != a.node.ID && !m.Revoked && m.Status != ring.Left {
+				ask = append(ask, m.ID)
+				delete(holders, m.ID)
+			}
+		}
+	}
+	for n := range holders {
+		ask = append(ask, n)
+	}
+	rows := a.rowsOf(ctx, ask)
+	rows[a.node.ID] = a.daemonRows()
+	for n, rs := range rows {
+		for _, row := range rs {
+			if row.Scope == kit.ScopeNode.String() && (all || n == a.node.ID) {
+				out.Daemons = append(out.Daemons, row)
+			}
+		}
+	}
+	for _, s := range a.specs {
+		if s.Scope == kit.ScopeCluster && s.AliasOf == "" {
+			out.Daemons = append(out.Daemons, a.singletonRow(r, s, rows))
+		}
+	}
+	slices.SortStableFunc(out.Daemons, func(x, y api.DaemonRow) int {
+		if c := strings.Compare(x.Name, y.Name); c != 0 {
+			return c
+		}
+		return strings.Compare(derefName(x.Node), derefName(y.Node))
+	})
+	return out, nil
+}
+
+func derefName(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// rowsOf asks nodes for their rows; one that does not answer has its node-scope daemons as rows in state unknown.
+func (a *Agent) rowsOf(ctx context.Context, nodes []id.Node) map[id.Node][]api.DaemonRow {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	out := map[id.Node][]api.DaemonRow{}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for _, n := range nodes {
+		group.Go(func() {
+			var d api.Daemons
+			if n == a.node.ID {
+				d.Daemons = a.daemonRows()
+			} else if err := a.mesh.Call(ctx, n, methodDaemons, struct{}{}, &d); err != nil {
+				d.Daemons = a.unknownRows(n)
+			}
+			mu.Lock()
+			out[n] = d.Daemons
+			mu.Unlock()
+		})
+	}
+	group.Wait()
+	return out
+}
+
+func (a *Agent) unknownRows(n id.Node) []api.DaemonRow {
+	r := a.near()
+	m, _ := r.s.Member(n)
+	name := r.name(n)
+	var out []api.DaemonRow
+	for _, s := range a.specs {
+		if s.Scope == kit.ScopeNode && s.AliasOf == "" && s.RunsOn(m) {
+			out = append(out, api.DaemonRow{Name: s.Name, Category: s.Category, Scope: s.Scope.String(), State: "unknown", Node: &name, DependsOn: orEmpty(s.DependsOn), BlockedOn: []string{}})
+		}
+	}
+	return out
+}
+
+// singletonRow joins the coordinator's decision with what the holder says of it.
+func (a *Agent) singletonRow(r reading, s kit.Spec, rows map[id.Node][]api.DaemonRow) api.DaemonRow {
+	row := api.DaemonRow{
+		Name: s.Name, Category: s.Category, Scope: s.Scope.String(), State: string(supervise.Pending), DependsOn: orEmpty(s.DependsOn), BlockedOn: []string{},
+	}
+	settings, _ := r.s.Settings()
+	as, ok := r.s.Assignment(s.Name)
+	switch {
+	case r.s.DaemonOff(s.Name):
+		row.State, row.BlockedOn = string(supervise.Stopped), []string{"stopped in the whole ring; start it with: ringagent daemon start " + s.Name}
+		return row
+	case !daemons.Enabled(settings, s.Name):
+		row.State, row.BlockedOn = string(supervise.Stopped), []string{"disabled by the ring settings"}
+		return row
+	case !ok || as.Node == "":
+		why := "no coordinator has assigned it yet"
+		if ok && as.Reason != "" {
+			why = as.Reason
+		}
+		row.BlockedOn = []string{why}
+		return row
+	}
+	name, epoch, since := r.name(as.Node), uint64(as.Epoch), as.Since.UTC()
+	row.Node, row.Epoch, row.Since = &name, &epoch, &since
+	if as.Standby != "" {
+		standby := r.name(as.Standby)
+		row.Standby = &standby
+	}
+	for _, held := range rows[as.Node] {
+		if held.Name == s.Name && held.Scope == s.Scope.String() {
+			standby := row.Standby
+			row = held
+			row.Node, row.Standby = &name, standby
+			if held.Epoch == nil || *held.Epoch != epoch {
+				row.Epoch = &epoch // the decision counts; the holder has not heard of it yet
+			}
+			return row
+		}
+	}
+	row.State = string(supervise.Pending)
+	row.BlockedOn = []string{name + " has no lease for it now"}
+	if rs := rows[as.Node]; len(rs) > 0 && rs[0].State == "unknown" {
+		row.State, row.BlockedOn = "unknown", []string{name + " does not answer"}
+	}
+	return row
+}
+
+// runsSomewhere says whether a singleton is RUNNING in the ring. It answers from what is known and refreshes it behind
+// the caller's back, because it is asked in the supervisor's loop.
+func (a *Agent) runsSomewhere(daemon string) bool {
+	as, ok := a.leader.View().Assignment(daemon)
+	if !ok || as.Node == "" {
+		return false
+	}
+	if as.Node == a.node.ID {
+		return false // what runs here the supervisor knows itself; it asks under its lock and must not be asked back
+	}
+	a.heard.mu.Lock()
+	h, known := a.heard.all[as.Node]
+	stale := !known || time.Since(h.heard) > reportFresh
+	a.heard.mu.Unlock()
+	if stale && a.heard.asking.CompareAndSwap(false, true) {
+		go func() {
+			defer a.heard.asking.Store(false)
+			a.reports(context.Background())
+		}()
+	}
+	return known && time.Since(h.heard) < 3*reportFresh && h.Singletons[daemon] == string(supervise.Running)
+}
+
+// steer starts, stops or restarts a daemon of this node.
+func (a *Agent) steer(ctx context.Context, name, verb string) error {
+	name = strings.ToUpper(name)
+	spec, ok := a.spec(name)
+	if !ok {
+		return api.Errorf(api.CodeNotFound, "no daemon %q", name).WithHint("list them with: ringagent daemons")
+	}
+	if spec.AliasOf != "" {
+		a.log.Warn().Str("daemon", name).Str("instead", spec.AliasOf).Msg("deprecated name")
+		return a.steer(ctx, spec.AliasOf, verb)
+	}
+	if spec.Scope == kit.ScopeCluster && verb != "restart" {
+		if verb != "start" && verb != "stop" {
+			return api.Errorf(api.CodeInvalid, "verb %q: want start, stop or restart", verb)
+		}
+		_, err := a.leader.Propose(ctx, a.command(state.KindDaemonSwitch, state.SwitchDaemon{Daemon: name, Off: verb == "stop"}))
+		return decided(err)
+	}
+	var err error
+	switch verb {
+	case "start":
+		err = a.supervisor.Start(name)
+	case "stop":
+		err = a.supervisor.Stop(name)
+	case "restart":
+		err = a.supervisor.Restart(name)
+	default:
+		return api.Errorf(api.CodeInvalid, "verb %q: want start, stop or restart", verb)
+	}
+	if errors.Is(err, supervise.ErrUnknown) {
+		return api.Errorf(api.CodeNotFound, "daemon %s does not run on this node", name)
+	}
+	return err
+}
+
+// steerOn does so where the daemon is: on the named node, or for a singleton's restart on its holder.
+func (a *Agent) steerOn(ctx context.Context, name, verb, node string) error {
+	name = strings.ToUpper(name)
+	target := a.node.ID
+	if node != "" {
+		m, err := a.near().find(node)
+		if err != nil {
+			return err
+		}
+		target = m.ID
+	} else if spec, ok := a.spec(name); ok && spec.Scope == kit.ScopeCluster && verb == "restart" {
+		as, ok := a.leader.View().Assignment(name)
+		if !ok || as.Node == "" {
+			return api.Errorf(api.CodeRefused, "%s is assigned to nobody now", name)
+		}
+		target = as.Node
+	}
+	if target == a.node.ID {
+		return a.steer(ctx, name, verb)
+	}
+	return meshError(a.mesh.Call(ctx, target, methodDaemon, daemonOrder{Name: name, Verb: verb}, nil))
+}
+
+func (a *Agent) explainOn(ctx context.Context, name, node string) (any, error) {
+	if node != "" {
+		m, err := a.near().find(node)
+		if err != nil {
+			return nil, err
+		}
+		if m.ID != a.node.ID {
+			var out api.Explanation
+			err := a.mesh.Call(ctx, m.ID, methodExplain, daemonOrder{Name: name}, &out)
+			return out, meshError(err)
+		}
+	}
+	return a.explain(ctx, name)
+}
+
+// explain says why a daemon runs where it runs, or why not.
+func (a *Agent) explain(ctx context.Context, name string) (api.Explanation, error) {
+	name = strings.ToUpper(name)
+	spec, ok := a.spec(name)
+	if !ok {
+		return api.Explanation{}, api.Errorf(api.CodeNotFound, "no daemon %q", name).WithHint("list them with: ringagent daemons")
+	}
+	out := api.Explanation{Nodes: map[string]string{}, Enabled: true, Why: []string{spec.Doc}}
+	if spec.AliasOf != "" {
+		out.Why = append(out.Why, "this is a deprecated name of "+spec.AliasOf)
+		spec, _ = a.spec(spec.AliasOf)
+	}
+	r := a.near()
+	settings, _ := r.s.Settings()
+	out.Enabled = daemons.Enabled(settings, spec.Name) && !r.s.DaemonOff(spec.Name)
+	all, err := a.daemonsShape(ctx, false, "")
+	if err != nil {
+		return out, err
+	}
+	out.Daemon = api.DaemonRow{Name: spec.Name, Category: spec.Category, Scope: spec.Scope.String(), State: "STOPPED", DependsOn: orEmpty(spec.DependsOn), BlockedOn: []string{}}
+	for _, row := range all.Daemons {
+		if row.Name == spec.Name {
+			out.Daemon = row
+		}
+	}
+	for _, m := range slices.Collect(r.s.Members()) {
+		switch {
+		case m.Revoked:
+			out.Nodes[r.name(m.ID)] = "no: revoked"
+		case !spec.RunsOn(m):
+			out.Nodes[r.name(m.ID)] = fmt.Sprintf("no: it needs class %v%s", spec.Classes, gpuNeed(spec))
+		case m.Status != ring.Alive:
+			out.Nodes[r.name(m.ID)] = "no: " + string(m.Status)
+		default:
+			out.Nodes[r.name(m.ID)] = "may run here"
+		}
+	}
+	if spec.Scope == kit.ScopeCluster {
+		if as, ok := r.s.Assignment(spec.Name); ok {
+			out.Why = append(out.Why, fmt.Sprintf("assigned to %s under epoch %d: %s", orNobody(r, as.Node), as.Epoch, as.Reason))
+		} else {
+			out.Why = append(out.Why, "no coordinator has assigned it yet")
+		}
+	}
+	out.Why = append(out.Why, out.Daemon.BlockedOn...)
+	if out.Daemon.LastError != "" {
+		out.Why = append(out.Why, "last error: "+out.Daemon.LastError)
+	}
+	return out, nil
+}
+
+func gpuNeed(s kit.Spec) string {
+	if s.NeedsGPU {
+		return " and a GPU"
+	}
+	return ""
+}
+
+func orNobody(r reading, n id.Node) string {
+	if n == "" {
+		return "nobody"
+	}
+	return r.name(n)
+}
+
+// unsyncedHere is this node's finished games without receipts, from the gauges of its sync daemon; nil is unknown.
+func (a *Agent) unsyncedHere() (*int64, map[string]int64) {
+	per := map[string]int64{}
+	for _, r := range a.supervisor.Rows() {
+		total, ok := r.Gauges["unsynced_games"]
+		if !ok || r.AliasOf != "" || time.Since(r.LastProgress) > unsyncedAge {
+			continue
+		}
+		for name, v := range r.Gauges {
+			if c, ok := strings.CutPrefix(name, "unsynced_games."); ok {
+				per[c] = int64(v)
+			}
+		}
+		n := int64(total)
+		return &n, per
+	}
+	return nil, nil
+}

@@ -1,0 +1,290 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/config"
+	"github.com/ringagent/ringagent/agent/httpd"
+	"github.com/ringagent/ringagent/daemons"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// mutations are the routes that change something. All of them are POST.
+func (a *Agent) mutations() []httpd.Route {
+	post := func(path string, do func(r *http.Request) (any, error)) httpd.Route {
+		return httpd.Route{Pattern: "POST " + path, Access: httpd.Write, Do: do}
+	}
+	done := func(err error) (any, error) {
+		if err != nil {
+			return nil, err
+		}
+		return api.Done{OK: true}, nil
+	}
+	return []httpd.Route{
+		post("/api/v1/tokens", func(r *http.Request) (any, error) {
+			var in api.CreateToken
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return a.createToken(r.Context(), in)
+		}),
+		post("/api/v1/tokens/{id}/revoke", func(r *http.Request) (any, error) {
+			_, err := a.leader.Propose(r.Context(), a.command(state.KindTokenRevoke, state.RevokeToken{ID: r.PathValue("id")}))
+			return done(decided(err))
+		}),
+		post("/api/v1/join", func(r *http.Request) (any, error) {
+			var in struct {
+				Seeds []string `json:"seeds"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return a.join(r.Context(), in.Seeds)
+		}),
+		post("/api/v1/leave", func(r *http.Request) (any, error) {
+			var in struct {
+				Drain bool `json:"drain"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return done(a.Leave(r.Context(), in.Drain))
+		}),
+		post("/api/v1/force-leave", func(r *http.Request) (any, error) {
+			var in struct {
+				Node  string `json:"node"`
+				Prune bool   `json:"prune"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return done(a.forceLeave(r.Context(), in.Node, in.Prune))
+		}),
+		post("/api/v1/leader/transfer", func(r *http.Request) (any, error) {
+			var in struct {
+				Node string `json:"node"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			to := id.Node("")
+			if in.Node != "" {
+				m, err := a.near().find(in.Node)
+				if err != nil {
+					return nil, err
+				}
+				to = m.ID
+			}
+			return done(decided(a.leader.Transfer(r.Context(), to)))
+		}),
+		post("/api/v1/daemons/{name}/{verb}", func(r *http.Request) (any, error) {
+			var in struct {
+				Node string `json:"node"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return done(a.steerOn(r.Context(), r.PathValue("name"), r.PathValue("verb"), in.Node))
+		}),
+		post("/api/v1/events", func(r *http.Request) (any, error) {
+			var in api.Publish
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return a.external.publish(r.Context(), in)
+		}),
+		{Pattern: "POST /api/v1/consume/{name}", Access: httpd.Write, Stream: a.streamConsumer},
+		post("/api/v1/consume/{name}/ack", func(r *http.Request) (any, error) {
+			var in struct {
+				Seq uint64 `json:"seq"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return done(a.external.ack(r.PathValue("name"), in.Seq))
+		}),
+		post("/api/v1/dlq/{id}/{verb}", func(r *http.Request) (any, error) {
+			switch r.PathValue("verb") {
+			case "retry":
+				return done(a.letters().Retry(r.Context(), r.PathValue("id")))
+			case "drop":
+				return done(a.letters().Drop(r.Context(), r.PathValue("id")))
+			}
+			return nil, api.Errorf(api.CodeNotFound, "no verb %q", r.PathValue("verb"))
+		}),
+		post("/api/v1/work", func(r *http.Request) (any, error) {
+			var in api.AddWork
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return a.addWork(r.Context(), in)
+		}),
+		post("/api/v1/work/{id}/cancel", func(r *http.Request) (any, error) {
+			var in struct {
+				Reason string `json:"reason"`
+			}
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			_, err := a.leader.Propose(r.Context(), a.command(state.KindCancel, state.CancelWork{Work: r.PathValue("id"), Reason: in.Reason}))
+			return done(decided(err))
+		}),
+		post("/api/v1/work/{id}/retry", func(r *http.Request) (any, error) {
+			_, err := a.leader.Propose(r.Context(), a.command(state.KindRetry, state.RetryWork{Work: r.PathValue("id")}))
+			return done(decided(err))
+		}),
+		{Pattern: "POST /api/v1/artifacts", Access: httpd.Write, MaxBody: -1, Do: a.putArtifact},
+		post("/api/v1/settings", func(r *http.Request) (any, error) {
+			var in ring.Settings
+			if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+				return nil, api.Errorf(api.CodeInvalid, "settings: %v", err)
+			}
+			return a.applySettings(r.Context(), in)
+		}),
+	}
+}
+
+func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error) {
+	if _, err := id.ParseClass(string(in.Class)); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	if in.Uses < 1 || in.Uses > 1000 || in.TTLSeconds < 1 || in.TTLSeconds > 30*24*3600 {
+		return nil, api.Errorf(api.CodeInvalid, "uses must be 1 to 1000 and ttl_seconds 1 to 2592000")
+	}
+	t := a.mesh.NewToken()
+	now := time.Now().UTC()
+	expires := now.Add(time.Duration(in.TTLSeconds * float64(time.Second)))
+	_, err := a.leader.Propose(ctx, a.command(state.KindToken, state.PutToken{Token: ring.Token{
+		ID: t.ID, SecretHash: string(t.SecretHash()), Class: in.Class, Uses: in.Uses, Created: now, Expires: expires,
+	}}))
+	if err != nil {
+		return nil, decided(err)
+	}
+	return api.TokenCreated{Token: t.Encode().Reveal(), ID: t.ID, Class: in.Class, Expires: expires, Uses: in.Uses}, nil
+}
+
+func (a *Agent) join(ctx context.Context, seeds []string) (any, error) {
+	var joined []string
+	var errs []error
+	for _, s := range seeds {
+		n, err := a.mesh.JoinAt(ctx, s)
+		if err != nil {
+			errs = append(errs, meshError(err))
+			continue
+		}
+		joined = append(joined, a.near().name(n))
+	}
+	if len(joined) == 0 {
+		return nil, errors.Join(errs...)
+	}
+	return api.Done{OK: true, Detail: "joined through " + strings.Join(joined, ", ")}, nil
+}
+
+func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
+	m, err := a.near().find(who)
+	if err != nil {
+		return err
+	}
+	if m.ID == a.node.ID {
+		return api.Errorf(api.CodeRefused, "a node does not shut itself out").WithHint("take it out with: ringagent leave")
+	}
+	st := a.leader.AskStats(ctx)
+	if slices.Contains(st.Voters, m.ID) {
+		alive := st.AliveVoters
+		if m.Status == ring.Alive {
+			alive--
+		}
+		if alive < len(st.Voters)/2+1 {
+			return api.Errorf(api.CodeRefused, "voter %s cannot be spared: %d of %d would be left", m.Name, alive, len(st.Voters))
+		}
+	}
+	if _, err := a.leader.Propose(ctx, a.command(state.KindRevoke, state.Revoke{Node: m.ID, Prune: prune})); err != nil {
+		return decided(err)
+	}
+	if prune {
+		a.mesh.Forget(m.ID)
+	}
+	return nil
+}
+
+func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
+	item, err := a.checkWork(in)
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.leader.Propose(ctx, a.command(state.KindEnqueue, state.Enqueue{Items: []ring.WorkItem{item}}))
+	if err != nil {
+		return nil, decided(err)
+	}
+	items, err := valueAs[[]ring.WorkItem](r)
+	if err != nil {
+		return nil, err
+	}
+	if len(items) != 1 {
+		return nil, api.Errorf(api.CodeFailed, "the queue answered with %d items", len(items))
+	}
+	return a.near().workRow(items[0]), nil
+}
+
+func (a *Agent) putArtifact(r *http.Request) (any, error) {
+	kind := ring.Kind(r.URL.Query().Get("kind"))
+	switch kind {
+	case ring.KindPack, ring.KindDataset, ring.KindModel, ring.KindMatches, ring.KindBackup, ring.KindFile:
+	default:
+		return nil, api.Errorf(api.CodeInvalid, "kind %q: want games, dataset, model, matches, backup or file", kind)
+	}
+	c := id.Config(r.URL.Query().Get("config"))
+	if c == "" && kind != ring.KindFile && kind != ring.KindBackup {
+		return nil, api.Errorf(api.CodeInvalid, "config: a %s belongs to a config", kind)
+	}
+	d, n, err := a.store.blobs.Put(r.Context(), r.Body)
+	if err != nil {
+		return nil, api.Errorf(api.CodeFailed, "store artifact: %v", err)
+	}
+	art := ring.Artifact{
+		Digest: d, Kind: kind, Config: c, Bytes: n, Created: time.Now().UTC(), Origin: a.node.ID, Holders: []id.Node{a.node.ID},
+		Labels: map[string]string{"by": "operator"},
+	}
+	if check, ok := validators()[string(kind)]; ok {
+		counters, err := check(r.Context(), a.store.blobs.Path(d))
+		if err != nil {
+			_ = a.store.blobs.Quarantine(d, err.Error())
+			return nil, api.Errorf(api.CodeInvalid, "file is no good %s: %v", kind, err)
+		}
+		art.Counters = counters
+	}
+	if err := a.nodeEffects("").AddArtifacts(r.Context(), art); err != nil {
+		return nil, decided(err)
+	}
+	rd := a.near()
+	return rd.artifact(art, rd.named()), nil
+}
+
+func (a *Agent) applySettings(ctx context.Context, in ring.Settings) (any, error) {
+	if err := config.CheckRing(in); err != nil {
+		return nil, api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	for name, section := range in.Daemons {
+		if err := daemons.CheckSection(name, section); err != nil {
+			return nil, api.Errorf(api.CodeInvalid, "daemons.%s: %v", name, err)
+		}
+	}
+	s, err := a.current(ctx)
+	if err != nil {
+		return nil, decided(err)
+	}
+	_, version := s.Settings()
+	if _, err := a.leader.Propose(ctx, a.command(state.KindSettings, state.PutSettings{Expect: version, Settings: in})); err != nil {
+		return nil, decided(err)
+	}
+	return settingsAnswer{Version: version + 1, Settings: in}, nil
+}

@@ -1,0 +1,89 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// reportBook keeps what other nodes last said of themselves.
+type reportBook struct {
+	mu     sync.Mutex
+	all    map[id.Node]heardReport
+	asking atomic.Bool
+}
+
+type heardReport struct {
+	report
+	heard time.Time
+}
+
+const (
+	reportFresh = 2 * time.Second // a report this young is not asked for again
+	reportLimit = time.Second     // for all nodes to answer
+)
+
+// reports asks every live node that has not reported lately, all at once, and returns what is known of everybody.
+func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
+	b := &a.heard
+	b.mu.Lock()
+	if b.all == nil {
+		b.all = map[id.Node]heardReport{}
+	}
+	b.all[a.node.ID] = heardReport{a.report(), time.Now()}
+	var ask []id.Node
+	for _, m := range a.mesh.Members() {
+		if m.ID != a.node.ID && statusOf(m) == ring.Alive && time.Since(b.all[m.ID].heard) > reportFresh {
+			ask = append(ask, m.ID)
+		}
+	}
+	b.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, reportLimit)
+	defer cancel()
+	var group sync.WaitGroup
+	for _, n := range ask {
+		group.Go(func() {
+			var r report
+			if a.mesh.Call(ctx, n, methodReport, struct{}{}, &r) != nil {
+				return
+			}
+			b.mu.Lock()
+			b.all[n] = heardReport{r, time.Now()}
+			b.mu.Unlock()
+		})
+	}
+	group.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make(map[id.Node]heardReport, len(b.all))
+	for n, r := range b.all {
+		out[n] = r
+	}
+	return out
+}
+
+// unsynced adds up the finished games that have no receipts yet, by config. It is unknown when a node that may still have
+// some has not said so within the age limit; nodes that left or were shut out no longer count.
+func (a *Agent) unsynced(ctx context.Context, r reading) (map[id.Config]int64, bool) {
+	heard := a.reports(ctx)
+	sum := map[id.Config]int64{}
+	known := true
+	for m := range r.s.Members() {
+		if m.Revoked || m.Status == ring.Left {
+			continue
+		}
+		h, ok := heard[m.ID]
+		if !ok || h.Unsynced == nil || time.Since(h.heard) > unsyncedAge {
+			known = false
+			continue
+		}
+		for c, n := range h.PerConfig {
+			sum[id.Config(c)] += n
+		}
+	}
+	return sum, known
+}

@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync/atomic"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+	"github.com/ringagent/ringagent/mesh"
+)
+
+// rosterFile is the roster as this node last knew it. A copy on disk lets a node that starts admit its peers before it has
+// heard a coordinator: without it, voters that restart together could not even vote.
+type rosterFile struct {
+	Index   uint64        `json:"index"`
+	Members []ring.Member `json:"members"`
+	Revoked []id.Node     `json:"revoked,omitempty"`
+}
+
+// with is the same roster with m in it.
+func (f rosterFile) with(m ring.Member) rosterFile {
+	f.Members = slices.DeleteFunc(slices.Clone(f.Members), func(o ring.Member) bool { return o.ID == m.ID })
+	f.Members = append(f.Members, m)
+	return f
+}
+
+// roster answers the mesh from memory. It is replaced whole, so that readers never wait.
+type roster struct {
+	path string
+	copy atomic.Pointer[rosterIndex]
+}
+
+type rosterIndex struct {
+	file  rosterFile
+	nodes map[id.Node]mesh.Entry
+	live  []id.Node
+}
+
+func openRoster(path string) (*roster, error) {
+	r := &roster{path: path}
+	r.copy.Store(index(rosterFile{}))
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read roster copy: %w", err)
+	}
+	var f rosterFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil, fmt.Errorf("read roster copy %s: %w", path, err)
+	}
+	r.copy.Store(index(f))
+	return r, nil
+}
+
+func index(f rosterFile) *rosterIndex {
+	x := &rosterIndex{file: f, nodes: make(map[id.Node]mesh.Entry, len(f.Members))}
+	for _, m := range f.Members {
+		x.nodes[m.ID] = mesh.Entry{Key: id.Digest(m.KeyHash), Class: m.Class, Name: m.Name, Revoked: m.Revoked, Addresses: m.Addresses}
+		if !m.Revoked {
+			x.live = append(x.live, m.ID)
+		}
+	}
+	for _, n := range f.Revoked {
+		e := x.nodes[n]
+		e.Revoked = true
+		x.nodes[n] = e
+		x.live = slices.DeleteFunc(x.live, func(o id.Node) bool { return o == n })
+	}
+	return x
+}
+
+// Lookup implements mesh.Roster.
+func (r *roster) Lookup(n id.Node) (mesh.Entry, bool) {
+	e, ok := r.copy.Load().nodes[n]
+	return e, ok
+}
+
+// Nodes implements mesh.Roster.
+func (r *roster) Nodes() []id.Node { return slices.Clone(r.copy.Load().live) }
+
+// Loaded implements mesh.Roster.
+func (r *roster) Loaded() bool { return len(r.copy.Load().file.Members) > 0 }
+
+func (r *roster) file() rosterFile { return r.copy.Load().file }
+
+// take replaces the copy by what a newer state says, keeps it on disk, and names the nodes that are shut out since. An older
+// state, as a restarted node has it at first, changes nothing.
+func (r *roster) take(s *state.State) (revoked []id.Node, err error) {
+	old := r.copy.Load()
+	if s.Index() <= old.file.Index {
+		return nil, nil
+	}
+	f := rosterFile{Index: s.Index(), Members: slices.Collect(s.Members())}
+	for x := range s.Revoked() {
+		f.Revoked = append(f.Revoked, x.Node)
+	}
+	if len(f.Members) == 0 {
+		return nil, nil
+	}
+	next := index(f)
+	r.copy.Store(next)
+	for n, e := range next.nodes {
+		if e.Revoked && !old.nodes[n].Revoked {
+			revoked = append(revoked, n)
+		}
+	}
+	if rosterEqual(old.file, f) {
+		return revoked, nil
+	}
+	return revoked, writeJSONFile(r.path, f)
+}
+
+// rosterEqual leaves the index out: a copy that says the same need not be written again.
+func rosterEqual(a, b rosterFile) bool {
+	a.Index, b.Index = 0, 0
+	x, err1 := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err1 == nil && err2 == nil && string(x) == string(y)
+}

@@ -1,0 +1,336 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/httpd"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/state"
+	"github.com/ringagent/ringagent/mesh"
+)
+
+// Times of starting and stopping.
+const (
+	daemonsStop  = 10 * time.Second // for all daemons together
+	drainLimit   = 10 * time.Second // for an edge node's last push
+	outboxLinger = 2 * time.Second  // for the last events to find their place
+)
+
+// leaveRequest asks Run to take this node out of the ring.
+type leaveRequest struct {
+	drain bool
+	done  chan error
+}
+
+// Run starts everything, serves until ctx ends, and stops in the reverse order. Jobs go on: the next start adopts them.
+// It returns nil after a stop that was asked for.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.dir.close()
+	defer func() { _ = a.local.close() }()
+
+	// The base outlives the daemons: what they do last still needs the mesh, the coordinator and the log.
+	base, endBase := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBase()
+	baseDone := make(chan error, 1)
+	baseFailed, cancelCause := context.WithCancelCause(ctx)
+	defer cancelCause(nil)
+	go func() {
+		err := runParts(base,
+			part{"mesh", a.mesh.Run},
+			part{"leader", a.leader.Run},
+			part{"event replica", a.replica.Run},
+			part{"outbox", a.outbox.Run},
+			part{"artifacts", func(ctx context.Context) error { a.serveBlobs(ctx); return nil }},
+			part{"event stream", func(ctx context.Context) error { a.follow(ctx); return nil }},
+			part{"roster", func(ctx context.Context) error { a.watchState(ctx); return nil }},
+			part{"socket", a.serveSocket},
+			part{"plain http", a.plain.run},
+			part{"secure http", a.secure.run},
+		)
+		if err != nil {
+			cancelCause(err)
+		}
+		baseDone <- err
+	}()
+
+	a.log.Info().Str("version", Version).Str("boot", string(a.boot)).Str("class", string(a.node.Class)).Stringer("listen", a.mesh.Addr()).Msg("agent started")
+	work, endWork := context.WithCancel(baseFailed)
+	defer endWork()
+	workDone := make(chan error, 1)
+	go func() {
+		workDone <- runParts(work,
+			part{"introduction", func(ctx context.Context) error { a.introduce(ctx); return nil }},
+			part{"worker", a.worker.Run},
+			part{"supervisor", a.supervisor.Run},
+			part{"leases", func(ctx context.Context) error { a.passLeases(ctx); return nil }},
+		)
+	}()
+	close(a.ready)
+
+	var err error
+	var leave *leaveRequest
+	select {
+	case <-baseFailed.Done():
+		if ctx.Err() == nil {
+			err = context.Cause(baseFailed)
+		}
+	case err = <-workDone:
+		workDone <- nil
+		if err == nil {
+			err = errors.New("the agent's work ended by itself")
+		}
+	case req := <-a.leaving:
+		leave = &req
+	}
+	a.log.Info().Msg("agent stops")
+	a.wind(base, leave)
+	endWork()
+	if werr := <-workDone; werr != nil && err == nil && ctx.Err() == nil && leave == nil {
+		err = werr
+	}
+	a.linger(base)
+	if leave != nil {
+		_ = a.mesh.Leave(withLimit(base, 3*time.Second))
+	}
+	endBase()
+	if berr := <-baseDone; berr != nil && err == nil && ctx.Err() == nil && leave == nil {
+		err = berr
+	}
+	if leave != nil {
+		leave.done <- nil
+	}
+	return err
+}
+
+func withLimit(ctx context.Context, d time.Duration) context.Context {
+	out, cancel := context.WithTimeout(ctx, d)
+	context.AfterFunc(out, cancel)
+	return out
+}
+
+// wind does what must happen while everything still runs: stop claiming, and on a rented node push what is unsynced, so
+// that no finished game goes with the machine.
+func (a *Agent) wind(base context.Context, leave *leaveRequest) {
+	a.draining.Store(true)
+	_ = a.mesh.UpdateMeta(func(m *mesh.Meta) { m.Draining = true })
+	a.worker.Drain()
+	if leave != nil {
+		ctx := withLimit(base, drainLimit)
+		var err error
+		if leave.drain {
+			err = a.worker.Idle(ctx)
+		} else {
+			err = a.worker.Leave(ctx)
+		}
+		if err != nil {
+			a.log.Warn().Err(err).Msg("jobs were left behind")
+		}
+	}
+	if a.node.Class == id.Edge {
+		a.pushLast(withLimit(base, drainLimit))
+	}
+}
+
+// pushLast has the daemons that hold something push it out, as far as there is somebody to take it.
+func (a *Agent) pushLast(ctx context.Context) {
+	if a.leader.Freshness().Coordinator == "" {
+		a.log.Warn().Msg("no coordinator; unsynced games wait for the next start")
+		return
+	}
+	if err := a.supervisor.Drain(ctx); err != nil {
+		a.log.Warn().Err(err).Msg("unsynced games wait for the next start")
+	}
+}
+
+// linger lets the outbox hand over what it still has, as far as there is somebody to take it.
+func (a *Agent) linger(base context.Context) {
+	ctx := withLimit(base, outboxLinger)
+	for ctx.Err() == nil {
+		st := a.outbox.Status()
+		if st.Last == st.Acked || a.leader.Freshness().Coordinator == "" {
+			return
+		}
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
+func (a *Agent) serveBlobs(ctx context.Context) {
+	l := a.mesh.Listener(mesh.BlobProtocol)
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	a.store.serve(ctx, l)
+}
+
+// serveSocket answers the command line. The socket's mode is its guard.
+func (a *Agent) serveSocket(ctx context.Context) error {
+	path := a.socketPath()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("clear socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("open socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return fmt.Errorf("guard socket: %w", err)
+	}
+	return a.server.Serve(ctx, l, httpd.TrustSocket)
+}
+
+// watchState keeps what follows from the replicated state: the roster that admits peers, revocations, the timing on disk.
+func (a *Agent) watchState(ctx context.Context) {
+	timing := ring.Timing("")
+	for {
+		changed := a.leader.Changes()
+		s := a.leader.View()
+		revoked, err := a.roster.take(s)
+		if err != nil {
+			a.log.Error().Err(err).Msg("roster copy not kept")
+		}
+		for _, n := range revoked {
+			a.log.Warn().Str("peer", string(n)).Msg("node is revoked; its connections are closed")
+			a.mesh.Revoke(n)
+		}
+		for _, m := range a.roster.file().Members {
+			for _, addr := range m.Addresses {
+				if m.ID != a.node.ID {
+					a.mesh.AddAddress(m.ID, addr)
+				}
+			}
+		}
+		if settings, version := s.Settings(); version > 0 && settings.Timing != timing {
+			if err := os.WriteFile(a.dir.path("timing"), []byte(settings.Timing), 0o600); err == nil {
+				timing = settings.Timing
+			}
+		}
+		_ = a.mesh.UpdateMeta(func(m *mesh.Meta) { m.Voter = a.isVoter() })
+		a.worker.Nudge()
+		select {
+		case <-changed:
+			// Many entries a second change nothing here: look again a little later.
+			pause(ctx, 50*time.Millisecond)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// introduce tells the ring about this boot, and on a ring's very first start what Init has prepared. It tries until it is
+// heard, and then again whenever the roster shows another boot or status than the truth.
+func (a *Agent) introduce(ctx context.Context) {
+	for wait := 200 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
+		err := a.sayHello(ctx)
+		if err == nil {
+			break
+		}
+		a.log.Debug().Err(err).Msg("not introduced yet")
+		if !pause(ctx, wait) {
+			return
+		}
+	}
+	for {
+		changed := a.leader.Changes()
+		m, ok := a.leader.View().Member(a.node.ID)
+		if ok && !m.Revoked && (m.Boot != a.boot || m.Status != ring.Alive) && !a.draining.Load() && a.leader.Freshness().Known {
+			if err := a.sayHello(ctx); err != nil {
+				a.log.Debug().Err(err).Msg("not introduced again")
+			}
+			if !pause(ctx, time.Second) {
+				return
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *Agent) sayHello(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	seed, seeded, err := a.dir.readSeed()
+	if err != nil {
+		return err
+	}
+	if seeded {
+		if err := a.sow(ctx, seed); err != nil {
+			return err
+		}
+	}
+	c := a.conf.Load()
+	me := ring.Member{
+		ID: a.node.ID, Name: a.node.Name, Class: a.node.Class, Labels: c.Labels, FailureDomain: c.FailureDomain,
+		Slots: ringSlots(a.worker.Snapshot().Total), Boot: a.boot, Version: Version, Commands: StateVersion,
+	}
+	if s := advertised(*c); s != "" {
+		me.Addresses = []string{s}
+	}
+	if m, ok := a.roster.Lookup(a.node.ID); ok {
+		me.KeyHash = string(m.Key)
+	}
+	_, err = a.leader.Propose(ctx, a.command(state.KindReport, state.Report{Member: me}))
+	return err
+}
+
+// sow gives a new ring its first member and its settings. Saying it twice is harmless: what stands already is refused.
+func (a *Agent) sow(ctx context.Context, seed seedFile) error {
+	if _, err := a.leader.Propose(ctx, a.command(state.KindEnrol, state.Enrol{Class: id.Core, Member: seed.Member})); err != nil {
+		var refused *leader.Refused
+		if !errors.As(err, &refused) {
+			return err
+		}
+	}
+	if _, version := a.leader.View().Settings(); version == 0 {
+		if _, err := a.leader.Propose(ctx, a.command(state.KindSettings, state.PutSettings{Settings: seed.Settings})); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(a.dir.path("seed.json")); err != nil {
+		return fmt.Errorf("remove seed: %w", err)
+	}
+	return nil
+}
+
+// Leave takes this node out of the ring and ends Run.
+func (a *Agent) Leave(ctx context.Context, drain bool) error {
+	if err := a.mayLeave(); err != nil {
+		return err
+	}
+	if _, err := a.leader.Propose(ctx, a.command(state.KindStatus, state.SetStatus{Node: a.node.ID, Boot: a.boot, Status: ring.Left, Cause: "leave"})); err != nil {
+		return decided(err)
+	}
+	req := leaveRequest{drain: drain, done: make(chan error, 1)}
+	select {
+	case a.leaving <- req:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// mayLeave refuses a voter that the quorum cannot spare.
+func (a *Agent) mayLeave() error {
+	st := a.leader.Stats()
+	if !a.isVoter() {
+		return nil
+	}
+	if len(st.Voters) == 1 {
+		return api.Errorf(api.CodeRefused, "this is the ring's only voter").WithHint("enrol other core nodes first")
+	}
+	if st.AliveVoters-1 < len(st.Voters)/2+1 {
+		return api.Errorf(api.CodeRefused, "this voter cannot be spared: %d of %d answer", st.AliveVoters, len(st.Voters)).
+			WithHint("bring another core node up and wait until it votes; see: ringagent leader")
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringagent/ringagent/eventlog"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// sequencer gives an outbox's batches their places, by the coordinator.
+type sequencer struct{ leader *leader.Node }
+
+// Append implements eventlog.Sequencer.
+func (s sequencer) Append(ctx context.Context, b eventlog.Batch) <-chan eventlog.Answer {
+	out := make(chan eventlog.Answer, 1)
+	go func() {
+		r, err := s.leader.ProposeEvents(ctx, state.EventBatch{
+			Origin: b.Origin, Node: b.Node, First: b.First, Before: b.Before, Drafts: b.Drafts, Lost: b.Lost,
+		})
+		out <- eventlog.Answer{Err: err, Next: r.Next, Seqs: r.Seqs, Hash: r.Hash, Altered: r.Altered, Refused: r.Refused}
+	}()
+	return out
+}
+
+// Origin implements eventlog.Sequencer.
+func (s sequencer) Origin(ctx context.Context, o event.Origin) (eventlog.OriginState, error) {
+	st, err := s.leader.Read(ctx)
+	if err != nil {
+		return eventlog.OriginState{}, err
+	}
+	p, ok := st.Origin(o)
+	if !ok {
+		return eventlog.OriginState{}, nil
+	}
+	return eventlog.OriginState{Known: true, Next: p.Last + 1, Hash: p.Hash}, nil
+}
+
+// Methods between replicas.
+const (
+	methodEventsFetch  = "events.fetch"
+	methodEventsStream = "events.stream"
+	methodTail         = "events.tail"
+	methodReplica      = "events.replica"
+)
+
+// sources is where this node's replica gets what it missed.
+type sources struct{ a *Agent }
+
+// Near implements eventlog.Sources: core nodes first, since they are complete and stay.
+func (s sources) Near(context.Context) ([]eventlog.Puller, error) {
+	var core, edge []eventlog.Puller
+	for _, m := range s.a.mesh.Members() {
+		if m.ID == s.a.node.ID || statusOf(m) != ring.Alive {
+			continue
+		}
+		p := puller{a: s.a, node: m.ID}
+		if m.Class == id.Core {
+			core = append(core, p)
+		} else {
+			edge = append(edge, p)
+		}
+	}
+	return append(core, edge...), nil
+}
+
+// Head implements eventlog.Sources.
+func (s sources) Head(ctx context.Context) (eventlog.Head, error) {
+	if s.a.node.Class == id.Core && s.a.leader.Freshness().Known {
+		h := s.a.leader.View().LogHead()
+		return eventlog.Head{Seq: h.Seq, Hash: h.Hash}, nil
+	}
+	var out eventlog.Head
+	err := errors.New("no core node answers")
+	for _, n := range s.a.coreNodes() {
+		var h replicaState
+		if err = s.a.mesh.Call(ctx, n, methodReplica, struct{}{}, &h); err == nil && h.Voter {
+			return eventlog.Head{Seq: h.HeadSeq, Hash: h.HeadHash}, nil
+		}
+	}
+	return out, fmt.Errorf("ask for the log's head: %w", err)
+}
+
+// replicaState is what a node says of its log.
+type replicaState struct {
+	Durable  uint64     `json:"durable"`
+	Oldest   uint64     `json:"oldest"`
+	HeadSeq  uint64     `json:"head_seq"` // of its replicated state
+	HeadHash event.Hash `json:"head_hash"`
+	Voter    bool       `json:"voter"` // its state is a voter's, and a coordinator has spoken
+}
+
+type fetchCall struct {
+	After uint64 `json:"after"`
+	Limit int    `json:"limit"`
+}
+
+type fetchAnswer struct {
+	Records   []eventlog.Encoded  `json:"records,omitempty"`
+	Compacted *eventlog.Compacted `json:"compacted,omitempty"`
+}
+
+// puller reads another node's replica.
+type puller struct {
+	a    *Agent
+	node id.Node
+}
+
+// Fetch implements eventlog.Puller.
+func (p puller) Fetch(ctx context.Context, after uint64, limit int) ([]eventlog.Encoded, error) {
+	body, err := p.a.mesh.CallRaw(ctx, p.node, methodEventsFetch, encodeFetch(fetchCall{After: after, Limit: limit}))
+	if err != nil {
+		return nil, fmt.Errorf("fetch events from %s: %w", p.node, err)
+	}
+	records, gap, err := decodeRecords(body)
+	if err != nil {
+		return nil, fmt.Errorf("fetch events from %s: %w", p.node, err)
+	}
+	if gap != nil {
+		return nil, gap
+	}
+	return records, nil
+}
+
+// follow streams the log from a near core node into this node's replica, so that an event is here within milliseconds. Core
+// nodes have it from Raft; for them, and whenever the stream breaks, pulling fills the holes.
+func (a *Agent) follow(ctx context.Context) {
+	if a.node.Class == id.Core {
+		a.followState(ctx)
+		return
+	}
+	go a.followState(ctx)
+	for ctx.Err() == nil {
+		for _, n := range a.coreNodes() {
+			if err := a.followNode(ctx, n); err != nil && ctx.Err() == nil {
+				a.log.Debug().Err(err).Str("peer", string(n)).Msg("event stream ended")
+			}
+		}
+		if !pause(ctx, 300*time.Millisecond) {
+			return
+		}
+	}
+}
+
+// followState tells the replica how far the log reaches by the state.
+func (a *Agent) followState(ctx context.Context) {
+	for {
+		changed := a.leader.Changes()
+		a.replica.Expect(a.leader.View().LogHead().Seq)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *Agent) followNode(ctx context.Context, n id.Node) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	body, err := a.mesh.Stream(ctx, n, methodEventsStream, fetchCall{After: a.replica.Durable()})
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return readRecords(body, func(batch []eventlog.Encoded) { a.replica.Offer(batch) })
+}
+
+// pause waits, or says false when ctx ended.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

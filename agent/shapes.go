@@ -1,0 +1,357 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/rating"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/mesh"
+)
+
+// members is this node's gossip view joined with the roster: gossip says who is there, the roster who belongs.
+func (a *Agent) members(ctx context.Context) api.Members {
+	r := a.near()
+	stats := a.stats(ctx)
+	heard := a.reports(ctx)
+	seen := map[id.Node]mesh.Member{}
+	for _, m := range a.mesh.Members() {
+		seen[m.ID] = m
+	}
+	out := api.Members{Members: []api.Member{}, AsOf: a.asOf(r)}
+	add := func(n id.Node, entry ring.Member) {
+		g, there := seen[n]
+		row := api.Member{
+			Name: entry.Name, ID: n, Class: entry.Class, Status: string(entry.Status), Reach: "unknown", Version: entry.Version, Tags: entry.Labels,
+			Voter: slices.Contains(stats.Voters, n), Coordinator: stats.Coordinator != nil && *stats.Coordinator == n, Boot: entry.Boot,
+		}
+		if row.Tags == nil {
+			row.Tags = map[string]string{}
+		}
+		if len(entry.Addresses) > 0 {
+			row.Address = entry.Addresses[0]
+		}
+		switch {
+		case entry.Revoked:
+			row.Status = string(ring.Left)
+		case n == a.node.ID:
+			row.Status, row.Reach, row.Boot = string(ring.Alive), "direct", a.boot
+			if a.draining.Load() {
+				row.Status = string(ring.Draining)
+			}
+		case there:
+			row.Status = string(g.Status)
+			if g.Meta.Draining && g.Status == mesh.Alive {
+				row.Status = string(ring.Draining)
+			}
+			row.Reach, row.Boot = string(mesh.ReachDirect), g.Boot
+			if g.Status != mesh.Alive {
+				row.Reach = "unknown"
+			}
+			if g.Address != "" {
+				row.Address = g.Address
+			}
+			if g.Meta.Version != "" {
+				row.Version = g.Meta.Version
+			}
+		default:
+			// In the roster, and gossip has never heard of it.
+			row.Status = string(ring.Failed)
+		}
+		if h, ok := heard[n]; ok && time.Since(h.heard) <= unsyncedAge {
+			age := time.Since(h.heard).Seconds()
+			row.LastSeenSeconds, row.UnsyncedGames, row.GPU = &age, h.Unsynced, h.GPUs
+			d := h.Daemons
+			row.Daemons = &d
+			if h.Health != "" {
+				v := h.Health
+				row.Health, row.HealthReasons = &v, h.Reasons
+			}
+		} else if there {
+			age := time.Since(g.Since).Seconds()
+			if g.Status != mesh.Alive {
+				row.LastSeenSeconds = &age
+			}
+		}
+		out.Members = append(out.Members, row)
+	}
+	for _, m := range a.roster.file().Members {
+		add(m.ID, m)
+		delete(seen, m.ID)
+	}
+	for n, g := range seen { // gossip knows somebody whom this copy of the roster does not
+		add(n, ring.Member{ID: n, Name: g.Name, Class: g.Class, Status: ring.Alive, Boot: g.Boot})
+	}
+	slices.SortFunc(out.Members, func(x, y api.Member) int { return strings.Compare(x.Name+string(x.ID), y.Name+string(y.ID)) })
+	return out
+}
+
+func (a *Agent) stats(ctx context.Context) leader.Stats {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return a.leader.AskStats(ctx)
+}
+
+func (a *Agent) leaderShape(ctx context.Context) api.Leader {
+	r := a.near()
+	out := r.leader(a.stats(ctx))
+	out.AsOf = a.asOf(r)
+	return out
+}
+
+// status is one screen.
+func (a *Agent) status(ctx context.Context) api.Status {
+	r := a.near()
+	ms := a.members(ctx)
+	l := a.leaderShape(ctx)
+	_, ringName := a.mesh.Ring()
+	st := api.Status{
+		Node: a.node.Name, Ring: ringName, Coordinator: l.Coordinator, QuorumOK: l.Coordinator != nil,
+		Members: map[string]int{}, Daemons: map[string]int{}, Work: map[string]int{}, Alarms: a.alarms.list(), AsOf: ms.AsOf,
+	}
+	for _, s := range []ring.Status{ring.Alive, ring.Failed, ring.Left, ring.Draining} {
+		st.Members[string(s)] = 0
+	}
+	for _, m := range ms.Members {
+		st.Members[m.Status]++
+	}
+	for _, s := range []string{"running", "failed", "pending"} {
+		st.Daemons[s] = 0
+	}
+	for _, d := range a.daemonRows() {
+		st.Daemons[strings.ToLower(d.State)]++
+	}
+	if all, err := a.daemonsShape(ctx, false, ""); err == nil {
+		for _, d := range all.Daemons {
+			if d.Scope == kit.ScopeCluster.String() && d.AliasOf == nil {
+				st.Singletons = append(st.Singletons, d)
+			}
+		}
+	}
+	rs := a.replica.Status()
+	st.Events.LastSeq = rs.Last
+	if rs.Target >= rs.Last && a.leader.Freshness().Known {
+		lag := rs.Target - rs.Last
+		st.Events.Lag = &lag
+	}
+	if a.node.Class == id.Core {
+		for _, w := range []ring.WorkState{ring.WorkPending, ring.WorkClaimed, ring.WorkRunning, ring.WorkDone, ring.WorkFailed, ring.WorkDead} {
+			st.Work[string(w)] = r.s.WorkDepth("", w)
+		}
+	} else if v, err := a.view(ctx, "/api/v1/work", nil); err == nil {
+		st.Work = countWork(v, st.Work)
+	}
+	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
+	st.Degraded = a.degraded()
+	st.NextStep = nextStep(st, l)
+	return st
+}
+
+// ringAlarms are what is wrong with the ring as a whole, told from the state alone.
+func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
+	var out []api.Alarm
+	now := time.Now().UTC()
+	if l.Coordinator == nil {
+		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: now})
+	}
+	settings, version := r.s.Settings()
+	if version > 0 {
+		domains := map[string]bool{}
+		for m := range r.s.Members() {
+			if !m.Revoked && m.Status == ring.Alive {
+				domains[m.Domain()] = true
+			}
+		}
+		if want := settings.CopiesOf(ring.KindPack); len(domains) > 0 && len(domains) < want {
+			out = append(out, api.Alarm{Code: "too_few_domains", Since: now,
+				Message: fmt.Sprintf("games should have %d copies in different failure domains, but the ring has only %d", want, len(domains))})
+		}
+	}
+	return out
+}
+
+func (a *Agent) degraded() []string {
+	var out []string
+	if err := a.outbox.Status().Degraded; err != nil {
+		out = append(out, fmt.Sprintf("events cannot be stored: %v", err))
+	}
+	if st := a.replica.Status(); st.Degraded != nil {
+		out = append(out, fmt.Sprintf("the event log's copy cannot be written: %v", st.Degraded))
+	}
+	return out
+}
+
+func nextStep(st api.Status, l api.Leader) string {
+	switch {
+	case !st.QuorumOK:
+		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
+	case len(st.Degraded) > 0:
+		return "free disk space under the data dir"
+	case st.Members["alive"] == 1:
+		return "invite another machine: ringagent token create --class core"
+	}
+	return ""
+}
+
+// missing names what this node lacks before it is of use.
+func (a *Agent) missing() []string {
+	out := []string{}
+	if a.leader.Freshness().Coordinator == "" {
+		out = append(out, "no coordinator is known")
+	}
+	if !a.roster.Loaded() {
+		out = append(out, "no copy of the roster")
+	}
+	for _, d := range a.daemonRows() {
+		if spec, ok := a.spec(d.Name); ok && spec.Critical && spec.Scope == kit.ScopeNode && d.State != "RUNNING" && d.State != "STOPPED" {
+			out = append(out, "daemon "+d.Name+" is "+d.State)
+		}
+	}
+	return append(out, a.degraded()...)
+}
+
+func (a *Agent) spec(name string) (kit.Spec, bool) {
+	for _, s := range a.specs {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return kit.Spec{}, false
+}
+
+// ratings folds the stored matches of a config. The fold is a pure function of the set, so every node has the same.
+func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) ([]api.Rating, error) {
+	byConfig := map[id.Config][]rating.Match{}
+	for art := range r.s.Artifacts(ring.KindMatches, want, 0) {
+		path, err := a.store.Ensure(ctx, art.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("get matches %s: %w", art.Digest.Short(), err)
+		}
+		ms, err := rating.ReadMatches(path)
+		if err != nil {
+			return nil, fmt.Errorf("read matches %s: %w", art.Digest.Short(), err)
+		}
+		byConfig[art.Config] = append(byConfig[art.Config], ms...)
+	}
+	out := []api.Rating{}
+	for c, ms := range byConfig {
+		for name, x := range rating.Fold(ms, pins()) {
+			out = append(out, api.Rating{Config: c, Model: name, Elo: x.Elo, Low: x.Low, High: x.High, Games: x.Games, Wins: x.Wins, Losses: x.Losses, Draws: x.Draws})
+		}
+	}
+	slices.SortFunc(out, func(x, y api.Rating) int {
+		switch {
+		case x.Config != y.Config:
+			return strings.Compare(string(x.Config), string(y.Config))
+		case x.Elo > y.Elo:
+			return -1
+		case x.Elo < y.Elo:
+			return 1
+		}
+		return strings.Compare(x.Model, y.Model)
+	})
+	return out, nil
+}
+
+func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
+	out := api.VerifyNode{Node: a.node.Name, Oldest: a.replica.Status().Oldest}
+	v, err := a.replica.Verify(ctx)
+	if err != nil {
+		out.Error = err.Error()
+		return out
+	}
+	out.OK, out.LastSeq, out.Hash = v.OK, v.LastSeq, v.Hash.String()
+	if !v.OK {
+		bad := v.FirstBad
+		out.FirstBad, out.Error = &bad, v.Detail
+	}
+	if d := a.replica.Status().Diverged; d != nil && out.OK {
+		seq := d.Seq
+		out.OK, out.FirstBad, out.Error = false, &seq, d.Error()
+	}
+	return out
+}
+
+// verifyEvents verifies this replica, and with all those of every live node; where two reach the same seq, their hashes
+// must be the same.
+func (a *Agent) verifyEvents(ctx context.Context, all bool) api.Verify {
+	here := a.verifyHere(ctx)
+	nodes := []api.VerifyNode{here}
+	if all {
+		var mu sync.Mutex
+		var group sync.WaitGroup
+		for _, m := range a.mesh.Members() {
+			if m.ID == a.node.ID || statusOf(m) != ring.Alive && statusOf(m) != ring.Draining {
+				continue
+			}
+			group.Go(func() {
+				var v api.VerifyNode
+				if err := a.mesh.Call(ctx, m.ID, methodVerify, struct{}{}, &v); err != nil {
+					v = api.VerifyNode{Node: m.Name, Error: err.Error()}
+				}
+				mu.Lock()
+				nodes = append(nodes, v)
+				mu.Unlock()
+			})
+		}
+		group.Wait()
+	}
+	slices.SortFunc(nodes, func(x, y api.VerifyNode) int { return strings.Compare(x.Node, y.Node) })
+	out := api.Verify{OK: true, LastSeq: here.LastSeq, Hash: here.Hash, Nodes: nodes}
+	a.compareHashes(ctx, nodes)
+	for _, n := range nodes {
+		out.OK = out.OK && n.OK
+	}
+	return out
+}
+
+// compareHashes checks that replicas which stand at different seqs agree where they overlap: this replica's chain is asked
+// for its hash at the other's last seq.
+func (a *Agent) compareHashes(ctx context.Context, nodes []api.VerifyNode) {
+	for i, n := range nodes {
+		if !n.OK || n.LastSeq == 0 {
+			continue
+		}
+		have, err := a.replica.Fetch(ctx, n.LastSeq-1, 1)
+		var gap *eventlog.Compacted
+		if errors.As(err, &gap) || err != nil || len(have) == 0 || have[0].Seq != n.LastSeq {
+			continue // this replica does not reach to that seq, or no longer keeps it
+		}
+		if have[0].Hash.String() != n.Hash {
+			seq := n.LastSeq
+			nodes[i].OK, nodes[i].FirstBad, nodes[i].Error = false, &seq, "its hash differs from this node's at the same seq"
+		}
+	}
+}
+
+// countWork counts a list of work that came from a core node.
+func countWork(v any, into map[string]int) map[string]int {
+	raw, ok := v.(json.RawMessage)
+	if !ok {
+		return into
+	}
+	var l api.WorkList
+	if json.Unmarshal(raw, &l) != nil {
+		return into
+	}
+	for _, w := range l.Work {
+		into[string(w.State)]++
+	}
+	return into
+}
+
+// pins are the baselines' ratings, which everything is measured against.
+func pins() map[string]float64 {
+	return map[string]float64{"random": 400, "heuristic": 1200, "minimax": 1400}
+}
