@@ -2,6 +2,7 @@ package leader
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -9,8 +10,14 @@ import (
 )
 
 // UseVerifyLeader makes a coordinator prove itself by the library's VerifyLeader instead of a Barrier: the broken variant.
-func UseVerifyLeader(c *Config) {
-	c.Faults.prove = func(r *raft.Raft) error { return r.VerifyLeader().Error() }
+// While stopped is set nothing is begun, as in a stopped process.
+func UseVerifyLeader(c *Config, stopped *atomic.Bool) {
+	c.Faults.prove = func(r *raft.Raft) error {
+		if stopped.Load() {
+			return ErrNoCoordinator
+		}
+		return r.VerifyLeader().Error()
+	}
 }
 
 // PreVote says whether the transport of this node's seat can do pre-votes.

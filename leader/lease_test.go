@@ -3,6 +3,7 @@ package leader_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,13 +181,13 @@ func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 	for name, broken := range map[string]bool{"barrier": false, "verify leader": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			brake := &leadertest.Brake{}
+			brake, stopped := &leadertest.Brake{}, &atomic.Bool{}
 			bubble(t, leadertest.Options{Core: 3, Voters: 3, Config: func(m *leadertest.Member, c *leader.Config) {
 				if m.Name == "n1" {
 					c.Faults.WrapStore = brake.Wrap
 				}
 				if broken {
-					leader.UseVerifyLeader(c)
+					leader.UseVerifyLeader(c, stopped)
 				}
 			}}, func(t *testing.T, r *leadertest.Ring) {
 				r.Wait(20*time.Second, "three voters", voters(r, 3))
@@ -205,15 +206,18 @@ func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 					r.Net.Hold(c.ID, o.ID)
 				}
 				brake.Stop()
+				stopped.Store(true)
 				go func() { _, _ = c.Node.Propose(t.Context(), token("frozen")) }()
 				r.Wait(15*time.Second, "another coordinator", func() bool { return r.Coordinator(c) != nil })
 				// Continue: a renewal is there, and the late answers come before anything newer.
+				stopped.Store(false)
 				got := make(chan error, 1)
 				go func() {
 					ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 					defer cancel()
 					got <- c.Node.RenewHere(ctx, r.Members[1].ID, r.Members[1].Boot)
 				}()
+				time.Sleep(300 * time.Millisecond) // a round has begun for it
 				r.Net.Release(others[0].ID, c.ID)
 				time.Sleep(10 * time.Millisecond)
 				brake.Go()

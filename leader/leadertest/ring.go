@@ -55,8 +55,7 @@ type Member struct {
 
 const secret = "leadertest"
 
-// New makes a ring and waits until every node is in the roster. It must be closed before the bubble ends; it closes
-// itself at the end of the test.
+// New makes a ring whose first node coordinates and in whose roster all nodes are. It must be closed before the bubble ends.
 func New(tb testing.TB, o Options) *Ring {
 	tb.Helper()
 	if o.Voters == 0 {
@@ -190,15 +189,21 @@ func (r *Ring) Kill(m *Member) {
 	<-done
 }
 
-// Close stops every member.
+// Close stops every member and lets a fake minute pass, in which the library's last timers run out: a bubble ends only when
+// all its goroutines have.
 func (r *Ring) Close() {
+	r.Stopped()
+	time.Sleep(time.Minute)
+}
+
+// Stopped stops every member; it is Close for a ring outside of a bubble.
+func (r *Ring) Stopped() {
 	r.Net.Heal()
 	var wg sync.WaitGroup
 	for _, m := range r.Members {
 		wg.Go(func() { r.Kill(m) })
 	}
 	wg.Wait()
-	time.Sleep(time.Minute) // fake time: the library's last timers run out
 }
 
 func (r *Ring) cores() []id.Node {
