@@ -262,3 +262,47 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 	o.take(db, salvage{head: head, carry: carry})
 	return nil
 }
+
+// hashAt is the running hash after number n, which must be kept or be the one before. The caller holds mu.
+func (o *Outbox) hashAt(n uint64) (event.Hash, error) {
+	switch {
+	case n == o.last:
+		return o.lastHash, nil
+	case n == o.base:
+		return o.baseHash, nil
+	case len(o.tail) > 0 && n >= o.tail[0].number && n < o.last:
+		return o.tail[n-o.tail[0].number].hash, nil
+	}
+	k, err := o.readFile(n, 1, 1)
+	if err != nil {
+		return event.Hash{}, err
+	}
+	return k[0].hash, nil
+}
+
+// readFile reads kept records from number n on, at least one. The caller holds mu.
+func (o *Outbox) readFile(n uint64, events, size int) ([]kept, error) {
+	if o.db == nil {
+		return nil, ErrNotStored
+	}
+	var out []kept
+	err := guard(o.opt.Path, func() error {
+		return o.db.View(func(tx *bolt.Tx) error {
+			c := tx.Bucket(bucketDrafts).Cursor()
+			for key, v := c.Seek(beKey(n)); key != nil && len(out) < events && size > 0; key, v = c.Next() {
+				k, ok := decodeKept(key, v)
+				if !ok || k.number != n {
+					return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d fails the check", n)}
+				}
+				out = append(out, k)
+				size -= len(k.draft)
+				n++
+			}
+			if len(out) == 0 {
+				return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d is missing", n)}
+			}
+			return nil
+		})
+	})
+	return out, err
+}

@@ -13,6 +13,12 @@ import (
 // errAgain ends a session that has to ask for the origin's state again, at once.
 var errAgain = errors.New("ask again")
 
+// errGap says that a batch came before the one that it follows.
+var errGap = errors.New("batches came out of order")
+
+// gapsAtOnce is how often in a row a session puts batches in order again before it asks where it stands.
+const gapsAtOnce = 8
+
 // send keeps a session with the sequencer, for ever.
 func (o *Outbox) send(ctx context.Context) error {
 	backoff := o.opt.MinBackoff
@@ -22,7 +28,7 @@ func (o *Outbox) send(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errAgain) {
+		if errors.Is(err, errAgain) || errors.Is(err, errGap) {
 			backoff = 0
 		} else {
 			o.opt.Log.Debug().Err(err).Msg("outbox lost the coordinator")
@@ -134,6 +140,7 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 	next := o.acked + 1
 	o.mu.Unlock()
 	var flights []flight
+	gaps := 0
 	for {
 		for len(flights) < o.opt.Window {
 			b, ok, err := o.batch(origin, next, lost)
@@ -165,12 +172,40 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 		case <-wake:
 		case a := <-head:
 			flights[0].done()
-			if err := o.answered(origin, flights[0], a); err != nil {
+			err := o.answered(origin, flights[0], a)
+			flights = flights[1:]
+			switch {
+			case err == nil:
+				gaps = 0
+			case errors.Is(err, errGap) && gaps < gapsAtOnce:
+				gaps++
+				if next, err = o.settle(ctx, origin, flights); err != nil {
+					return err
+				}
+				flights = nil
+			default:
 				return err
 			}
-			flights = flights[1:]
 		}
 	}
+}
+
+// settle waits for all batches under way after one of them came too early, and returns the number from which to send again.
+func (o *Outbox) settle(ctx context.Context, origin event.Origin, flights []flight) (uint64, error) {
+	for _, f := range flights {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case a := <-f.ch:
+			f.done()
+			if err := o.answered(origin, f, a); err != nil && !errors.Is(err, errGap) {
+				return 0, err
+			}
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.acked + 1, nil
 }
 
 // batch cuts the next batch from number n on; ok is false when there is nothing to send.
@@ -220,7 +255,7 @@ func (o *Outbox) answered(origin event.Origin, f flight, a Answer) error {
 	case a.Refused != "":
 		return fmt.Errorf("append: refused: %s", a.Refused)
 	case a.Next <= f.last:
-		return errAgain // a gap, because batches came out of order
+		return errGap
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -3,15 +3,10 @@ package eventlog
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"slices"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-
-	"github.com/ringagent/ringagent/eventlog/event"
 )
 
 const (
@@ -314,154 +309,9 @@ func (o *Outbox) trim(tx *bolt.Tx, head *outboxHead, size *int64) error {
 	return nil
 }
 
-// fail answers a group that could not be stored and stops storing until the file can be trusted again. Its numbers may be
-// on their way, so its records stay in memory and are the first to be written then: a number never gets other bytes.
-func (o *Outbox) fail(err error, group []*put) {
-	o.mu.Lock()
-	o.degraded = err
-	for _, u := range group {
-		o.waiters[u.place] = slices.DeleteFunc(o.waiters[u.place], func(w *put) bool { return w == u })
-	}
-	o.mu.Unlock()
-	for _, u := range group {
-		select {
-		case u.done <- putResult{err: fmt.Errorf("%w: %w", ErrNotStored, err)}:
-		default: // told already, by the broken variant
-		}
-	}
-	o.alarms.raise(AlarmOutboxDegraded, 0, fmt.Sprintf("outbox cannot store events: %v", err))
-}
-
-// tick writes acknowledgements down, or tries to get out of a failure.
-func (o *Outbox) tick() {
-	o.mu.Lock()
-	bad, db := o.degraded, o.db
-	o.mu.Unlock()
-	if bad == nil {
-		if err := o.commit(); err != nil {
-			o.fail(err, nil)
-		}
-		return
-	}
-	if err := o.mend(db, bad); err != nil {
-		o.opt.Log.Warn().Err(err).Msg("outbox cannot be mended yet")
-		return
-	}
-	o.mu.Lock()
-	o.degraded = nil
-	for p := range o.early {
-		o.tell(p)
-	}
-	o.mu.Unlock()
-	o.alarms.clear(AlarmOutboxDegraded, "outbox stores events again")
-	o.nudge()
-}
-
-func (o *Outbox) mend(db *bolt.DB, why error) error {
-	if db != nil {
-		_ = guard(o.opt.Path, db.Close)
-		o.mu.Lock()
-		o.db = nil
-		o.mu.Unlock()
-	}
-	if !outOfSpace(why) {
-		if err := rewriteFile(o.opt.Path, o.opt.Quarantine, o.opt.Now(), outboxBuckets...); err != nil {
-			return err
-		}
-	}
-	db, err := openFile(o.opt.Path, outboxBuckets...)
-	if err != nil {
-		return err
-	}
-	s, err := load(db)
-	o.mu.Lock()
-	have := s.last()
-	if err == nil && (s.head.Origin != o.origin || have < o.durable) {
-		err = &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("it ends at %d instead of %d", have, o.durable)}
-	}
-	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
-		defer o.mu.Unlock()
-		_ = guard(o.opt.Path, db.Close)
-		return o.beginAgain(o.merge(s), bad)
-	}
-	if err != nil {
-		o.mu.Unlock()
-		return errors.Join(err, db.Close())
-	}
-	// The failed commit may have reached the disk after all; then it is the same records.
-	o.db, o.base, o.baseHash, o.bytes, o.stored = db, s.head.Base, s.head.BaseHash, s.bytes, s.head.Acked
-	o.durable = max(o.durable, have)
-	o.mu.Unlock()
-	return o.commit()
-}
-
-// merge adds to what could be read of the file what is still in memory. The caller holds mu.
-func (o *Outbox) merge(s salvage) salvage {
-	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}}
-	first := o.last + 1
-	if len(o.tail) > 0 {
-		first = o.tail[0].number
-	}
-	for _, k := range s.records {
-		if k.number < first {
-			out.records = append(out.records, k)
-		}
-	}
-	out.records = append(out.records, o.tail...)
-	return out
-}
-
-func outOfSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
 func (o *Outbox) nudge() {
 	select {
 	case o.wake <- struct{}{}:
 	default:
 	}
-}
-
-// hashAt is the running hash after number n, which must be kept or be the one before. The caller holds mu.
-func (o *Outbox) hashAt(n uint64) (event.Hash, error) {
-	switch {
-	case n == o.last:
-		return o.lastHash, nil
-	case n == o.base:
-		return o.baseHash, nil
-	case len(o.tail) > 0 && n >= o.tail[0].number && n < o.last:
-		return o.tail[n-o.tail[0].number].hash, nil
-	}
-	k, err := o.readFile(n, 1, 1)
-	if err != nil {
-		return event.Hash{}, err
-	}
-	return k[0].hash, nil
-}
-
-// readFile reads kept records from number n on, at least one. The caller holds mu.
-func (o *Outbox) readFile(n uint64, events, size int) ([]kept, error) {
-	if o.db == nil {
-		return nil, ErrNotStored
-	}
-	var out []kept
-	err := guard(o.opt.Path, func() error {
-		return o.db.View(func(tx *bolt.Tx) error {
-			c := tx.Bucket(bucketDrafts).Cursor()
-			for key, v := c.Seek(beKey(n)); key != nil && len(out) < events && size > 0; key, v = c.Next() {
-				k, ok := decodeKept(key, v)
-				if !ok || k.number != n {
-					return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d fails the check", n)}
-				}
-				out = append(out, k)
-				size -= len(k.draft)
-				n++
-			}
-			if len(out) == 0 {
-				return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d is missing", n)}
-			}
-			return nil
-		})
-	})
-	return out, err
 }

@@ -1,0 +1,276 @@
+package eventlog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestCrashBeforeTheFsync: a batch travels while it is stored; the file that a crash leaves may know less than the ring.
+func TestCrashBeforeTheFsync(t *testing.T) {
+	t.Parallel()
+	run := func(t *testing.T, broken bool) []string {
+		ring, dir := newModelRing(), t.TempDir()
+		file := filepath.Join(dir, "outbox.db")
+		first, stop := outboxAt(t, dir, ring, nil)
+		publishAll(t, first, numbered("a", 3))
+		eventually(t, "placed", func() bool { return first.Status().Acked == 3 })
+		stop()
+
+		// The second life is copied in mid-commit, when its batch stands in the log already.
+		crash := make(chan struct{})
+		var armed atomic.Bool
+		o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+			p.hooks.commit = func() error {
+				if armed.Load() {
+					<-crash
+				}
+				return nil
+			}
+		})
+		armed.Store(true)
+		result := make(chan error, 1)
+		go func() {
+			_, err := o.Publish(t.Context(), note("b"), external)
+			result <- err
+		}()
+		eventually(t, "placed before it is stored", func() bool { return len(ring.texts(t)) == 4 })
+		select {
+		case err := <-result:
+			t.Error("acknowledged before the fsync:", err)
+		default:
+		}
+		copyFile(t, file, file+".crashed")
+		close(crash)
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		stop()
+		copyFile(t, file+".crashed", file)
+		o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.hooks.noCompare = broken })
+		publishAll(t, o, []string{"c"})
+		eventually(t, "all acknowledged", func() bool { s := o.Status(); return s.Acked == s.Last })
+		return ring.texts(t)
+	}
+	if diff := cmp.Diff([]string{"a0", "a1", "a2", "b", "c"}, run(t, false)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestCrashAfterTheFsync: the event is stored, and its publisher dies before it is told. It is in the log once.
+func TestCrashAfterTheFsync(t *testing.T) {
+	t.Parallel()
+	for _, sent := range []bool{false, true} {
+		t.Run(fmt.Sprint("placed=", sent), func(t *testing.T) {
+			t.Parallel()
+			ring, dir := newModelRing(), t.TempDir()
+			file := filepath.Join(dir, "outbox.db")
+			ring.down = !sent
+			var copied atomic.Bool
+			o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				p.hooks.afterStore = func(uint64) {
+					if copied.CompareAndSwap(false, true) {
+						if sent {
+							eventually(t, "placed", func() bool { return len(ring.texts(t)) == 1 })
+						}
+						copyFile(t, file, file+".crashed")
+					}
+				}
+			})
+			id, err := o.Publish(t.Context(), note("a"), PublishOptions{By: external.By, Key: "k"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop()
+			copyFile(t, file+".crashed", file)
+			ring.set(func() { ring.down = false })
+			o, _ = outboxAt(t, dir, ring, nil)
+			// The client, not having heard, asks again.
+			again, seq, err := o.PublishWait(t.Context(), note("a"), PublishOptions{By: external.By, Key: "k"})
+			if err != nil || again != id || seq != 1 {
+				t.Error(again, id, seq, err)
+			}
+			if diff := cmp.Diff([]string{"a"}, ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestOutboxVariants: each broken variant loses or doubles something that the real one does not.
+func TestOutboxVariants(t *testing.T) {
+	t.Parallel()
+	t.Run("acknowledged early", func(t *testing.T) {
+		t.Parallel()
+		for _, broken := range []bool{false, true} {
+			fail := errors.New("disk is gone")
+			o, stop := outboxAt(t, t.TempDir(), newModelRing(), func(p *OutboxOptions) {
+				p.hooks.ackEarly = broken
+				p.hooks.commit = func() error { return fail }
+			})
+			_, err := o.Publish(t.Context(), note("x"), external)
+			if acked := err == nil; acked != broken {
+				t.Errorf("broken %t: an event that was not stored was acknowledged: %t", broken, acked)
+			}
+			stop()
+		}
+	})
+	t.Run("published again without looking", func(t *testing.T) {
+		t.Parallel()
+		for _, broken := range []bool{false, true} {
+			ring, dir := newModelRing(), t.TempDir()
+			file := filepath.Join(dir, "outbox.db")
+			ring.down = true
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"x"})
+			stop()
+			copyFile(t, file, file+".copy")
+			ring.down = false
+			o, stop = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"y"})
+			eventually(t, "placed", func() bool { return o.Status().Acked == 2 })
+			stop()
+			copyFile(t, file+".copy", file)
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.hooks.noFind = broken })
+			eventually(t, "placed", func() bool { s := o.Status(); return s.Acked == s.Last && s.Origin != "" && ringAsked(ring) })
+			publishAll(t, o, []string{"z"})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "z") })
+			if doubled := len(ring.texts(t)) == 4; doubled != broken {
+				t.Errorf("broken %t: %v", broken, ring.texts(t))
+			}
+		}
+	})
+}
+
+func ringAsked(m *modelRing) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked > 2
+}
+
+// TestDiskFailure: refuse while nothing can be stored, come back by oneself, and give no number other bytes.
+func TestDiskFailure(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]error{"full": fmt.Errorf("write: %w", syscall.ENOSPC), "failing": fmt.Errorf("fdatasync: %w", syscall.EIO)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+			var broken atomic.Bool
+			o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				p.Alarm = alarms.add
+				p.hooks.commit = func() error {
+					if broken.Load() {
+						return fault
+					}
+					return nil
+				}
+			})
+			publishAll(t, o, numbered("a", 3))
+			eventually(t, "placed", func() bool { return len(ring.texts(t)) == 3 })
+			broken.Store(true)
+			for range 3 {
+				if _, err := o.Publish(t.Context(), note("unsure"), external); !errors.Is(err, ErrNotStored) {
+					t.Fatal(err)
+				}
+			}
+			if o.Status().Degraded == nil || !alarms.has(AlarmOutboxDegraded, false) {
+				t.Error("not degraded")
+			}
+			broken.Store(false)
+			eventually(t, "back", func() bool { return o.Status().Degraded == nil })
+			publishAll(t, o, numbered("b", 3))
+			eventually(t, "placed", func() bool { s := o.Status(); return s.Acked == s.Last })
+			want := slices.Concat(numbered("a", 3), []string{"unsure"}, numbered("b", 3)) // one was on its way, the others were refused at once
+			if diff := cmp.Diff(want, ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+			if ring.altered != 0 || !alarms.has(AlarmOutboxDegraded, true) {
+				t.Error("altered", ring.altered)
+			}
+			stop()
+			moved, _ := filepath.Glob(filepath.Join(dir, "quarantine", "outbox.db.*"))
+			if isEIO := strings.Contains(fault.Error(), "fdatasync"); isEIO != (len(moved) > 0) {
+				t.Errorf("quarantine: %v", moved)
+			}
+			o, _ = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"c"})
+			eventually(t, "placed", func() bool { return len(ring.texts(t)) == 8 })
+		})
+	}
+}
+
+// TestDamagedFile: a torn or altered file is put aside loudly; what can be read of it is not lost and not doubled.
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name   string
+		damage func(b []byte) []byte
+		want   []string // after a0…a2, which were placed
+	}{
+		{"a record's byte flipped", func(b []byte) []byte { return flipAll(t, b, `"text":"b1"`) }, []string{"b0", "b2", "c"}},
+		{"cut in the middle of a page", func(b []byte) []byte { return b[:2*os.Getpagesize()+100] }, nil},
+		{"zeroed", func(b []byte) []byte { clear(b); return b }, []string{"c"}},
+		{"empty", func([]byte) []byte { return nil }, []string{"c"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, numbered("a", 3))
+			eventually(t, "placed", func() bool { return o.Status().Acked == 3 })
+			origin := o.Status().Origin
+			ring.set(func() { ring.down = true })
+			publishAll(t, o, numbered("b", 3))
+			stop()
+			file := filepath.Join(dir, "outbox.db")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, tc.damage(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ring.set(func() { ring.down = false })
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Alarm = alarms.add })
+			if o.Status().Origin == origin || !alarms.has(AlarmOutboxDamaged, false) {
+				t.Error("no new origin, or no alarm")
+			}
+			publishAll(t, o, []string{"c"})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "c") })
+			eventually(t, "acknowledged", func() bool { s := o.Status(); return s.Acked == s.Last })
+			got := ring.texts(t)[3:]
+			slices.Sort(got)
+			if tc.want != nil && !cmp.Equal(tc.want, got) {
+				t.Error(cmp.Diff(tc.want, got))
+			}
+			if moved, _ := filepath.Glob(filepath.Join(dir, "quarantine", "outbox.db.*")); len(moved) != 1 {
+				t.Errorf("quarantine: %v", moved)
+			}
+		})
+	}
+}
+
+func flipAll(t testing.TB, b []byte, text string) []byte {
+	t.Helper()
+	n := 0
+	for at := 0; ; n++ {
+		i := strings.Index(string(b[at:]), text)
+		if i < 0 {
+			break
+		}
+		b[at+i+len(text)-2] ^= 1
+		at += i + len(text)
+	}
+	if n == 0 {
+		t.Fatalf("%s is not in the file", text)
+	}
+	return b
+}
