@@ -19,7 +19,8 @@ type Consumer struct {
 	Name  string   // its cursor's name; the same name again goes on where it stopped
 	Types []string // globs, see Filter; empty: everything
 	// Handler gets events in order, each at least once, and must be idempotent by event id. An error, a panic or passing
-	// the deadline is a failed try.
+	// the deadline is a failed try. It has to return when its context ends: one that does not is left behind, and may still
+	// run when the next try begins.
 	Handler func(ctx context.Context, r event.Record) error
 	// OnGap is told of records that it will never get, because the log no longer keeps them; nil: only logged.
 	OnGap func(ctx context.Context, gap Compacted) error

@@ -123,13 +123,12 @@ func TestHandlersOfAllKinds(t *testing.T) {
 	for name, h := range handlers {
 		s := &seen{}
 		all[name] = s
-		tries := 0
+		var tries atomic.Int32
 		d.subscribe(t, Consumer{
 			Name: name,
 			Handler: func(ctx context.Context, r event.Record) error {
 				if r.Seq == bad {
-					tries++
-					if err := h(ctx, tries); err != nil {
+					if err := h(ctx, int(tries.Add(1))); err != nil {
 						return err
 					}
 				}
