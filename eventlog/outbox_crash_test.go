@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 )
 
 // TestCrashBeforeTheFsync: a batch travels while it is stored; the file that a crash leaves may know less than the ring.
@@ -273,4 +274,42 @@ func flipAll(t testing.TB, b []byte, text string) []byte {
 		t.Fatalf("%s is not in the file", text)
 	}
 	return b
+}
+
+// TestAnyFlippedByteOfTheOutbox flips any byte of the file: opening it never crashes, and either everything is there or
+// the alarm says that it is not.
+func TestAnyFlippedByteOfTheOutbox(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	o, stop := outboxAt(t, dir, ring, nil)
+	publishAll(t, o, numbered("placed", 5))
+	eventually(t, "placed", func() bool { return o.Status().Acked == 5 })
+	ring.set(func() { ring.down = true })
+	publishAll(t, o, numbered("open", 20))
+	stop()
+	whole, err := os.ReadFile(filepath.Join(dir, "outbox.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := o.Status()
+	rapid.Check(t, func(rt *rapid.T) {
+		b := slices.Clone(whole)
+		b[rapid.IntRange(0, len(b)-1).Draw(rt, "at")] ^= 1 << rapid.IntRange(0, 7).Draw(rt, "bit")
+		if rapid.IntRange(0, 9).Draw(rt, "cut") == 0 {
+			b = b[:rapid.IntRange(0, len(b)).Draw(rt, "to")]
+		}
+		path := filepath.Join(dir, "damaged.db")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		loud := false
+		o, err := OpenOutbox(OutboxOptions{Path: path, Quarantine: filepath.Join(dir, "q"), Alarm: func(Alarm) { loud = true }})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		defer o.db.Close()
+		if s := o.Status(); !loud && (s.Origin != want.Origin || s.Last != want.Last) {
+			rt.Fatalf("%+v instead of %+v, and no alarm", s, want)
+		}
+	})
 }

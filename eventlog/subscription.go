@@ -25,7 +25,12 @@ type subscription struct {
 	last   string // error of the last failed try
 
 	nextSave time.Time
+	lastSave time.Time
 }
+
+// idleSaves is how many times rarer a cursor is saved while it only passes over events that its subscriber does not want:
+// to lose that costs a little reading after a restart.
+const idleSaves = 20
 
 type retryCall struct {
 	record event.Record
@@ -130,6 +135,7 @@ func (s *subscription) run(ctx context.Context) error {
 				if !s.deliver(ctx, records[i]) {
 					return nil
 				}
+				s.hurry()
 			}
 			s.advance(records[i].Seq)
 			s.save(ctx, false)
@@ -149,16 +155,34 @@ func (s *subscription) run(ctx context.Context) error {
 
 // idle waits for new records, serves retries, and saves what is not saved yet.
 func (s *subscription) idle(ctx context.Context, changed <-chan struct{}) {
-	timer := time.NewTimer(max(s.c.SaveEvery, time.Millisecond))
-	defer timer.Stop()
+	var due <-chan time.Time // only when there is something to save: an idle ring wakes nobody
+	s.mu.Lock()
+	unsaved := s.cursor != s.saved
+	s.mu.Unlock()
+	if unsaved || changed == nil {
+		timer := time.NewTimer(max(time.Until(s.nextSave), time.Millisecond))
+		defer timer.Stop()
+		due = timer.C
+	}
 	select {
 	case <-ctx.Done():
 	case <-changed:
 	case <-s.d.opt.Replica.stopped:
 	case call := <-s.retry:
 		call.done <- s.try(ctx, call.record)
-	case <-timer.C:
-		s.save(ctx, false)
+	case <-due:
+		s.nextSave = time.Now()
+		s.save(ctx, true)
+		if changed == nil {
+			s.nextSave = time.Now().Add(s.c.SaveEvery) // look for the repaired record again
+		}
+	}
+}
+
+// hurry has the cursor saved soon, since an event was dealt with.
+func (s *subscription) hurry() {
+	if soon := s.lastSave.Add(s.c.SaveEvery); soon.Before(s.nextSave) {
+		s.nextSave = soon
 	}
 }
 
@@ -178,7 +202,8 @@ func (s *subscription) save(ctx context.Context, now bool) {
 	if cursor == saved || !now && clock.Before(s.nextSave) {
 		return
 	}
-	s.nextSave = clock.Add(s.c.SaveEvery)
+	s.nextSave = clock.Add(idleSaves * s.c.SaveEvery)
+	s.lastSave = clock
 	ctx, cancel := context.WithTimeout(ctx, s.d.opt.Grace)
 	defer cancel()
 	if err := s.c.Cursors.Save(ctx, s.c.Name, cursor); err != nil {
