@@ -217,6 +217,7 @@ func TestDamagedFile(t *testing.T) {
 		want   []string // after a0…a2, which were placed
 	}{
 		{"a record's byte flipped", func(b []byte) []byte { return flipAll(t, b, `"text":"b1"`) }, []string{"b0", "b2", "c"}},
+		{"a head's byte flipped", func(b []byte) []byte { b[40] ^= 1; return b }, []string{"b0", "b1", "b2", "c"}},
 		{"cut in the middle of a page", func(b []byte) []byte { return b[:2*os.Getpagesize()+100] }, nil},
 		{"zeroed", func(b []byte) []byte { clear(b); return b }, []string{"c"}},
 		{"empty", func([]byte) []byte { return nil }, []string{"c"}},

@@ -173,7 +173,7 @@ func load(db *bolt.DB) (salvage, error) {
 
 // open opens the file at the start of the agent.
 func (o *Outbox) open() error {
-	db, err := openFile(o.opt.Path, outboxBuckets...)
+	db, whole, err := openFile(o.opt.Path, outboxBuckets...)
 	if err == nil {
 		fresh := false
 		if err = guard(o.opt.Path, func() error {
@@ -187,7 +187,10 @@ func (o *Outbox) open() error {
 	}
 	var s salvage
 	if err == nil {
-		s, err = load(db)
+		if s, err = load(db); err == nil && !whole {
+			// A number that was given out may be missing, so the origin cannot go on.
+			err = &DamagedError{Path: o.opt.Path, Detail: "one of its two heads is bad, and its last change may be missing"}
+		}
 	}
 	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
 		if db != nil {
@@ -255,7 +258,7 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 	}
 	o.alarms.raise(AlarmOutboxDamaged, 0, fmt.Sprintf("outbox is damaged (%s): moved to %s; new origin %s, %d records of origin %s carried over",
 		why.Detail, to, head.Origin, len(carry), s.head.Origin))
-	db, err := openFile(o.opt.Path, outboxBuckets...)
+	db, _, err := openFile(o.opt.Path, outboxBuckets...)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 			return err
 		}
 	}
-	db, err := openFile(o.opt.Path, outboxBuckets...)
+	db, _, err := openFile(o.opt.Path, outboxBuckets...)
 	if err != nil {
 		return err
 	}

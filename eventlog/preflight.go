@@ -14,26 +14,29 @@ import (
 // preflight reads the skeleton of a bbolt file's pages before bbolt does. bbolt looks for free pages when it opens a file,
 // in a goroutine of its own, where a bad page number or a cut file ends the process and nobody can recover. What passes
 // here can still be damaged, but then bbolt fails in the caller's goroutine.
-func preflight(path string) error {
+//
+// whole is false when one of the file's two heads is bad. bbolt then takes the other without a word, and with it the file as
+// it was one commit earlier.
+func preflight(path string) (whole bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer f.Close()
 	// Somebody else's file changes while it is read.
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
-		return ErrInUse
+		return false, ErrInUse
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return false, err
 	}
 	p := pages{f: f, size: uint64(info.Size()), seen: map[uint64]bool{}}
 	err = p.check()
 	if err == nil || errors.As(err, new(*fs.PathError)) {
-		return err
+		return p.heads == 2, err
 	}
-	return &DamagedError{Path: path, Detail: err.Error()}
+	return false, &DamagedError{Path: path, Detail: err.Error()}
 }
 
 // Figures of bbolt's file format, version 2.
@@ -59,6 +62,7 @@ type pages struct {
 	pageSize uint64
 	high     uint64 // pages from here on are not in use
 	seen     map[uint64]bool
+	heads    int // valid ones
 }
 
 func (p *pages) check() error {
@@ -86,6 +90,7 @@ func (p *pages) meta() (root uint64, err error) {
 		if native.Uint32(m) != boltMagic || native.Uint32(m[4:]) != boltVersion || native.Uint64(m[metaLen-8:]) != sum.Sum64() {
 			return false
 		}
+		p.heads++
 		if tx := native.Uint64(m[48:]); p.pageSize == 0 || tx > newest {
 			newest = tx
 			p.pageSize, root, p.high = uint64(native.Uint32(m[8:])), native.Uint64(m[16:]), native.Uint64(m[40:])

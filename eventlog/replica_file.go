@@ -30,9 +30,12 @@ type replicaHead struct {
 }
 
 func (r *Replica) open() error {
-	db, err := openFile(r.opt.Path, replicaBuckets...)
+	db, whole, err := openFile(r.opt.Path, replicaBuckets...)
 	if err != nil {
 		return err
+	}
+	if !whole {
+		r.alarms.raise(AlarmReplicaCorrupt, 0, "one of the two heads of the copy of the log is bad; what its last change added is pulled again")
 	}
 	var head replicaHead
 	var last []byte

@@ -68,17 +68,18 @@ func guard(path string, do func() error) (err error) {
 
 // openFile opens a bbolt file that has the given buckets, making it first if there is none: under another name, fsynced and
 // then renamed, so that a power cut never leaves half a file under the right name.
-func openFile(path string, buckets ...[]byte) (*bolt.DB, error) {
+//
+// whole is false when bbolt had to fall back to the file as it was before its last commit.
+func openFile(path string, buckets ...[]byte) (db *bolt.DB, whole bool, err error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := makeFile(path, func(tx *bolt.Tx) error { return makeBuckets(tx, buckets) }); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	if err := preflight(path); err != nil {
-		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
+	if whole, err = preflight(path); err != nil {
+		return nil, false, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
-	var db *bolt.DB
-	err := guard(path, func() error {
+	err = guard(path, func() error {
 		var err error
 		if db, err = bolt.Open(path, 0o600, options()); err != nil {
 			return err
@@ -93,12 +94,12 @@ func openFile(path string, buckets ...[]byte) (*bolt.DB, error) {
 		})
 	})
 	if err == nil {
-		return db, nil
+		return db, whole, nil
 	}
 	if db != nil {
 		_ = guard(path, db.Close) // it may hold nothing that can be closed in order
 	}
-	return nil, fmt.Errorf("open %s: %w", filepath.Base(path), openError(path, err))
+	return nil, false, fmt.Errorf("open %s: %w", filepath.Base(path), openError(path, err))
 }
 
 func openError(path string, err error) error {
@@ -181,7 +182,7 @@ func moveFile(from, to string) error {
 // rewriteFile copies a bbolt file into a new one and puts the old one into quarantine: after a failed fsync nobody knows
 // which of its pages are on the disk, and the system may believe that all are. The file must be closed.
 func rewriteFile(path, dir string, now time.Time, buckets ...[]byte) error {
-	db, err := openFile(path, buckets...)
+	db, _, err := openFile(path, buckets...)
 	if err != nil {
 		return err
 	}
