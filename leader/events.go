@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	// entriesInFlight bounds how many entries of events wait for their commit: enough to keep the disk busy while the next
-	// one is gathered, few enough that batches still grow under load.
+	// entriesInFlight bounds how many entries of events wait for their commit.
 	entriesInFlight = 4
 	entryRoom       = state.MaxEntry - 64
+	// worthSending is the size from which an entry does not wait for the one before it. A smaller one does: an fsync on
+	// every voter is its price, and what gathers meanwhile travels for the same. A slow link still gets four large ones.
+	worthSending = entryRoom / 4
 )
 
 // batchProposal is one origin's batch on its way.
@@ -101,72 +103,82 @@ func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResul
 	}
 }
 
-// runBatches gathers what is waiting into entries: while entriesInFlight are on their way the next one grows, so that an
-// idle ring answers at once and a busy one pays few fsyncs.
+// runBatches gathers what is waiting into entries: while one is on its way the next one grows, so that an idle ring answers
+// at once and a busy one pays few fsyncs.
 func (t *term) runBatches() {
-	free := make(chan struct{}, entriesInFlight)
+	ended := make(chan struct{}, entriesInFlight)
 	taken := make(chan waiting, entriesInFlight)
 	go await(taken)
 	defer close(taken)
 	var held []*batchProposal
-	size := 0
-	add := func(p *batchProposal) { held, size = append(held, p), size+p.size }
-	flush := func(last *batchProposal) {
-		group := held
-		held, size = nil, 0
-		if last != nil {
-			add(last)
-		}
-		taken <- t.entry(group, free)
-	}
+	size, flying := 0, 0
 	for {
-		in, out := t.batches, chan struct{}(nil)
-		if len(held) > 0 {
-			out = free
+		if len(held) > 0 && (flying == 0 || size >= worthSending && flying < entriesInFlight) {
+			group, rest, left := firstEntry(held)
+			held, size, flying = rest, left, flying+1
+			taken <- t.entry(group, ended)
+			continue
 		}
-		if size >= entryRoom/2 && out != nil { // full enough: the rest waits in the queue
+		in := t.batches
+		if size >= entryRoom { // a whole entry waits already: the rest stays in the queue
 			in = nil
 		}
 		select {
 		case p := <-in:
-			if size+p.size > entryRoom {
+			held, size = append(held, p), size+p.size
+			for more := true; more && size < entryRoom; { // whoever is there by now comes along
 				select {
-				case free <- struct{}{}:
-					flush(p)
-				case <-t.ctx.Done():
-					add(p)
-				}
-				continue
-			}
-			add(p)
-		case out <- struct{}{}:
-			flush(nil)
-		case <-t.ctx.Done():
-			for {
-				select {
-				case p := <-t.batches:
-					add(p)
-					continue
+				case p := <-in:
+					held, size = append(held, p), size+p.size
 				default:
+					more = false
 				}
-				break
 			}
-			for _, p := range held {
-				p.done <- batchOutcome{err: ErrNoCoordinator}
-			}
+		case <-ended:
+			flying--
+		case <-t.ctx.Done():
+			t.sendAway(held)
 			return
 		}
 	}
 }
 
+// firstEntry takes from the front what fits into one entry; left is the size of the rest.
+func firstEntry(held []*batchProposal) (group, rest []*batchProposal, left int) {
+	size, n := 0, 0
+	for n < len(held) && (n == 0 || size+held[n].size <= entryRoom) {
+		size, n = size+held[n].size, n+1
+	}
+	for _, p := range held[n:] {
+		left += p.size
+	}
+	return held[:n:n], held[n:], left
+}
+
+// sendAway answers what was not proposed.
+func (t *term) sendAway(held []*batchProposal) {
+	for {
+		select {
+		case p := <-t.batches:
+			held = append(held, p)
+			continue
+		default:
+		}
+		break
+	}
+	for _, p := range held {
+		p.done <- batchOutcome{err: ErrNoCoordinator}
+	}
+}
+
 // entry proposes a group and answers each of its batches.
-func (t *term) entry(group []*batchProposal, free <-chan struct{}) waiting {
+func (t *term) entry(group []*batchProposal, ended chan<- struct{}) waiting {
 	batches := make([]state.EventBatch, len(group))
 	for i, p := range group {
 		batches[i] = p.batch
 	}
 	answer := func(r state.Result, err error) {
-		<-free
+		ended <- struct{}{} // has room for all that fly
 		results, ok := r.Value.([]state.AppendResult)
 		if err == nil && (!ok || len(results) != len(group)) {
 			err = errors.New("the state machine's answer does not fit the batches")
