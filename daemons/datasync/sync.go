@@ -47,7 +47,7 @@ func gathering(s kit.Spec, merging func(kit.Env) *merger) kit.Spec {
 		if err != nil {
 			return nil, err
 		}
-		d := &syncer{g: g}
+		d := &syncer{g: g, gate: make(chan struct{}, 1)}
 		fast := env
 		fast.Every = min(poll, env.Every)
 		d.loops = []kit.Daemon{kit.NewLoop(fast, kit.Loop{Step: d.gather, Poke: g.courier.Poked(), Quiet: 50 * time.Millisecond, Slowest: 10 * time.Second})}
@@ -64,7 +64,7 @@ func gathering(s kit.Spec, merging func(kit.Env) *merger) kit.Spec {
 
 // syncer runs the loops of one node's sync daemon.
 type syncer struct {
-	mu    sync.Mutex // of g: Drain's steps and the loop's
+	gate  chan struct{} // of g: Drain's steps and the loop's
 	g     *gatherer
 	once  sync.Once
 	loops []kit.Daemon
@@ -80,8 +80,12 @@ func (d *syncer) Run(ctx context.Context) error {
 }
 
 func (d *syncer) gather(ctx context.Context) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	select {
+	case d.gate <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-d.gate }()
 	return d.g.step(ctx)
 }
 

@@ -2,7 +2,6 @@ package kit
 
 import (
 	"context"
-	"sync"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 )
@@ -18,7 +17,17 @@ type Decider struct {
 
 // NewDecider makes a daemon of d.
 func NewDecider(env Env, d Decider) Daemon {
-	var mu sync.Mutex
+	// A channel and not a mutex: whoever waits behind a handler that hangs still ends with its context.
+	gate := make(chan struct{}, 1)
+	alone := func(ctx context.Context, f func() error) error {
+		select {
+		case gate <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-gate }()
+		return f()
+	}
 	poke := make(chan struct{}, 1)
 	wake := func() {
 		select {
@@ -27,9 +36,7 @@ func NewDecider(env Env, d Decider) Daemon {
 		}
 	}
 	loop := NewLoop(env, Loop{Poke: poke, Step: func(ctx context.Context) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return d.Reconcile(ctx)
+		return alone(ctx, func() error { return d.Reconcile(ctx) })
 	}})
 	consumer := Consumer{
 		Types: d.Types,
@@ -39,9 +46,7 @@ func NewDecider(env Env, d Decider) Daemon {
 			if d.Fold == nil || r.Stale() {
 				return nil
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			return d.Fold(ctx, r)
+			return alone(ctx, func() error { return d.Fold(ctx, r) })
 		},
 		Gap: func(uint64, uint64) { wake() },
 	}
