@@ -259,6 +259,9 @@ func (p proposeLater) Propose(ctx context.Context, c state.Command) (state.Resul
 	return p.a.leader.Propose(ctx, c)
 }
 
+// Read is the state as new as the coordinator's.
+func (p proposeLater) Read(ctx context.Context) (*state.State, error) { return p.a.leader.Read(ctx) }
+
 func (a *Agent) openLeader(seeded bool) error {
 	conf := leader.Config{
 		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Timing: a.lastTiming(), Log: a.log,
@@ -370,7 +373,7 @@ func (a *Agent) openWorker(c config.Config) error {
 		Pace: a.pace(),
 		Node: a.node.ID, Boot: a.boot, Self: a.opts.Self, Slots: slots, MinFreeMiB: 64,
 		Runner: &proc.Runner{Dir: a.dir.path("jobs"), Shim: []string{a.opts.Self, "job-shim"}, Log: a.log},
-		Queue:  &workQueue{a: a}, Artifacts: workArtifacts{a.store}, Games: workGames{a}, Validators: validators(),
+		Queue:  &workQueue{a: a}, Artifacts: workArtifacts{a.store}, Games: workGames{a}, Validators: jobValidators(),
 		Workload: a.workload, Configs: a.configs, Holds: a.holds, Log: a.log,
 	})
 	if err != nil {

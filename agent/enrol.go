@@ -78,12 +78,26 @@ func Enrol(ctx context.Context, e Enrolment) error {
 type enroller struct {
 	self   id.Node
 	now    func() time.Time
-	leader proposer
+	leader interface {
+		proposer
+		Read(ctx context.Context) (*state.State, error)
+	}
 	roster func() rosterFile
 }
 
 // Enrol implements mesh.Enroller.
 func (e enroller) Enrol(ctx context.Context, r mesh.EnrolRequest) (mesh.EnrolGrant, error) {
+	if r.Class == "" {
+		st, err := e.leader.Read(ctx)
+		if err != nil {
+			return mesh.EnrolGrant{}, enrolError(err)
+		}
+		t, ok := st.Token(r.TokenID)
+		if !ok {
+			return mesh.EnrolGrant{}, mesh.Errorf(mesh.CodeTokenWrong, "this ring has no such token")
+		}
+		r.Class = t.Class
+	}
 	m := ring.Member{
 		ID: r.Node, Name: r.Name, Class: r.Class, KeyHash: string(r.Key), Addresses: r.Addresses, Enrolled: e.now().UTC(),
 	}

@@ -49,7 +49,12 @@ func (e effects) draft(s kit.Statement) (event.Draft, error) {
 	if e.fence != nil {
 		d.Epoch = e.fence.Epoch
 	}
-	return event.Catalogue().Prepare(d, event.Publisher(e.daemon))
+	by := event.Publisher(e.daemon)
+	if state.OwnedByState(s.Type) {
+		// A fact of the state machine may ride on the command of its effect; the machine holds it against the effect.
+		by = event.ByState
+	}
+	return event.Catalogue().Prepare(d, by)
 }
 
 func (e effects) Enqueue(ctx context.Context, items ...ring.WorkItem) ([]ring.WorkItem, error) {

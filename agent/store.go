@@ -187,6 +187,20 @@ func (s *artifacts) Quarantine(_ context.Context, path, reason string) error {
 	return s.blobs.QuarantineFile(path, reason)
 }
 
+// jobValidators are for what a job has left. Its games database may still have a write-ahead log beside it, because this
+// node's sync daemon was reading when the job closed it: it is read as a live file, in a snapshot.
+func jobValidators() map[string]proc.Validator {
+	out := validators()
+	out[string(ring.KindPack)] = func(ctx context.Context, path string) (map[string]int64, error) {
+		c, err := gamedb.Count(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		return map[string]int64{"games": int64(c.Games)}, nil
+	}
+	return out
+}
+
 // validators look into a file by kind, without ever running what is in it, and count what it holds.
 func validators() map[string]proc.Validator {
 	return map[string]proc.Validator{
