@@ -1,0 +1,262 @@
+package datasync
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/daemons/kit/kittest"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+const c4 = id.Config("connect4_2p")
+
+var errBlocked = errors.New("blocked on purpose")
+
+// games are the ids in all packs that the ring knows, as node n has them on its disk.
+func games(r *kittest.Ring, n *kittest.Node) []string {
+	var out []string
+	for _, a := range r.Artifacts(ring.KindPack) {
+		if n.Holds(a.Digest) {
+			out = append(out, kittest.Games(filepath.Join(n.Dir(), "blobs", string(a.Digest)))...)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func counted(r *kittest.Ring) (n int64) {
+	for _, a := range r.Artifacts(ring.KindPack) {
+		n += a.Counters[kit.CounterGames]
+	}
+	return n
+}
+
+// All peers are blocked, five games are played, the daemon dies at each point of its way and starts again with open peers:
+// every game is elsewhere, and none is in two packs.
+func TestCrashNeitherLosesNorDoublesAGame(t *testing.T) {
+	t.Parallel()
+	for _, after := range []time.Duration{0, 10 * time.Millisecond, time.Second, 6 * time.Second, 20 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			r := kittest.New(t, c4)
+			core, other, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("other", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+			blocked := true
+			fault := func(context.Context, id.Digest) error {
+				if blocked {
+					return errBlocked
+				}
+				return nil
+			}
+			core.FetchFault, other.FetchFault = fault, fault
+			db := edge.Play("job", c4, false, kittest.IDs("g", 5)...)
+			stop := edge.Start(EphemeralSync(), "")
+			time.Sleep(after)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if len(r.Log(event.NewGamesAvailable.Type())) > 0 {
+				t.Error("games without receipts were counted")
+			}
+			blocked = false
+			edge.WriteGames(db.Path, c4, "late-1", "late-2") // played while the daemon was down
+			edge.Start(EphemeralSync(), "")
+			r.Eventually(2*time.Minute, "all games are elsewhere", func() bool { return len(games(r, core)) == 7 && len(games(r, other)) == 7 })
+			r.Eventually(time.Minute, "nothing unsynced", func() bool { v, ok := edge.Gauge("unsynced_games"); return ok && v == 0 })
+			if all := games(r, core); len(slices.Compact(all)) != 7 || counted(r) != 7 {
+				t.Errorf("after a crash at %v: %v, %d counted", after, all, counted(r))
+			}
+			if len(edge.Released) != 0 {
+				t.Error("a running job was released")
+			}
+		})
+	}
+}
+
+// A job's folder goes only when every game of it is safe, and a target that never answers is replaced by another.
+func TestJobStaysUntilItsGamesAreSafe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		deaf := r.AddNode("deaf", id.Core, ring.Slots{})
+		deaf.FetchFault = func(context.Context, id.Digest) error { return errBlocked }
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		edge.Play("job", c4, true, kittest.IDs("g", 3)...)
+		edge.Start(EphemeralSync(), "")
+		time.Sleep(10 * time.Minute)
+		if v, _ := edge.Gauge("unsynced_games"); v != 3 || len(edge.Released) != 0 {
+			t.Fatalf("unsynced %v, released %v", v, edge.Released)
+		}
+		if len(r.Log(event.DataSyncFailed.Type())) == 0 {
+			t.Error("nobody was told")
+		}
+		r.AddNode("second", id.Core, ring.Slots{})
+		r.AddNode("third", id.Core, ring.Slots{})
+		r.Eventually(5*time.Minute, "released", func() bool { return slices.Equal(edge.Released, []string{"job"}) })
+	})
+}
+
+// A ring smaller than the copies counts what there is and says so; one that could have them and cannot now waits.
+func TestSmallRings(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		safe      bool
+		short     float64
+		spec      kit.Spec
+		build     func(*kittest.Ring) *kittest.Node
+		unhealthy bool
+	}{
+		{name: "one core node alone", safe: true, short: 1, spec: AutoSync(), build: func(r *kittest.Ring) *kittest.Node { return r.AddNode("a", id.Core, ring.Slots{}) }},
+		{name: "core and edge", safe: true, short: 1, spec: EphemeralSync(), build: func(r *kittest.Ring) *kittest.Node {
+			r.AddNode("a", id.Core, ring.Slots{})
+			return r.AddNode("b", id.Edge, ring.Slots{})
+		}},
+		{name: "second core is down", safe: false, spec: AutoSync(), build: func(r *kittest.Ring) *kittest.Node {
+			n := r.AddNode("a", id.Core, ring.Slots{})
+			r.SetStatus(r.AddNode("b", id.Core, ring.Slots{}), ring.Failed)
+			return n
+		}},
+		{name: "only edge nodes", safe: false, short: 1, spec: EphemeralSync(), build: func(r *kittest.Ring) *kittest.Node {
+			r.AddNode("a", id.Edge, ring.Slots{})
+			return r.AddNode("b", id.Edge, ring.Slots{})
+		}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := kittest.New(t, c4)
+			n := c.build(r)
+			n.Play("job", c4, true, kittest.IDs("g", 4)...)
+			n.Start(c.spec, "")
+			time.Sleep(3 * time.Minute)
+			short, _ := n.Gauge("copies_short")
+			left, _ := n.Gauge("unsynced_games")
+			if safe := len(r.Log(event.DataSyncCompleted.Type())) == 1; safe != c.safe || short != c.short && !safe || (left == 0) != c.safe {
+				t.Errorf("%s: safe %v, short %v, unsynced %v", c.name, safe, short, left)
+			}
+		})
+	}
+}
+
+func TestDrainPushesEverythingOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		r.AddNode("a", id.Core, ring.Slots{})
+		r.AddNode("b", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		s := EphemeralSync()
+		d, err := s.New(edge.Env(s, `{"every":"1h","min_gap":"1h"}`)) // by itself it would wait
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() { end <- d.Run(ctx) }()
+		edge.Play("job", c4, false, kittest.IDs("g", 3)...)
+		time.Sleep(10 * time.Second)
+		if len(r.Artifacts(ring.KindPack)) != 0 {
+			t.Error("it did not wait")
+		}
+		began := time.Now()
+		if err := d.(kit.Drainer).Drain(ctx); err != nil || len(r.Log(event.DataSyncCompleted.Type())) != 1 {
+			t.Errorf("drained: %v", err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("draining took %v", took)
+		}
+		cancel()
+		if err := <-end; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Core nodes end with the same games from all packs; a damaged copy is put aside and fetched again; the same id with other
+// contents is told and not merged.
+func TestMergedDatabases(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, b := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("b", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		a.Start(AutoSync(), `{"every":"10s"}`)
+		edge.Play("job", c4, true, kittest.IDs("g", 12)...)
+		edge.Start(EphemeralSync(), "")
+		merged := func(n *kittest.Node) int { return len(kittest.Games(filepath.Join(n.Dir(), "games", string(c4)+".db"))) }
+		r.Eventually(10*time.Second, "merged on a", func() bool { return merged(a) == 12 && len(r.Log(event.DataSyncCompleted.Type())) == 1 })
+		b.Damage(r.Artifacts(ring.KindPack)[0].Digest)
+		stop := b.Start(AutoSync(), `{"every":"10s"}`)
+		r.Eventually(30*time.Second, "merged on b from a good copy", func() bool { return merged(b) == 12 && b.Holds(r.Artifacts(ring.KindPack)[0].Digest) })
+		if len(b.Quarantine) != 1 || len(r.Log(event.DataSyncFailed.Type())) != 1 {
+			t.Errorf("quarantined %v, told %d", b.Quarantine, len(r.Log(event.DataSyncFailed.Type())))
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second) // other times of completion make other contents
+		edge.Play("clash", c4, true, "g-0", "new")
+		b.Start(AutoSync(), `{"every":"10s"}`)
+		r.Eventually(time.Minute, "the new game is merged", func() bool { return merged(a) == 13 && merged(b) == 13 })
+	})
+}
+
+func TestBooksStrikeOutWhatNeverReachedTheStore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := kittest.New(t, c4).AddNode("a", id.Edge, ring.Slots{})
+		local := n.Env(EphemeralSync(), "").Local
+		yes := func(id.Digest) bool { return true }
+		b, err := openBooks(local, yes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := packed{Digest: id.DigestOf([]byte("x")), Config: c4, Games: map[string][]string{"j": {"1"}, "k": {"2"}}}
+		if err := b.add(p); err != nil {
+			t.Fatal(err)
+		}
+		if b, _ = openBooks(local, yes); len(b.pending()) != 1 {
+			t.Error("a pending pack was forgotten")
+		}
+		if err := b.forget("j"); err != nil || len(b.pending()) != 1 {
+			t.Errorf("another job's games were forgotten: %v", err)
+		}
+		if b, _ = openBooks(local, func(id.Digest) bool { return false }); len(b.pending()) != 0 {
+			t.Error("a pack without bytes is still pending")
+		}
+	})
+}
+
+// Two promotions in quick order, one node away: every node ends on the newer version, and the older is fetched no more.
+func TestNodesEndOnTheNewestVersion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, b := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("b", id.Edge, ring.Slots{})
+		one, two := r.AddArtifact(ring.KindModel, c4, "one", nil, nil, a), r.AddArtifact(ring.KindModel, c4, "two", nil, nil, a)
+		set := a.Env(kit.Spec{Name: "AUTO_PROMOTION", Scope: kit.ScopeCluster}, "").Effects
+		b.FetchFault = func(ctx context.Context, d id.Digest) error {
+			if d == one.Digest {
+				<-ctx.Done() // slow until nobody wants it
+				return ctx.Err()
+			}
+			return nil
+		}
+		a.Start(ModelDistribution(), `{"every":"2s"}`)
+		for v, m := range []ring.Artifact{one, two} {
+			if _, err := set.SetName(t.Context(), ring.ModelName(c4), uint64(v), m.Digest, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+		}
+		r.Eventually(10*time.Second, "newest everywhere", func() bool { return b.Holds(two.Digest) && len(r.Log(event.ModelDistributionComplete.Type())) == 1 })
+		if b.Holds(one.Digest) {
+			t.Error("the older version was fetched")
+		}
+	})
+}
