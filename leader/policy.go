@@ -45,7 +45,9 @@ func permit(s *state.State, from id.Node, c state.Command) error {
 	switch {
 	case !ok || m.Revoked:
 		return no("it is not in the roster")
-	case m.Class == id.Core, c.Fence != nil:
+	case m.Class == id.Core:
+		return nil
+	case c.Fence != nil && effectOnly(c.Kind, c.Body):
 		return nil
 	}
 	switch b := c.Body.(type) {
@@ -70,6 +72,23 @@ func permit(s *state.State, from id.Node, c state.Command) error {
 		return own(b.Receipts, from, no)
 	}
 	return no("edge nodes speak for themselves only")
+}
+
+// effectOnly says that a command is one of those by which a singleton does its work. Settings, statuses and claims are not,
+// whoever holds what.
+func effectOnly(k state.Kind, body any) bool {
+	switch k {
+	case state.KindEnqueue, state.KindCancel, state.KindRetry, state.KindArtifacts, state.KindReceipts, state.KindDropCopy,
+		state.KindName, state.KindPosition, state.KindNote, state.KindDeadLetter:
+		return true
+	case state.KindEffect:
+		e, ok := body.(state.Effect)
+		for _, st := range e.Steps {
+			ok = ok && st.Kind != state.KindEffect && effectOnly(st.Kind, st.Body)
+		}
+		return ok
+	}
+	return false
 }
 
 func only(nodes []id.Node, n id.Node) bool {

@@ -1,0 +1,160 @@
+package leader
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// replica is an event replica that is on disk up to some seq.
+type replica struct{ seq atomic.Uint64 }
+
+func (r *replica) Durable() uint64 { return r.seq.Load() }
+
+func bare(ports Ports) *Node {
+	return &Node{machine: state.New(), log: zerolog.Nop(), cfg: Config{Ports: ports}}
+}
+
+func apply(t *testing.T, n *Node, index uint64, k state.Kind, body any) {
+	t.Helper()
+	data, err := state.Encode(state.Command{Kind: k, At: time.Unix(1e9, 0), By: "0000000000000001", Body: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, ok := fsm{n}.Apply(&raft.Log{Index: index, Data: data}).(state.Result)
+	if !ok || res.Code != "" {
+		t.Fatalf("apply: %+v", res)
+	}
+}
+
+func fill(t *testing.T, n *Node) {
+	t.Helper()
+	self := ring.Member{ID: "0000000000000001", Name: "n1", KeyHash: "k"}
+	apply(t, n, 2, state.KindLead, state.Lead{Node: self.ID, Term: 2})
+	apply(t, n, 3, state.KindSettings, state.PutSettings{Settings: ring.Settings{Timing: ring.TimingDev, Voters: 3, Workload: "a <b> & c"}})
+	apply(t, n, 4, state.KindEnrol, state.Enrol{Class: id.Core, Member: self})
+	self.Boot = "00000000000000b1"
+	apply(t, n, 5, state.KindReport, state.Report{Member: self})
+	apply(t, n, 6, state.KindAssign, state.Assign{Daemon: "AUTO_EXPORT", Node: self.ID, Boot: self.Boot})
+	apply(t, n, 7, state.KindDaemonSwitch, state.SwitchDaemon{Daemon: "X", Off: true})
+}
+
+func TestNoSnapshotBeforeTheEventReplicaIsOnDisk(t *testing.T) {
+	t.Parallel()
+	gate := &replica{}
+	n := bare(Ports{Replica: gate})
+	fill(t, n)
+	head := n.machine.View().LogHead().Seq
+	if head == 0 {
+		t.Fatal("no event was placed")
+	}
+	gate.seq.Store(head - 1)
+	if _, err := (fsm{n}).Snapshot(); !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		t.Fatalf("one record behind: %v", err)
+	}
+	gate.seq.Store(head)
+	if _, err := (fsm{n}).Snapshot(); err != nil {
+		t.Fatalf("complete: %v", err)
+	}
+}
+
+func TestRestoreNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	n := bare(Ports{})
+	fill(t, n)
+	var old bytes.Buffer
+	if err := state.WriteSnapshot(&old, n.machine.View()); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, n, 8, state.KindDaemonSwitch, state.SwitchDaemon{Daemon: "Y", Off: true})
+	if err := (fsm{n}).Restore(io.NopCloser(&old)); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.machine.View().Index(); got != 8 {
+		t.Fatalf("the view went back to %d", got)
+	}
+}
+
+// The excerpt is written in the snapshot's form by hand: whoever changes that form must see it fail here.
+func TestExcerptIsAStateWithoutItsLargeParts(t *testing.T) {
+	t.Parallel()
+	n := bare(Ports{})
+	fill(t, n)
+	s := n.machine.View()
+	x, err := makeExcerpt(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := state.ReadSnapshot(bytes.NewReader(x.bytes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	show := func(s *state.State) string {
+		settings, version := s.Settings()
+		m, _ := s.MemberByName("n1")
+		a, _ := s.Assignment("AUTO_EXPORT")
+		b, err := json.Marshal([]any{s.Index(), s.Generation(), s.ActiveCommands(), s.Term(), s.Coordinator(), settings, version, m, a, s.DaemonOff("X"), s.LogHead()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if show(got) != show(s) {
+		t.Fatalf("got  %s\nwant %s", show(got), show(s))
+	}
+	// What changes nothing for an edge node must not wake it.
+	apply(t, n, 8, state.KindToken, state.PutToken{Token: ring.Token{ID: "t", SecretHash: "s", Class: id.Edge, Uses: 1, Expires: time.Unix(2e9, 0)}})
+	if y, err := makeExcerpt(n.machine.View()); err != nil || y.sum != x.sum {
+		t.Fatalf("a token woke the edge: %v", err)
+	}
+	apply(t, n, 9, state.KindDaemonSwitch, state.SwitchDaemon{Daemon: "X"})
+	if y, err := makeExcerpt(n.machine.View()); err != nil || y.sum == x.sum {
+		t.Fatalf("a switch did not: %v", err)
+	}
+}
+
+func TestEdgeSpeaksForItselfOnly(t *testing.T) {
+	t.Parallel()
+	n := bare(Ports{})
+	fill(t, n)
+	const core, edge id.Node = "0000000000000001", "0000000000000002"
+	apply(t, n, 8, state.KindToken, state.PutToken{Token: ring.Token{ID: "t", SecretHash: "s", Class: id.Edge, Uses: 1, Expires: time.Unix(2e9, 0)}})
+	apply(t, n, 9, state.KindEnrol, state.Enrol{TokenID: "t", SecretHash: "s", Class: id.Edge, Member: ring.Member{ID: edge, Name: "n2", KeyHash: "k2"}})
+	for name, c := range map[string]struct {
+		from id.Node
+		cmd  state.Command
+		may  bool
+	}{
+		"its report":             {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge}}}, true},
+		"another's report":       {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: core}}}, false},
+		"in another's name":      {edge, state.Command{Kind: state.KindReport, By: core, Body: state.Report{Member: ring.Member{ID: edge}}}, false},
+		"its receipt":            {edge, state.Command{Kind: state.KindReceipts, By: edge, Body: state.AddReceipts{Receipts: []ring.Receipt{{Node: edge}}}}, true},
+		"another's receipt":      {edge, state.Command{Kind: state.KindReceipts, By: edge, Body: state.AddReceipts{Receipts: []ring.Receipt{{Node: core}}}}, false},
+		"settings":               {edge, state.Command{Kind: state.KindSettings, By: edge, Body: state.PutSettings{}}, false},
+		"settings from core":     {core, state.Command{Kind: state.KindSettings, By: core, Body: state.PutSettings{}}, true},
+		"an assignment":          {core, state.Command{Kind: state.KindAssign, By: core, Body: state.Assign{}}, false},
+		"a stranger's report":    {"00000000000000ff", state.Command{Kind: state.KindReport, By: "00000000000000ff", Body: state.Report{}}, false},
+		"revoking from edge":     {edge, state.Command{Kind: state.KindRevoke, By: edge, Body: state.Revoke{Node: core}}, false},
+		"another's departure":    {edge, state.Command{Kind: state.KindStatus, By: edge, Body: state.SetStatus{Node: core, Status: ring.Left}}, false},
+		"a note under a fence":   {edge, state.Command{Kind: state.KindNote, By: edge, Fence: &ring.Fence{}, Body: state.PutNote{}}, true},
+		"revoking under a fence": {edge, state.Command{Kind: state.KindRevoke, By: edge, Fence: &ring.Fence{}, Body: state.Revoke{Node: core}}, false},
+		"settings in an effect": {edge, state.Command{Kind: state.KindEffect, By: edge, Fence: &ring.Fence{}, Body: state.Effect{
+			Steps: []state.Step{{Kind: state.KindSettings, Body: state.PutSettings{}}}}}, false},
+		"its departure": {edge, state.Command{Kind: state.KindStatus, By: edge, Body: state.SetStatus{Node: edge, Status: ring.Left}}, true},
+	} {
+		if err := permit(n.machine.View(), c.from, c.cmd); (err == nil) != c.may {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
