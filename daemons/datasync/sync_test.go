@@ -188,7 +188,9 @@ func TestMergedDatabases(t *testing.T) {
 		a.Start(AutoSync(), `{"every":"10s"}`)
 		edge.Play("job", c4, true, kittest.IDs("g", 12)...)
 		edge.Start(EphemeralSync(), "")
-		merged := func(n *kittest.Node) int { return len(kittest.Games(filepath.Join(n.Dir(), "games", string(c4)+".db"))) }
+		merged := func(n *kittest.Node) int {
+			return len(kittest.Games(filepath.Join(n.Dir(), "games", string(c4)+".db")))
+		}
 		r.Eventually(10*time.Second, "merged on a", func() bool { return merged(a) == 12 && len(r.Log(event.DataSyncCompleted.Type())) == 1 })
 		b.Damage(r.Artifacts(ring.KindPack)[0].Digest)
 		stop := b.Start(AutoSync(), `{"every":"10s"}`)
