@@ -55,7 +55,7 @@ func (d *desk) again(t testing.TB, change func(*DispatcherOptions)) {
 	}
 	opt := DispatcherOptions{
 		Replica: d.replica, Node: testNode, Cursors: cursors, Letters: d.letters,
-		Deadline: 30 * time.Millisecond, Grace: 10 * time.Millisecond, MinBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond,
+		Deadline: 10 * time.Second, Grace: 10 * time.Second, MinBackoff: time.Millisecond, MaxBackoff: 2 * time.Millisecond,
 		SaveEvery: time.Millisecond,
 	}
 	if change != nil {
@@ -100,7 +100,9 @@ func upTo(n int) []uint64 {
 func TestHandlersOfAllKinds(t *testing.T) {
 	t.Parallel()
 	const n, bad = 20, 5
-	d := newDesk(t, filled("x", n), nil)
+	d := newDesk(t, filled("x", n), func(o *DispatcherOptions) {
+		o.Deadline, o.Grace = 400*time.Millisecond, 100*time.Millisecond // generous: a good handler may have to wait for the CPU
+	})
 	block := make(chan struct{})
 	t.Cleanup(func() { close(block) })
 	var stuck atomic.Int32
@@ -317,7 +319,6 @@ func TestSubscriberIsToldTheGap(t *testing.T) {
 	if err := d.opt.Cursors.Save(t.Context(), "c", 10); err != nil {
 		t.Fatal(err)
 	}
-	d.replica.opt.Retention = nil
 	cut := make(chan error, 1)
 	d.replica.control <- func(context.Context) {
 		d.replica.opt.Retention = func() Retention { return Retention{Count: 20} }
