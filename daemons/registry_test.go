@@ -41,6 +41,9 @@ func TestSpecsAreSound(t *testing.T) {
 		if s.Scope != kit.ScopeNode && s.Scope != kit.ScopeCluster {
 			t.Errorf("%s has no scope", s.Name)
 		}
+		if s.Critical && s.Scope == kit.ScopeCluster {
+			t.Errorf("%s: a node's readiness cannot depend on a singleton", s.Name)
+		}
 		if s.AliasOf != "" {
 			if target, ok := ByName(s.AliasOf); !ok || target.AliasOf != "" || s.New != nil {
 				t.Errorf("%s: alias of %q", s.Name, s.AliasOf)

@@ -27,7 +27,7 @@ func Promotion() kit.Spec {
 		Name: "AUTO_PROMOTION", Category: "evaluation", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Makes a candidate the champion when its stored matches pass every gate, and says which gate it failed otherwise.",
 		DependsOn: []string{"EVENT_ROUTER", "EVALUATION"}, Every: 60 * time.Second, Settings: defaults,
-		Reads: []event.Type{event.EvaluationCompleted.Type(), event.WorkCompleted.Type(), event.PipelineStageOverdue.Type()},
+		Reads: []event.Type{event.EvaluationCompleted.Type(), event.PipelineStageOverdue.Type()},
 		Emits: []event.Type{event.PromotionRejected.Type(), event.ModelPromoted.Type()},
 	}
 	s.New = func(env kit.Env) (kit.Daemon, error) {

@@ -43,7 +43,7 @@ func Populator() kit.Spec {
 	s := kit.Spec{
 		Name: "QUEUE_POPULATOR", Category: "resources", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Keeps the queue filled with self-play in the plan's proportions until every config has met its target rating.",
-		DependsOn: []string{"EVENT_ROUTER", "SELFPLAY_COORDINATOR"}, Every: 5 * time.Second, Settings: defaults, Critical: true,
+		DependsOn: []string{"EVENT_ROUTER", "SELFPLAY_COORDINATOR"}, Every: 5 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.SelfplayAllocationUpdated.Type(), event.SelfplayComplete.Type(), event.WorkFailed.Type(),
 			event.WorkTimeout.Type(), event.PipelineStageOverdue.Type()},
 		Emits: []event.Type{event.WorkQueueBackpressure.Type(), event.WorkQueueBackpressureReleased.Type(),

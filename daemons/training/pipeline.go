@@ -46,7 +46,7 @@ func Pipeline() kit.Spec {
 	s := kit.Spec{
 		Name: "DATA_PIPELINE", Category: "training", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Watches every config's stages, shows which one is overdue and asks for it again.",
-		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults, Critical: true,
+		DependsOn: []string{"EVENT_ROUTER"}, Every: 30 * time.Second, Settings: defaults,
 		Reads: []event.Type{event.SelfplayComplete.Type(), event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.DataSyncFailed.Type(),
 			event.NPZExportStarted.Type(), event.NPZExportComplete.Type(), event.ExportValidationFailed.Type(),
 			event.TrainingStarted.Type(), event.TrainingCompleted.Type(), event.TrainingFailed.Type(),
@@ -106,6 +106,12 @@ func (s PipelineSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 			return plan, err
 		}
 		next := asked{Told: map[string]int{}, Tried: map[string]int{}}
+		for work, n := range old.Tried {
+			// While it waits or runs again it is not dead, and its retries are not forgotten for that.
+			if w, ok := v.Queue.Item(work); ok && w.State != ring.WorkDone {
+				next.Tried[work] = n
+			}
+		}
 		var events []kit.Statement
 		for _, st := range stages {
 			if st.Owed.IsZero() {
@@ -116,7 +122,6 @@ func (s PipelineSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 			if i >= 0 {
 				next.Told[st.Name] = old.Told[st.Name]
 			}
-			next.Tried[st.Dead] = old.Tried[st.Dead]
 			over := now.Sub(st.Owed)
 			// Told at the deadline, at twice it, at four times it …: a stage that hangs for a day is no flood.
 			if over < st.limit<<min(next.Told[st.Name], 10) {
@@ -130,7 +135,6 @@ func (s PipelineSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 				plan.Retry = append(plan.Retry, st.Dead)
 			}
 		}
-		delete(next.Tried, "")
 		if len(events) > 0 || !sameStages(old.Stages, next.Stages) {
 			plan.Notes = append(plan.Notes, kit.NoteChange{Key: pipelineNote(c), Value: next, Events: events})
 		}
