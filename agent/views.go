@@ -161,19 +161,6 @@ func (r reading) copies(a ring.Artifact) int {
 	return len(domains)
 }
 
-// safe says whether a pack's games count as gathered: its receipts are there, or as many as a small ring can give.
-func (r reading) safe(a ring.Artifact) bool {
-	settings, _ := r.s.Settings()
-	want := settings.CopiesOf(a.Kind)
-	domains := map[string]bool{}
-	for m := range r.s.Members() {
-		if !m.Revoked && (m.Status == ring.Alive || m.Status == ring.Failed) {
-			domains[m.Domain()] = true
-		}
-	}
-	return r.copies(a) >= max(1, min(want, len(domains)))
-}
-
 func (r reading) underReplicated() []api.Artifact {
 	settings, _ := r.s.Settings()
 	return r.artifacts("", "", func(a ring.Artifact) bool { return r.copies(a) < settings.CopiesOf(a.Kind) })
@@ -234,7 +221,7 @@ func (r reading) games(config id.Config, unsynced map[id.Config]int64, known boo
 	}
 	for a := range r.s.Artifacts(ring.KindPack, "", 0) {
 		c := row(a.Config)
-		if !r.safe(a) {
+		if !a.Safe {
 			continue
 		}
 		c.Games += a.Counters["games"]

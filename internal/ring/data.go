@@ -34,6 +34,9 @@ type Artifact struct {
 	Counters map[string]int64  `json:"counters,omitempty"` // games, samples, matches …, read from the bytes
 	Labels   map[string]string `json:"labels,omitempty"`   // work id, generation …
 	Seq      uint64            `json:"seq"`                // Raft index at which it was added: a stable order of arrival
+	// Safe is set once a game pack has had all its receipts, and stays: what was counted is never uncounted, whatever
+	// becomes of its holders later.
+	Safe bool `json:"safe,omitempty"`
 }
 
 // Held says whether n has a receipt for the artifact.

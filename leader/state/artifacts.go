@@ -72,7 +72,7 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 			for _, n := range holders {
 				have.Holders = t.addHolder(have.Holders, n)
 			}
-			t.s.putArtifact(have)
+			t.s.putArtifact(t.receipted(have))
 			continue
 		}
 		if t.s.artifacts.len() >= MaxArtifacts {
@@ -85,7 +85,8 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 		if a.Origin == "" {
 			a.Origin = t.by()
 		}
-		t.s.putArtifact(a)
+		a.Safe = false
+		t.s.putArtifact(t.receipted(a))
 		t.s.byKind.put(kindKey(a), a.Digest)
 		fresh = append(fresh, a.Digest)
 	}
@@ -127,10 +128,39 @@ func (t *txn) addReceipts(b AddReceipts) (any, error) {
 		}
 		if now := t.addHolder(a.Holders, r.Node); len(now) != len(a.Holders) {
 			a.Holders = now
-			t.s.putArtifact(a)
+			t.s.putArtifact(t.receipted(a))
 		}
 	}
 	return unknown, nil
+}
+
+// receipted marks a game pack as safe once it has its receipts: as many as the settings want, or as many as the ring has
+// failure domains, at least one on a core node. The copy on the edge node that played the games never counts.
+func (t *txn) receipted(a ring.Artifact) ring.Artifact {
+	if a.Kind != ring.KindPack || a.Safe {
+		return a
+	}
+	have, core := map[string]bool{}, false
+	for _, n := range a.Holders {
+		r, ok := t.s.members.get(string(n))
+		if !ok || r.Revoked || n == a.Origin && r.Class == id.Edge {
+			continue
+		}
+		have[r.Domain()] = true
+		core = core || r.Class == id.Core
+	}
+	want := t.s.settings.CopiesOf(a.Kind)
+	if len(have) < want {
+		all := map[string]bool{}
+		for _, r := range t.s.members.all() {
+			if !r.Revoked && r.Status != ring.Left {
+				all[r.Domain()] = true
+			}
+		}
+		want = min(want, len(all))
+	}
+	a.Safe = core && len(have) >= max(1, want)
+	return a
 }
 
 // dropHolder takes a node's receipts away, as when its disk is gone.
