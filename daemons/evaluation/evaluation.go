@@ -2,6 +2,7 @@ package evaluation
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -108,10 +109,11 @@ func (s Settings) plan(v kit.View, _ time.Time) (kit.Plan, error) {
 	return plan, err
 }
 
-// measured says whether matches of the model are stored already, from an item that the queue no longer keeps.
+// measured says whether matches of the model are stored already, from an item that the queue no longer keeps. A model that
+// was a champion in somebody's matches had its own before.
 func measured(v kit.View, m ring.Artifact) bool {
 	for _, a := range v.Library.Artifacts(ring.KindMatches, m.Config) {
-		if len(a.Parents) > 0 && a.Parents[0] == m.Digest {
+		if slices.Contains(a.Parents, m.Digest) {
 			return true
 		}
 	}
@@ -121,7 +123,8 @@ func measured(v kit.View, m ring.Artifact) bool {
 func (s Settings) item(c id.Config, m ring.Artifact) ring.WorkItem {
 	key := kit.EvaluateKey(c, m.Digest)
 	params := map[string]string{
-		"opponents": strings.Join(s.Opponents, ","), "min_games": strconv.Itoa(s.MinGames), "max_games": strconv.Itoa(s.MaxGames),
+		// "games" is what a workload's command is told: the least number against each baseline.
+		"opponents": strings.Join(s.Opponents, ","), "games": strconv.Itoa(s.MinGames), "min_games": strconv.Itoa(s.MinGames), "max_games": strconv.Itoa(s.MaxGames),
 		"champion_games": strconv.Itoa(s.ChampionGames), "seed": kit.SeedOf(key),
 	}
 	if s.Simulations > 0 {
