@@ -173,6 +173,7 @@ func TestRestartDelaysGrowAndEndInFailed(t *testing.T) {
 		}
 		// FAILED is not the end: it is tried again at the slow pace.
 		time.Sleep(6 * time.Minute)
+		synctest.Wait()
 		if len(at) < 7 {
 			t.Error("never tried again")
 		}
@@ -197,6 +198,7 @@ func TestHealthIsRewarded(t *testing.T) {
 			}), nil
 		}})
 		time.Sleep(12 * time.Minute)
+		synctest.Wait()
 		if len(at) < 5 {
 			t.Fatalf("%d attempts", len(at))
 		}

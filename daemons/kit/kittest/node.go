@@ -5,11 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -331,96 +329,6 @@ func (o orders) Ping(_ context.Context, node id.Node) (time.Duration, error) {
 	o.from.mu.Lock()
 	defer o.from.mu.Unlock()
 	return time.Millisecond, o.from.Pings[node]
-}
-
-type local struct {
-	n      *Node
-	daemon string
-}
-
-func (l local) Get(key string) ([]byte, bool, error) {
-	l.n.mu.Lock()
-	defer l.n.mu.Unlock()
-	b, ok := l.n.local[l.daemon][key]
-	return bytes.Clone(b), ok, nil
-}
-
-func (l local) Put(key string, value []byte) error {
-	l.n.mu.Lock()
-	defer l.n.mu.Unlock()
-	if l.n.local[l.daemon] == nil {
-		l.n.local[l.daemon] = map[string][]byte{}
-	}
-	l.n.local[l.daemon][key] = bytes.Clone(value)
-	return nil
-}
-
-func (l local) Delete(key string) error {
-	l.n.mu.Lock()
-	defer l.n.mu.Unlock()
-	delete(l.n.local[l.daemon], key)
-	return nil
-}
-
-func (l local) Keys(prefix string) ([]string, error) {
-	l.n.mu.Lock()
-	defer l.n.mu.Unlock()
-	keys := slices.Sorted(maps.Keys(l.n.local[l.daemon]))
-	return slices.DeleteFunc(keys, func(k string) bool { return !strings.HasPrefix(k, prefix) }), nil
-}
-
-type jobs struct{ n *Node }
-
-func (j jobs) Databases() []kit.JobDB {
-	j.n.mu.Lock()
-	defer j.n.mu.Unlock()
-	return slices.Clone(j.n.jobs)
-}
-
-func (j jobs) Release(_ context.Context, jobID string) error {
-	j.n.mu.Lock()
-	defer j.n.mu.Unlock()
-	j.n.jobs = slices.DeleteFunc(j.n.jobs, func(db kit.JobDB) bool { return db.JobID == jobID })
-	j.n.Released = append(j.n.Released, jobID)
-	return nil
-}
-
-type peers struct{ n *Node }
-
-func (p peers) Peers() []kit.Peer {
-	p.n.mu.Lock()
-	defer p.n.mu.Unlock()
-	return slices.Clone(p.n.PeerList)
-}
-
-type books struct{ n *Node }
-
-func (b books) Running() []kit.DaemonProgress {
-	b.n.mu.Lock()
-	defer b.n.mu.Unlock()
-	return slices.Clone(b.n.Books)
-}
-
-func (b books) Cancel(name, reason string) {
-	b.n.mu.Lock()
-	defer b.n.mu.Unlock()
-	b.n.Cancelled = append(b.n.Cancelled, name)
-}
-
-type host struct{ n *Node }
-
-func (h host) Sample(context.Context) kit.Sample {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
-	s := h.n.Sample
-	s.At = time.Now()
-	return s
-}
-
-func (h host) Report(v kit.Health) {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
-	h.n.Health = v
 }
 
 // Set changes the node's faked machine under its lock.

@@ -1,0 +1,141 @@
+package datasync
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+func (g *gatherer) artifact(p packed) ring.Artifact {
+	return ring.Artifact{Digest: p.Digest, Kind: ring.KindPack, Config: p.Config, Bytes: p.Bytes, Created: p.Made, Origin: g.self.ID,
+		Holders: []id.Node{g.self.ID}, Counters: map[string]int64{kit.CounterGames: p.count()}}
+}
+
+// push makes pending packs known, has them copied, and settles those whose receipts are there.
+func (g *gatherer) push(ctx context.Context) error {
+	pending := g.books.pending()
+	if len(pending) == 0 {
+		g.courier.Want(ctx, nil, g.now())
+		return nil
+	}
+	v, err := g.views.Current(ctx)
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	var unknown []ring.Artifact
+	for _, p := range pending {
+		if _, ok := v.Library.Artifact(p.Digest); !ok {
+			unknown = append(unknown, g.artifact(p))
+		}
+	}
+	if len(unknown) > 0 {
+		if err := g.effects.AddArtifacts(ctx, unknown...); err != nil {
+			return fmt.Errorf("make packs known: %w", err)
+		}
+		if v, err = g.views.Current(ctx); err != nil {
+			return fmt.Errorf("read state: %w", err)
+		}
+	}
+	var wanted []kit.Delivery
+	short := false
+	members := v.Fleet.Members()
+	copies := v.Ring.CopiesOf(ring.KindPack)
+	for _, p := range pending {
+		a, ok := v.Library.Artifact(p.Digest)
+		if !ok {
+			continue
+		}
+		need := min(copies, potential(members, g.self.ID))
+		short = short || need < copies
+		if n, core := kit.Copies(members, a, g.self.ID); n >= max(1, need) && core {
+			if err := g.settle(ctx, v, p, a); err != nil {
+				return err
+			}
+			continue
+		}
+		g.complain(ctx, members, p)
+		targets, _ := kit.ChooseHolders(members, a, g.self.ID, copies, func(n id.Node) bool {
+			return g.now().Before(g.shunned[kit.Delivery{Digest: p.Digest, Node: n}])
+		})
+		if len(targets) == 0 {
+			// Everybody has failed: everybody is tried again.
+			targets, _ = kit.ChooseHolders(members, a, g.self.ID, copies, nil)
+		}
+		for _, n := range targets {
+			wanted = append(wanted, kit.Delivery{Digest: p.Digest, Node: n})
+		}
+	}
+	g.gauge("copies_short", map[bool]float64{true: 1}[short])
+	g.courier.Want(ctx, wanted, g.now())
+	return nil
+}
+
+// potential is how many copies the ring can have at all, in different failure domains, with the nodes that are down.
+func potential(members []ring.Member, self id.Node) int {
+	domains := map[string]bool{}
+	for _, m := range members {
+		if !m.Revoked && m.Status != ring.Left && (m.ID != self || m.Class == id.Core) {
+			domains[m.Domain()] = true
+		}
+	}
+	return len(domains)
+}
+
+// complain states that a transfer does not succeed, and shuns the target for a while so that another one is chosen.
+func (g *gatherer) complain(ctx context.Context, members []ring.Member, p packed) {
+	for _, m := range members {
+		d := kit.Delivery{Digest: p.Digest, Node: m.ID}
+		fails, err := g.courier.Failures(d)
+		if fails < g.set.Patience || g.now().Before(g.shunned[d]) {
+			continue
+		}
+		g.shunned[d] = g.now().Add(20 * g.set.Retry.D())
+		_, err = g.events.Publish(ctx, event.DataSyncFailed.Type(), kit.Stamp(g.self,
+			event.SyncFailed{Config: p.Config, Target: string(m.ID), Error: err.Error(), Attempts: int64(fails)}), "")
+		if err != nil {
+			g.log.Warn().Err(err).Msg("cannot publish")
+		}
+	}
+}
+
+// settle tells that a pack is safe and moves the cursor. A crash between the two tells it twice, which is a repeated hint.
+func (g *gatherer) settle(ctx context.Context, v kit.View, p packed, a ring.Artifact) error {
+	var total int64
+	for _, o := range v.Library.Artifacts(ring.KindPack, p.Config) {
+		total += o.Counters[kit.CounterGames]
+	}
+	about := event.About{Config: p.Config}
+	cause, err := g.events.Publish(ctx, event.NewGamesAvailable.Type(), kit.Stamp(g.self,
+		event.NewGames{About: about, New: p.count(), Total: total, Pack: p.Digest}), "")
+	if err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	var targets []id.Node
+	for _, h := range a.Holders {
+		if h != g.self.ID {
+			targets = append(targets, h)
+		}
+	}
+	if _, err = g.events.Publish(ctx, event.DataSyncCompleted.Type(), kit.Stamp(g.self,
+		event.SyncDone{Config: p.Config, Games: p.count(), Bytes: p.Bytes, Targets: targets}), cause); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	for d := range g.shunned {
+		if d.Digest == p.Digest {
+			delete(g.shunned, d)
+		}
+	}
+	return g.books.settle(p.Digest)
+}
+
+// release lets the job's folder go: everything in it that is worth keeping is safe.
+func (g *gatherer) release(ctx context.Context, db kit.JobDB) error {
+	if err := g.jobs.Release(ctx, db.JobID); err != nil {
+		return fmt.Errorf("release job %s: %w", db.JobID, err)
+	}
+	return g.books.forget(db.JobID)
+}
