@@ -26,6 +26,8 @@ type Enrolment struct {
 	Seeds  []string
 	Token  identity.Secret
 	Class  id.Class // "" takes what the token gives
+	// Network carries the connection; nil means TCP. Tests put a network in memory here.
+	Network mesh.Network
 }
 
 // Enrol buys this machine a place in a ring with a join token and writes it to the data dir. It starts nothing. A refusal
@@ -47,6 +49,7 @@ func Enrol(ctx context.Context, e Enrolment) error {
 	}
 	got, err := mesh.Enrol(ctx, mesh.EnrolOptions{
 		DataDir: d.root, Token: token, Seeds: e.Seeds, Name: e.Config.NodeName, Class: e.Class, Advertise: advertise, Boot: id.NewBoot(),
+		Network: e.Network,
 	})
 	if err != nil {
 		if !existed {

@@ -24,6 +24,10 @@ const (
 	outboxLinger = 2 * time.Second  // for the last events to find their place
 )
 
+// ErrAbrupt, as the cause of the end of Run's context, ends the agent as kill -9 would, as far as one process allows:
+// nothing is drained, nothing waits for its place, nobody is told. Tests of whole rings need it.
+var ErrAbrupt = errors.New("end without winding down")
+
 // leaveRequest asks Run to take this node out of the ring.
 type leaveRequest struct {
 	drain bool
@@ -89,6 +93,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	case req := <-a.leaving:
 		leave = &req
+	}
+	if errors.Is(context.Cause(ctx), ErrAbrupt) {
+		endWork()
+		endBase()
+		<-workDone
+		<-baseDone
+		return nil
 	}
 	a.log.Info().Msg("agent stops")
 	a.wind(base, leave)
