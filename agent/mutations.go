@@ -256,6 +256,9 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	}
 	if check, ok := validators()[string(kind)]; ok {
 		counters, err := check(r.Context(), a.store.blobs.Path(d))
+		if err != nil && r.Context().Err() != nil {
+			return nil, api.Errorf(api.CodeFailed, "validate artifact: %v", err)
+		}
 		if err != nil {
 			_ = a.store.blobs.Quarantine(d, err.Error())
 			return nil, api.Errorf(api.CodeInvalid, "file is no good %s: %v", kind, err)

@@ -101,6 +101,16 @@ func (s *artifacts) known(ctx context.Context, d id.Digest) (ring.Artifact, erro
 	if a, ok := s.a.leader.View().Artifact(d); ok && len(a.Holders) > 0 {
 		return a, nil
 	}
+	if s.a.node.Class == id.Edge {
+		got, err := s.a.records(ctx, recordsCall{Digests: []id.Digest{d}})
+		if err != nil {
+			return ring.Artifact{}, fmt.Errorf("look up %s: %w", d.Short(), err)
+		}
+		if len(got.Artifacts) != 1 {
+			return ring.Artifact{}, fmt.Errorf("artifact %s is not known to the ring", d.Short())
+		}
+		return got.Artifacts[0], nil
+	}
 	st, err := s.a.current(ctx)
 	if err != nil {
 		return ring.Artifact{}, fmt.Errorf("look up %s: %w", d.Short(), err)
@@ -141,6 +151,9 @@ func (s *artifacts) validate(ctx context.Context, a ring.Artifact) error {
 		return nil
 	}
 	if _, err := check(ctx, s.blobs.Path(a.Digest)); err != nil {
+		if ctx.Err() != nil { // nothing is known about the bytes
+			return fmt.Errorf("validate artifact %s: %w", a.Digest.Short(), err)
+		}
 		if qerr := s.blobs.Quarantine(a.Digest, err.Error()); qerr != nil {
 			err = errors.Join(err, qerr)
 		}
