@@ -242,7 +242,8 @@ func TestFailoverTimes(t *testing.T) {
 		lo, hi, sum = min(lo, d), max(hi, d), sum+d
 	}
 	t.Logf("kill to first committed command over %d kills: %s / %s / %s", len(all), lo, sum/time.Duration(len(all)), hi)
-	if hi > 4*time.Second {
-		t.Errorf("%s is too long", hi)
+	// One split vote costs another election timeout of one to two seconds; two in a row have not been seen.
+	if mean := sum / time.Duration(len(all)); mean > 3*time.Second || hi > 6*time.Second {
+		t.Errorf("mean %s, longest %s: too long", mean, hi)
 	}
 }

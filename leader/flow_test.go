@@ -96,6 +96,8 @@ func TestEventsHaveOnePlaceThroughKills(t *testing.T) {
 			h := r.Members[0].Node.View().LogHead()
 			return r.Members[1].Node.View().LogHead() == h && r.Members[2].Node.View().LogHead() == h
 		})
+		mu.Lock()
+		defer mu.Unlock()
 		seen := make(map[string]bool)
 		last := make(map[event.Origin]uint64)
 		head := r.Members[0].Node.View().LogHead().Seq

@@ -203,7 +203,9 @@ func (p port) CallRaw(ctx context.Context, to id.Node, method string, in []byte)
 	if err != nil {
 		return nil, err
 	}
+	p.net.mu.Lock()
 	h, ok := s.handlers[method]
+	p.net.mu.Unlock()
 	if !ok {
 		return nil, fmt.Errorf("%s has no method %s", to, method)
 	}
