@@ -37,8 +37,8 @@ import (
 
 // Options are what New needs beside the config.
 type Options struct {
-	Log     zerolog.Logger
-	Origins config.Origins
+	Log   zerolog.Logger
+	Level *LogLevel // of Log, for a reload; nil: it does not change
 	// Reload reads the config anew, for SIGHUP; nil: there is nothing to reload.
 	Reload func() (config.Config, error)
 	// Network carries connections; nil means TCP. Tests put a network in memory here.
@@ -91,16 +91,31 @@ type Agent struct {
 	ready    chan struct{} // closed once everything has been started
 }
 
-// NewLogger makes the agent's logger.
-func NewLogger(w io.Writer, c config.Log) (zerolog.Logger, error) {
-	level, err := zerolog.ParseLevel(c.Level)
+// LogLevel is the level in force; it can change while everybody logs.
+type LogLevel struct{ level atomic.Int32 }
+
+// Sample implements zerolog.Sampler: what is below the level is dropped.
+func (l *LogLevel) Sample(at zerolog.Level) bool { return int32(at) >= l.level.Load() }
+
+func (l *LogLevel) set(name string) error {
+	level, err := zerolog.ParseLevel(name)
 	if err != nil {
-		return zerolog.Nop(), fmt.Errorf("log.level: %w", err)
+		return fmt.Errorf("log.level: %w", err)
+	}
+	l.level.Store(int32(level))
+	return nil
+}
+
+// NewLogger makes the agent's logger, and the knob for its level.
+func NewLogger(w io.Writer, c config.Log) (zerolog.Logger, *LogLevel, error) {
+	level := &LogLevel{}
+	if err := level.set(c.Level); err != nil {
+		return zerolog.Nop(), nil, err
 	}
 	if c.Format == "console" {
 		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
 	}
-	return zerolog.New(w).Level(level).With().Timestamp().Logger(), nil
+	return zerolog.New(w).With().Timestamp().Logger().Sample(level), level, nil
 }
 
 // New opens everything that an agent stands on and starts nothing. What it has opened is closed again when it fails.
@@ -415,14 +430,30 @@ func (a *Agent) coreNodes() []id.Node {
 	return out
 }
 
-// replicaComplete asks a node whether its copy of the log has everything that the state knows.
+// replicaComplete asks a node whether its copy of the log has everything that the state knows now. While events come in, a
+// sound copy is always a write or two behind, so it is asked until it has come as far as the state was, or ctx ends.
 func (a *Agent) replicaComplete(ctx context.Context, n id.Node) bool {
+	const again = 50 * time.Millisecond
 	want := a.leader.View().LogHead().Seq
-	if n == a.node.ID {
-		return a.replica.Durable() >= want
+	durable := func() (uint64, bool) {
+		if n == a.node.ID {
+			return a.replica.Durable(), true
+		}
+		var st replicaState
+		err := a.mesh.Call(ctx, n, methodReplica, struct{}{}, &st)
+		return st.Durable, err == nil
 	}
-	var st replicaState
-	return a.mesh.Call(ctx, n, methodReplica, struct{}{}, &st) == nil && st.Durable >= want
+	for {
+		seq, ok := durable()
+		if !ok || seq >= want {
+			return ok
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // current is the state as new as the coordinator's.
@@ -450,11 +481,11 @@ func (a *Agent) Reload() error {
 	if next.Listen != now.Listen || next.DataDir != now.DataDir || next.NodeName != now.NodeName {
 		return api.Errorf(api.CodeRefused, "listen, data_dir and node_name change only with a restart")
 	}
-	level, err := zerolog.ParseLevel(next.Log.Level)
-	if err != nil {
-		return api.Errorf(api.CodeInvalid, "log.level: %v", err)
+	if a.opts.Level != nil {
+		if err := a.opts.Level.set(next.Log.Level); err != nil {
+			return api.Errorf(api.CodeInvalid, "%v", err)
+		}
 	}
-	zerolog.SetGlobalLevel(level)
 	a.conf.Store(&next)
 	a.log.Info().Msg("config reloaded")
 	return nil
