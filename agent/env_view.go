@@ -28,8 +28,14 @@ type views struct {
 	state  stateReader
 }
 
-// viewsFor gives a daemon its readings; on a node without the whole state they are completed by what the coordinator knows.
-func (a *Agent) viewsFor(daemon string) views { return views{daemon: daemon, state: a.leader} }
+// viewsFor gives a daemon its readings.
+func (a *Agent) viewsFor(daemon string) kit.Views {
+	v := views{daemon: daemon, state: a.leader}
+	if a.node.Class == id.Edge {
+		return edgeViews{views: v, a: a}
+	}
+	return v
+}
 
 func (v views) Near() kit.View { return v.wrap(v.state.View(), v.state.Freshness()) }
 

@@ -106,6 +106,7 @@ func (a *Agent) registerMethods() {
 		return func(ctx context.Context, w io.Writer) error { return a.writeTail(ctx, w, func() {}, q) }, nil
 	})
 	if a.node.Class == id.Core {
+		m.Handle(methodRecords, mesh.Everybody, a.serveRecords)
 		m.Handle(methodView, mesh.Everybody, func(ctx context.Context, r *mesh.Request) (any, error) {
 			var in viewCall
 			if err := r.Decode(&in); err != nil {

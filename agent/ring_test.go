@@ -10,7 +10,14 @@ import (
 func TestRingOfAgents(t *testing.T) {
 	t.Parallel()
 	begin := time.Now()
-	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1})
+	r := agenttest.Prepare(t, agenttest.Options{Core: 3, Edge: 1})
+	for _, n := range r.Nodes() {
+		n.Enrol()
+		t.Logf("%s enrolled %s", n.Name, time.Since(begin))
+		n.Start()
+		t.Logf("%s started %s", n.Name, time.Since(begin))
+	}
+	r.Settled()
 	t.Logf("settled after %s", time.Since(begin))
 	lead := r.Coordinator()
 	begin = time.Now()

@@ -42,10 +42,20 @@ func (b *bench) seen() []string {
 	return slices.Clone(b.trace)
 }
 
-func (b *bench) Off(d string) (bool, error)          { return b.off[d], nil }
-func (b *bench) SetOff(d string, off bool) error     { b.off[d] = off; return nil }
-func (b *bench) ringWide(d string) bool              { b.mu.Lock(); defer b.mu.Unlock(); return b.ring[d] }
-func (b *bench) tell(d string, st State, why string) { b.told = append(b.told, d+" "+string(st)) }
+func (b *bench) Off(d string) (bool, error)      { return b.off[d], nil }
+func (b *bench) SetOff(d string, off bool) error { b.off[d] = off; return nil }
+func (b *bench) ringWide(d string) bool          { b.mu.Lock(); defer b.mu.Unlock(); return b.ring[d] }
+func (b *bench) tell(d string, st State, _ string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.told = append(b.told, d+" "+string(st))
+}
+
+func (b *bench) reports() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.told)
+}
 
 func start(t *testing.T, specs ...kit.Spec) *bench {
 	t.Helper()
@@ -89,6 +99,25 @@ func (b *bench) want(t *testing.T, name string, st State) Row {
 	}
 	t.Fatalf("no row of %s", name)
 	return Row{}
+}
+
+// record is a list of moments that several goroutines add to.
+type record struct {
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (r *record) add() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.at = append(r.at, time.Now())
+	return len(r.at)
+}
+
+func (r *record) all() []time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.at)
 }
 
 // node is a node-scope daemon that runs until its context ends.
@@ -144,13 +173,11 @@ func TestWaitsForDependenciesAndSaysSo(t *testing.T) {
 func TestRestartDelaysGrowAndEndInFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{off: map[string]bool{}, ring: map[string]bool{}, leases: make(chan Lease), end: make(chan error, 1)}
-		var at []time.Time
-		made := 0
+		var runs, made record
 		bad := kit.Spec{Name: "BAD", Scope: kit.ScopeNode, New: func(kit.Env) (kit.Daemon, error) {
-			made++
+			made.add()
 			return kit.Run(func(context.Context) error {
-				at = append(at, time.Now())
-				if len(at)%2 == 0 {
+				if runs.add()%2 == 0 {
 					panic("deliberate")
 				}
 				return errors.New("deliberate")
@@ -159,22 +186,22 @@ func TestRestartDelaysGrowAndEndInFailed(t *testing.T) {
 		b.begin(t, bad, b.node("SIBLING"))
 		time.Sleep(3 * time.Minute)
 		b.want(t, "BAD", Failed)
-		want := []float64{5, 10, 20, 40, 80}
+		want, at := []float64{5, 10, 20, 40, 80}, runs.all()
 		for i, w := range want {
 			if d := at[i+1].Sub(at[i]).Seconds(); d < 0.9*w || d > 1.1*w {
 				t.Errorf("delay %d is %.1f s, want about %.0f", i, d, w)
 			}
 		}
-		if len(at) != 6 || made != 6 {
-			t.Errorf("%d attempts, %d made", len(at), made)
+		if len(at) != 6 || len(made.all()) != 6 {
+			t.Errorf("%d attempts, %d made", len(at), len(made.all()))
 		}
-		if !slices.Equal(b.told, []string{"BAD FAILED"}) {
-			t.Errorf("told %v", b.told)
+		if !slices.Equal(b.reports(), []string{"BAD FAILED"}) {
+			t.Errorf("told %v", b.reports())
 		}
 		// FAILED is not the end: it is tried again at the slow pace.
 		time.Sleep(6 * time.Minute)
 		synctest.Wait()
-		if len(at) < 7 {
+		if len(runs.all()) < 7 {
 			t.Error("never tried again")
 		}
 		if got := b.seen(); !slices.Equal(got, []string{"+SIBLING"}) {
@@ -187,11 +214,10 @@ func TestRestartDelaysGrowAndEndInFailed(t *testing.T) {
 func TestHealthIsRewarded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{off: map[string]bool{}, ring: map[string]bool{}, leases: make(chan Lease), end: make(chan error, 1)}
-		var at []time.Time
+		var runs record
 		b.begin(t, kit.Spec{Name: "FLAKY", Scope: kit.ScopeNode, New: func(kit.Env) (kit.Daemon, error) {
 			return kit.Run(func(ctx context.Context) error {
-				at = append(at, time.Now())
-				if len(at) == 4 {
+				if runs.add() == 4 {
 					time.Sleep(11 * time.Minute)
 				}
 				return errors.New("deliberate")
@@ -199,6 +225,7 @@ func TestHealthIsRewarded(t *testing.T) {
 		}})
 		time.Sleep(12 * time.Minute)
 		synctest.Wait()
+		at := runs.all()
 		if len(at) < 5 {
 			t.Fatalf("%d attempts", len(at))
 		}
@@ -280,10 +307,10 @@ func TestSingletonLivesWithItsLease(t *testing.T) {
 func TestSingletonThatDoesNotEndIsAbandoned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
-		runs := 0
+		var runs record
 		b := start(t, kit.Spec{Name: "ONE", Scope: kit.ScopeCluster, New: func(kit.Env) (kit.Daemon, error) {
 			return kit.Run(func(ctx context.Context) error {
-				if runs++; runs == 1 {
+				if runs.add() == 1 {
 					<-hang // deaf to its context
 					return nil
 				}
@@ -300,8 +327,8 @@ func TestSingletonThatDoesNotEndIsAbandoned(t *testing.T) {
 		if r := b.want(t, "ONE", Pending); !strings.Contains(r.LastError, "abandoned") {
 			t.Errorf("last error %q", r.LastError)
 		}
-		if !slices.Equal(b.told, []string{"ONE STOPPING"}) {
-			t.Errorf("told %v", b.told)
+		if !slices.Equal(b.reports(), []string{"ONE STOPPING"}) {
+			t.Errorf("told %v", b.reports())
 		}
 		b.leases <- Lease{"ONE", 2, t.Context()}
 		b.want(t, "ONE", Running)
@@ -312,10 +339,10 @@ func TestSingletonThatDoesNotEndIsAbandoned(t *testing.T) {
 
 func TestStaleEpochWaitsForAnotherAssignment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		runs := 0
+		var runs record
 		b := start(t, kit.Spec{Name: "ONE", Scope: kit.ScopeCluster, New: func(kit.Env) (kit.Daemon, error) {
 			return kit.Run(func(ctx context.Context) error {
-				if runs++; runs == 1 {
+				if runs.add() == 1 {
 					return fmt.Errorf("step: %w", kit.ErrStaleEpoch)
 				}
 				<-ctx.Done()
@@ -324,8 +351,8 @@ func TestStaleEpochWaitsForAnotherAssignment(t *testing.T) {
 		}})
 		b.leases <- Lease{"ONE", 1, t.Context()}
 		time.Sleep(time.Hour)
-		if r := b.want(t, "ONE", Pending); r.Restarts != 0 || runs != 1 {
-			t.Errorf("%+v after %d runs", r, runs)
+		if r := b.want(t, "ONE", Pending); r.Restarts != 0 || len(runs.all()) != 1 {
+			t.Errorf("%+v after %d runs", r, len(runs.all()))
 		}
 		b.leases <- Lease{"ONE", 2, t.Context()}
 		b.want(t, "ONE", Running)

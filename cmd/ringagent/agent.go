@@ -26,22 +26,22 @@ func agentCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			conf, origins, err := machine(c)
+			conf, _, err := machine(c)
 			if err != nil {
 				return err
 			}
-			return runAgent(c, conf, origins)
+			return runAgent(c, conf)
 		},
 	}
 }
 
 // runAgent runs an agent in the foreground until a signal ends it.
-func runAgent(c *cli.Context, conf config.Config, origins config.Origins) error {
-	log, err := agent.NewLogger(c.App.ErrWriter, conf.Log)
+func runAgent(c *cli.Context, conf config.Config) error {
+	log, level, err := agent.NewLogger(c.App.ErrWriter, conf.Log)
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "%v", err)
 	}
-	a, err := agent.New(conf, agent.Options{Log: log, Origins: origins, Reload: func() (config.Config, error) {
+	a, err := agent.New(conf, agent.Options{Log: log, Level: level, Reload: func() (config.Config, error) {
 		next, _, err := machine(c)
 		return next, err
 	}})

@@ -43,7 +43,7 @@ func join(c *cli.Context) error {
 		}
 		seeds = append(seeds, full)
 	}
-	conf, origins, err := machine(c)
+	conf, _, err := machine(c)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func join(c *cli.Context) error {
 		err := client(c).Post(ctx, "/api/v1/join", map[string]any{"seeds": seeds}, &out)
 		var e *api.Error
 		if errors.As(err, &e) && e.Code == api.CodeUnreachable {
-			return runAgent(c, conf, origins) // enrolled, but not running
+			return runAgent(c, conf) // enrolled, but not running
 		}
 		if err != nil {
 			return err
@@ -76,11 +76,11 @@ func join(c *cli.Context) error {
 	if c.Bool("enrol-only") {
 		return show(c, api.Done{OK: true, Detail: "enrolled"}, func(w io.Writer, d api.Done) { _, _ = io.WriteString(w, d.Detail+"\n") })
 	}
-	conf, origins, err = machine(c)
+	conf, _, err = machine(c)
 	if err != nil {
 		return err
 	}
-	return runAgent(c, conf, origins)
+	return runAgent(c, conf)
 }
 
 // readToken takes the token from where no other process can read it: never from the argument list.
