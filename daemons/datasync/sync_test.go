@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,9 +48,9 @@ func TestCrashNeitherLosesNorDoublesAGame(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := kittest.New(t, c4)
 			core, other, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("other", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
-			blocked := true
+			var open atomic.Bool
 			fault := func(context.Context, id.Digest) error {
-				if blocked {
+				if !open.Load() {
 					return errBlocked
 				}
 				return nil
@@ -64,7 +65,7 @@ func TestCrashNeitherLosesNorDoublesAGame(t *testing.T) {
 			if len(r.Log(event.NewGamesAvailable.Type())) > 0 {
 				t.Error("games without receipts were counted")
 			}
-			blocked = false
+			open.Store(true)
 			edge.WriteGames(db.Path, c4, "late-1", "late-2") // played while the daemon was down
 			edge.Start(EphemeralSync(), "")
 			r.Eventually(2*time.Minute, "all games are elsewhere", func() bool { return len(games(r, core)) == 7 && len(games(r, other)) == 7 })
@@ -72,7 +73,7 @@ func TestCrashNeitherLosesNorDoublesAGame(t *testing.T) {
 			if all := games(r, core); len(slices.Compact(all)) != 7 || counted(r) != 7 {
 				t.Errorf("after a crash at %v: %v, %d counted", after, all, counted(r))
 			}
-			if len(edge.Released) != 0 {
+			if len(edge.Gone()) != 0 {
 				t.Error("a running job was released")
 			}
 		})
@@ -90,15 +91,15 @@ func TestJobStaysUntilItsGamesAreSafe(t *testing.T) {
 		edge.Play("job", c4, true, kittest.IDs("g", 3)...)
 		edge.Start(EphemeralSync(), "")
 		time.Sleep(10 * time.Minute)
-		if v, _ := edge.Gauge("unsynced_games"); v != 3 || len(edge.Released) != 0 {
-			t.Fatalf("unsynced %v, released %v", v, edge.Released)
+		if v, _ := edge.Gauge("unsynced_games"); v != 3 || len(edge.Gone()) != 0 {
+			t.Fatalf("unsynced %v, released %v", v, edge.Gone())
 		}
 		if len(r.Log(event.DataSyncFailed.Type())) == 0 {
 			t.Error("nobody was told")
 		}
 		r.AddNode("second", id.Core, ring.Slots{})
 		r.AddNode("third", id.Core, ring.Slots{})
-		r.Eventually(5*time.Minute, "released", func() bool { return slices.Equal(edge.Released, []string{"job"}) })
+		r.Eventually(5*time.Minute, "released", func() bool { return slices.Equal(edge.Gone(), []string{"job"}) })
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 type local struct {
@@ -99,4 +100,18 @@ func (h host) Report(v kit.Health) {
 	h.n.mu.Lock()
 	defer h.n.mu.Unlock()
 	h.n.Health = v
+}
+
+// Fetched is how often the bytes of d really came to n.
+func (n *Node) Fetched(d id.Digest) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.Fetches[d]
+}
+
+// Gone lists the jobs that were released on n.
+func (n *Node) Gone() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.Released)
 }

@@ -298,8 +298,11 @@ func (o orders) Fetch(ctx context.Context, node id.Node, d id.Digest) error {
 	if to == nil || !m.Live() {
 		return fmt.Errorf("node %s is not reachable", node)
 	}
-	if to.FetchFault != nil {
-		if err := to.FetchFault(ctx, d); err != nil {
+	to.mu.Lock()
+	fault := to.FetchFault
+	to.mu.Unlock()
+	if fault != nil {
+		if err := fault(ctx, d); err != nil {
 			return err
 		}
 	}
