@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ringagent/ringagent/agent/api"
+)
+
+func TestNormalise(t *testing.T) {
+	t.Parallel()
+	app := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{})
+	for _, c := range []struct{ in, want string }{
+		{"members", "members"},
+		{"join SEED --json", "--json join SEED"},
+		{"join SEED --node-name n1 SEED2", "join --node-name n1 SEED SEED2"},
+		{"events tail -f --type=TRAINING_*", "events tail -f --type=TRAINING_*"},
+		{"--data-dir D events publish T --payload -", "--data-dir D events publish --payload - T"},
+		{"data get abcd --out F --data-dir D", "--data-dir D data get --out F abcd"},
+		{"validate -- -odd.yaml", "validate -- -odd.yaml"},
+		{"leader transfer n2 --timeout 5s", "--timeout 5s leader transfer n2"},
+	} {
+		got, err := normalise(app, append([]string{"ringagent"}, strings.Fields(c.in)...))
+		if err != nil {
+			t.Errorf("%s: %v", c.in, err)
+			continue
+		}
+		if diff := cmp.Diff(strings.Fields(c.want), got[1:]); diff != "" {
+			t.Errorf("%s: %s", c.in, diff)
+		}
+	}
+}
+
+// TestManners runs whole command lines that need no agent.
+func TestManners(t *testing.T) {
+	t.Parallel()
+	none := t.TempDir()
+	for _, c := range []struct {
+		name   string
+		args   string
+		exit   int
+		stdout string // must contain
+		stderr string // must contain
+	}{
+		{"version", "version", 0, "ringagent ", ""},
+		{"version as JSON", "version --json", 0, `"state_version"`, ""},
+		{"no argument wanted", "version extra", 2, "", "takes no argument"},
+		{"unknown command", "membres", 2, "", "members"},
+		{"unknown flag", "members --statsu alive", 2, "", "--status"},
+		{"unknown flag before the command", "--jsno members", 2, "", "--json"},
+		{"flag without its value", "members --status", 2, "", "needs a value"},
+		{"bad value", "members --status dead", 2, "", "want alive"},
+		{"later verb", "top", 2, "", "unknown command"},
+		{"no agent", "members --data-dir " + none, 3, "", "no agent answers"},
+		{"no agent, as JSON", "members --json --data-dir " + none, 3, "", `"code":"unreachable"`},
+		{"agent on a folder of no ring", "agent --data-dir " + none, 8, "", "belongs to no ring"},
+		{"join without a seed", "join", 2, "", "SEED"},
+		{"join without a token", "join 127.0.0.1:1 --data-dir " + none, 9, "", "no join token"},
+		{"missing argument", "work show", 2, "", "exactly one"},
+		{"bad hash", "data where xyz", 2, "", "hex"},
+		{"two starts", "events tail --after 3 --from-start", 2, "", "choose one"},
+		{"bad payload", "events publish OPERATOR_NOTE --payload [] --data-dir " + none, 2, "", "JSON object"},
+		{"completion", "completion bash", 0, "complete ", ""},
+		{"completion of nothing", "completion tcsh", 2, "", "want bash"},
+		{"event types", "events types MODEL_PROMOTED", 0, "sha256", ""},
+		{"unknown event type", "events types NO_SUCH", 4, "", "no event type"},
+		{"validate nothing there", "validate /does/not/exist", 2, "", ""},
+		{"dev with too many", "dev --nodes 99", 2, "", "--nodes"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var stdout, stderr bytes.Buffer
+			exit := run(t.Context(), append([]string{"ringagent"}, strings.Fields(c.args)...), strings.NewReader(""), &stdout, &stderr)
+			if exit != c.exit {
+				t.Errorf("exit %d, want %d\nstdout: %s\nstderr: %s", exit, c.exit, &stdout, &stderr)
+			}
+			if !strings.Contains(stdout.String(), c.stdout) || !strings.Contains(stderr.String(), c.stderr) {
+				t.Errorf("stdout: %s\nstderr: %s", &stdout, &stderr)
+			}
+			if exit == 2 && strings.Count(stderr.String(), "\n") > 2 {
+				t.Errorf("a usage error is a line, not a page: %s", &stderr)
+			}
+		})
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[api.Code]int{
+		api.CodeFailed: 1, api.CodeUsage: 2, api.CodeInvalid: 2, api.CodeUnreachable: 3, api.CodeNotFound: 4, api.CodeNoQuorum: 5,
+		api.CodeTimeout: 6, api.CodePartial: 7, api.CodeRefused: 8, api.CodeConflict: 8, api.CodeStale: 8, api.CodeLocked: 8, api.CodeUnauthorised: 9,
+	} {
+		var stderr bytes.Buffer
+		if got := report(api.Errorf(code, "x").WithHint("y"), true, &stderr); got != want {
+			t.Errorf("%s: exit %d, want %d", code, got, want)
+		}
+		var env api.Envelope
+		if err := json.Unmarshal(stderr.Bytes(), &env); err != nil || env.Error.Code != code || env.Error.Hint != "y" {
+			t.Errorf("%s: %s (%v)", code, &stderr, err)
+		}
+	}
+}
+
+func TestPrintableDisarmsTerminals(t *testing.T) {
+	t.Parallel()
+	if got := printable("a\x1b[31mb\nc\td\u202e"); strings.ContainsAny(got, "\x1b\n\t") {
+		t.Errorf("got %q", got)
+	}
+}
