@@ -56,6 +56,7 @@ type gatherer struct {
 	waiting map[id.Config]time.Time    // since when games wait to be packed
 	last    map[id.Config]time.Time    // newest pack
 	unread  map[string]int             // job → failures to read its database
+	read    map[string]reading         // job → its database as last read
 	shunned map[kit.Delivery]time.Time // until when
 	urgent  chan struct{}              // closed when the node drains
 	empty   chan int                   // how many games are left, for Drain
@@ -74,7 +75,7 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 		set: set, self: env.Self, log: env.Log, now: env.Now, every: env.Every, staging: env.Dirs.Staging, jobs: env.Jobs,
 		store: env.Store, views: env.View, effects: env.Effects, events: env.Events, gauge: gauge, books: b,
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: set.Parallel, First: set.Retry.D(), Slowest: 10 * set.Retry.D()}),
-		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, shunned: map[kit.Delivery]time.Time{},
+		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, read: map[string]reading{}, shunned: map[kit.Delivery]time.Time{},
 		urgent: make(chan struct{}), empty: make(chan int, 1),
 	}, nil
 }
@@ -116,7 +117,7 @@ func (g *gatherer) survey(ctx context.Context) (work map[id.Config][]fresh, unsy
 	found := map[id.Config][]fresh{}
 	count, done := map[id.Config]int{}, map[id.Config]bool{}
 	for _, db := range g.jobs.Databases() {
-		ids, err := gamedb.Finished(ctx, db.Path)
+		ids, err := g.finished(ctx, db)
 		if errors.Is(err, os.ErrNotExist) {
 			ids, err = nil, nil
 		}
@@ -158,6 +159,31 @@ func (g *gatherer) survey(ctx context.Context) (work map[id.Config][]fresh, unsy
 		}
 	}
 	return work, unsynced, settled
+}
+
+// reading is what a job's database held when it was last read.
+type reading struct {
+	mark string
+	ids  []string
+}
+
+// finished lists the finished games of a job. A file that has not changed since is not opened again: jobs wait here for
+// their receipts much longer than they run. The end of the job counts as a change, so that nothing of it is missed.
+func (g *gatherer) finished(ctx context.Context, db kit.JobDB) ([]string, error) {
+	mark := fmt.Sprint(db.Done)
+	for _, path := range []string{db.Path, db.Path + "-wal"} {
+		if info, err := os.Stat(path); err == nil {
+			mark += fmt.Sprint(" ", info.Size(), info.ModTime().UnixNano())
+		}
+	}
+	if r, ok := g.read[db.JobID]; ok && r.mark == mark {
+		return r.ids, nil
+	}
+	ids, err := gamedb.Finished(ctx, db.Path)
+	if err == nil {
+		g.read[db.JobID] = reading{mark, ids}
+	}
+	return ids, err
 }
 
 func (g *gatherer) draining() bool {

@@ -137,5 +137,6 @@ func (g *gatherer) release(ctx context.Context, db kit.JobDB) error {
 	if err := g.jobs.Release(ctx, db.JobID); err != nil {
 		return fmt.Errorf("release job %s: %w", db.JobID, err)
 	}
+	delete(g.read, db.JobID)
 	return g.books.forget(db.JobID)
 }

@@ -90,7 +90,7 @@ func TestJobStaysUntilItsGamesAreSafe(t *testing.T) {
 		edge := r.AddNode("edge", id.Edge, ring.Slots{})
 		edge.Play("job", c4, true, kittest.IDs("g", 3)...)
 		edge.Start(EphemeralSync(), "")
-		time.Sleep(10 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		if v, _ := edge.Gauge("unsynced_games"); v != 3 || len(edge.Gone()) != 0 {
 			t.Fatalf("unsynced %v, released %v", v, edge.Gone())
 		}
@@ -134,7 +134,7 @@ func TestSmallRings(t *testing.T) {
 			n := c.build(r)
 			n.Play("job", c4, true, kittest.IDs("g", 4)...)
 			n.Start(c.spec, "")
-			time.Sleep(3 * time.Minute)
+			time.Sleep(time.Minute)
 			short, _ := n.Gauge("copies_short")
 			left, _ := n.Gauge("unsynced_games")
 			if safe := len(r.Log(event.DataSyncCompleted.Type())) == 1; safe != c.safe || short != c.short && !safe || (left == 0) != c.safe {
