@@ -283,7 +283,12 @@ func (a *Agent) openLeader(seeded bool) error {
 		Caller: a.mesh,
 		Ports: leader.Ports{
 			Seeds: a.coreNodes, Replica: lateReplica{a}, Reach: reach{a.mesh}, Complete: a.replicaComplete,
-			Placed: a.placed, Singletons: a.singletons,
+			Placed: a.placed, Singletons: a.singletons, Vet: vet,
+			Introduce: func(ctx context.Context) {
+				if err := a.sayHello(ctx); err != nil {
+					a.log.Debug().Err(err).Msg("not introduced yet")
+				}
+			},
 		},
 	}
 	if a.node.Class == id.Core {
@@ -299,6 +304,24 @@ func (a *Agent) openLeader(seeded bool) error {
 		return fmt.Errorf("open leader: %w", err)
 	}
 	return nil
+}
+
+// vet is the catalogue's verdict on the bytes of a draft, given once by the coordinator; "" lets it pass. Whose word the
+// publisher was is not asked again here: the node that published has checked it, and facts of the state machine are refused
+// by the machine itself.
+func vet(draft []byte) string {
+	d, err := event.DecodeDraft(draft)
+	if err != nil {
+		return err.Error()
+	}
+	by := event.ByExternal
+	if def, ok := event.Catalogue().Lookup(string(d.Type)); ok && len(def.Owners) > 0 {
+		by = def.Owners[0]
+	}
+	if _, err := event.Catalogue().Prepare(d, by); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // lastTiming is the timing that was in force when this node last ran: until the settings are known, a dev ring must not

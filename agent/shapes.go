@@ -183,6 +183,9 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 
 func (a *Agent) degraded() []string {
 	var out []string
+	if a.leader.DiskBad() {
+		out = append(out, "the disk is full or does not answer: this node takes no part in elections")
+	}
 	if err := a.outbox.Status().Degraded; err != nil {
 		out = append(out, fmt.Sprintf("events cannot be stored: %v", err))
 	}
