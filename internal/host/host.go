@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -87,30 +86,6 @@ func memory(ctx context.Context) (used, limit uint64, ok bool) {
 		}
 	}
 	return v.Total - v.Available, v.Total, true
-}
-
-// Capacity is what jobs could be given here.
-type Capacity struct {
-	CPU     int   // processors that this process may use, the container's quota considered
-	RAMMiB  int   // of the container, else of the machine; 0 = unknown
-	DiskMiB int   // free under dir; 0 = unknown
-	GPUs    []GPU // devices
-}
-
-// Capacity measures it now.
-func (r *Reader) Capacity(ctx context.Context) Capacity {
-	c := Capacity{CPU: runtime.GOMAXPROCS(0)}
-	if q, ok := cpuQuota(); ok && q < c.CPU {
-		c.CPU = q
-	}
-	if _, limit, ok := memory(ctx); ok {
-		c.RAMMiB = int(limit >> 20)
-	}
-	if u, err := disk.UsageWithContext(ctx, r.dir); err == nil {
-		c.DiskMiB = int(u.Free >> 20)
-	}
-	c.GPUs, _ = r.gpus(ctx)
-	return c
 }
 
 func cgroupFile(name string) (string, bool) {

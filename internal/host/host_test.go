@@ -22,20 +22,6 @@ func TestParseGPUs(t *testing.T) {
 	}
 }
 
-func TestParseQuota(t *testing.T) {
-	t.Parallel()
-	for in, want := range map[string]int{"200000 100000": 2, "150000 100000": 2, "50000 100000\n": 1} {
-		if got, ok := parseQuota(in); !ok || got != want {
-			t.Errorf("%q: got %d %v, want %d", in, got, ok, want)
-		}
-	}
-	for _, in := range []string{"max 100000", "", "1", "x y"} {
-		if _, ok := parseQuota(in); ok {
-			t.Errorf("%q was taken for a quota", in)
-		}
-	}
-}
-
 func TestSampleKnowsItsDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
