@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bytes"
+	"io"
+
+	"github.com/ringagent/ringagent/agent/api"
+)
+
+// wanted is the least rate of 64 publishers with 16 in flight each.
+const wanted = 50000
+
+// throughput publishes 512-byte payloads into a ring of three voters: from inside one agent, at the coordinator and at
+// another voter, and through the HTTP API.
+func throughput(ctx context.Context, o options, t *table) error {
+	r, err := startRing(ctx, o, ringSpec{core: 3, inside: true})
+	defer r.close()
+	if err != nil {
+		return err
+	}
+	lead, err := r.coordinator(ctx, r.up())
+	if err != nil {
+		return err
+	}
+	other := r.nodes[0]
+	if other == lead {
+		other = r.nodes[1]
+	}
+	t.head("Events of 512 B, three voters, each with its own files; CPU is that of all three agents",
+		"", "rate", "× fsync floor", "p50", "p99", "CPU/event", "aim")
+	f, err := takeFloors(o.dir)
+	if err != nil {
+		return err
+	}
+	for _, at := range []struct {
+		where string
+		node  *node
+	}{{"coordinator", lead}, {"another voter", other}} {
+		for _, kind := range []struct {
+			publishers, inFlight int
+			wait                 bool
+		}{{1, 1, false}, {64, 1, false}, {64, 16, false}, {1, 1, true}, {64, 1, true}, {64, 16, true}} {
+			in := order{Publishers: kind.publishers, InFlight: kind.inFlight, Wait: kind.wait, For: o.seconds}
+			word := "accepted"
+			if in.Wait {
+				word = "committed"
+			}
+			name := fmt.Sprintf("%s, %d×%d, at %s", word, in.Publishers, in.InFlight, at.where)
+			if o.profiles != "" {
+				in.Profile = filepath.Join(o.profiles, strings.NewReplacer(" ", "-", ",", "", "×", "x").Replace(name)+".cpu")
+			}
+			if err := r.drained(ctx, at.node); err != nil {
+				return err
+			}
+			out, used, err := r.charged(func() (outcome, error) { return at.node.ask(ctx, in) })
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			t.throughput(name, out, used, in, f)
+		}
+	}
+	if err := r.drained(ctx, lead); err != nil {
+		return err
+	}
+	for _, c := range []int{1, 64} {
+		name := fmt.Sprintf("committed, %d×1, POST /events on the socket", c)
+		in := order{Publishers: c, InFlight: 16, Wait: true, For: o.seconds}
+		out, used, err := r.charged(func() (outcome, error) { return overHTTP(ctx, lead, in) })
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		in.InFlight = 0 // no aim is set for it
+		t.throughput(name, out, used, in, f)
+	}
+	return nil
+}
+
+func (t *table) throughput(name string, out outcome, used time.Duration, in order, f floors) {
+	perSecond := float64(out.Events) / out.Took.Seconds()
+	perEvent := "?"
+	if used > 0 && out.Events > 0 {
+		perEvent = micros(used / time.Duration(out.Events))
+	}
+	verdict := ""
+	if in.Wait && in.Publishers == 64 {
+		switch in.InFlight {
+		case 1:
+			want := 64 / (4 * f.fsync50.Seconds())
+			verdict = t.aim(perSecond >= want, "%s: %.0f/s, wanted 64 ÷ (4 × fsync p50) = %.0f/s", name, perSecond, want) + fmt.Sprintf(" (%.0f)", want)
+		case 16:
+			verdict = t.aim(perSecond >= wanted, "%s: %.0f/s, wanted %d/s", name, perSecond, wanted) + fmt.Sprintf(" (%d)", wanted)
+		}
+	}
+	t.row(name, rate(perSecond), times(perSecond*f.fsync50.Seconds()), millis(out.P50), millis(out.P99), perEvent, verdict)
+}
+
+// charged runs f and returns with its outcome what CPU time all agents used meanwhile; 0 where that cannot be known.
+func (r *testRing) charged(f func() (outcome, error)) (outcome, time.Duration, error) {
+	before, known := r.cpu()
+	out, err := f()
+	after, still := r.cpu()
+	if !known || !still {
+		return out, 0, err
+	}
+	return out, after - before, err
+}
+
+func (r *testRing) cpu() (sum time.Duration, known bool) {
+	for _, n := range r.up() {
+		d, err := cpuOf(n.pid)
+		if err != nil {
+			return 0, false
+		}
+		sum += d
+	}
+	return sum, true
+}
+
+// drained waits until everything that a node has accepted is in everybody's copy of the log, so that one run does not pay
+// for the one before it.
+func (r *testRing) drained(ctx context.Context, at *node) error {
+	if _, err := at.ask(ctx, order{Publishers: 1, Wait: true}); err != nil {
+		return err
+	}
+	return until(ctx, "empty outboxes", func(ctx context.Context) error {
+		var seq uint64
+		for i, n := range r.up() {
+			var s api.Status
+			if err := n.client().Get(ctx, "/api/v1/status", nil, &s); err != nil {
+				return err
+			}
+			if i > 0 && s.Events.LastSeq != seq || s.Events.Lag == nil || *s.Events.Lag > 0 {
+				return fmt.Errorf("%s is at %d", n.name, s.Events.LastSeq)
+			}
+			seq = s.Events.LastSeq
+		}
+		return nil
+	})
+}
+
+// overHTTP publishes through the API of a node, as other processes of the host do.
+func overHTTP(ctx context.Context, n *node, in order) (outcome, error) {
+	body, err := json.Marshal(api.Publish{Type: "OPERATOR_NOTE", Payload: payload(), Wait: true})
+	if err != nil {
+		return outcome{}, err
+	}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: in.Publishers, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", filepath.Join(n.dir, "agent.sock"))
+	}}}
+	defer client.CloseIdleConnections()
+	var group sync.WaitGroup
+	var over atomic.Bool
+	var mu sync.Mutex
+	var all []time.Duration
+	var failed error
+	begin := time.Now()
+	defer time.AfterFunc(in.For, func() { over.Store(true) }).Stop()
+	for range in.Publishers {
+		group.Go(func() {
+			var took []time.Duration
+			var err error
+			for !over.Load() && err == nil {
+				began := time.Now()
+				if err = post(ctx, client, body); err == nil {
+					took = append(took, time.Since(began))
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took...)
+			if err != nil && failed == nil {
+				failed = err
+			}
+		})
+	}
+	group.Wait()
+	return outcome{Events: len(all), Took: time.Since(begin), P50: quantile(all, 0.5), P99: quantile(all, 0.99)}, failed
+}
+
+func post(ctx context.Context, client *http.Client, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/api/v1/events", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("publish: %s: %s", resp.Status, b)
+	}
+	return err
+}
