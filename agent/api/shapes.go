@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -114,22 +113,6 @@ type Explanation struct {
 	Why     []string          `json:"why"`
 	Nodes   map[string]string `json:"nodes"` // per node: why it may run there, or why not
 	Enabled bool              `json:"enabled"`
-}
-
-// EventLine is one line of a tail.
-type EventLine struct {
-	Seq     uint64          `json:"seq"`
-	ID      string          `json:"id"`
-	Type    string          `json:"type"`
-	Node    id.Node         `json:"node"`
-	Daemon  string          `json:"daemon"`
-	Epoch   *uint64         `json:"epoch"`
-	Time    time.Time       `json:"time"`
-	Cause   string          `json:"cause"`
-	Payload json.RawMessage `json:"payload"`
-	Stale   bool            `json:"stale,omitempty"`
-	Refused bool            `json:"refused,omitempty"`
-	Lost    bool            `json:"lost,omitempty"`
 }
 
 // CompactedLine is a tail's first line when what was asked for is gone.

@@ -133,7 +133,7 @@ func writeLine(w io.Writer, line []byte, asJSON bool) error {
 	}
 	var gap struct {
 		Compacted *api.Compacted `json:"compacted"`
-		api.EventLine
+		event.Line
 	}
 	if err := json.Unmarshal(line, &gap); err != nil {
 		return fmt.Errorf("read event: %w", err)
@@ -142,10 +142,10 @@ func writeLine(w io.Writer, line []byte, asJSON bool) error {
 		_, err := fmt.Fprintf(w, "-- events %d to %d are compacted; the oldest kept is %d\n", gap.Compacted.From, gap.Compacted.To, gap.Compacted.Oldest)
 		return err
 	}
-	e := gap.EventLine
+	e := gap.Line
 	by := e.Daemon
-	if e.Epoch != nil {
-		by += fmt.Sprintf("@%d", *e.Epoch)
+	if e.Epoch != 0 {
+		by += fmt.Sprintf("@%d", e.Epoch)
 	}
 	mark := ""
 	if e.Stale {
