@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -44,6 +45,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		app.Before = func(c *cli.Context) error { wantJSON = c.Bool("json"); return nil }
 		err = app.RunContext(ctx, normal)
 	} else {
+		wantJSON, _ = strconv.ParseBool(os.Getenv(env("json")[0]))
 		for _, a := range args {
 			wantJSON = wantJSON || a == "--json"
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -40,7 +39,7 @@ func validateCommand() *cli.Command {
 			out := validation{OK: true, Files: []validatedFile{}}
 			for _, f := range files {
 				v := validatedFile{File: f, OK: true}
-				b, err := os.ReadFile(f)
+				b, err := config.ReadFile(f)
 				if err == nil {
 					v.Kind, err = config.ValidateAny(b, f, daemons.CheckSection)
 				}
