@@ -51,9 +51,10 @@ holds() {
   "$@" || fail "$what"
 }
 
-# await MS WHAT COMMAND... asks until the command succeeds, and leaves in TOOK how long that took; fails after MS.
+# await MS WHAT COMMAND... asks until the command succeeds, and leaves in TOOK how long that took; fails after MS, times
+# PATIENCE (1) on a machine that has other things to do.
 await() {
-  local limit=$1 what=$2 start
+  local limit=$(($1 * ${PATIENCE:-1})) what=$2 start
   shift 2
   start=$(now)
   until "$@" 2>/dev/null; do
@@ -163,7 +164,7 @@ ring_gone() {
 ring_processes() {
   local f args
   grep -alF -- "$RING/${1:-}" /proc/[0-9]*/cmdline 2>/dev/null | while read -r f; do
-    args=$(tr '\0' ' ' < "$f" 2>/dev/null)
+    args=$(cat "$f" 2>/dev/null | tr '\0' ' ')
     case "$args" in "$BIN "*) f=${f#/proc/} && echo "${f%/cmdline} $args" ;; esac
   done
 }

@@ -22,7 +22,7 @@ import (
 
 // order asks an agent to publish from inside.
 type order struct {
-	Publishers int           `json:"publishers"`
+	Publishers int           `json:"publishers"` // 0: only write the profile
 	InFlight   int           `json:"in_flight"` // of each publisher
 	Wait       bool          `json:"wait"`      // for the place in the log; else for the own fsync
 	For        time.Duration `json:"for"`
@@ -140,6 +140,9 @@ func (in order) run(ctx context.Context, o *eventlog.Outbox) (outcome, error) {
 		})
 	}
 	group.Wait()
+	if in.Publishers == 0 { // it only watches the others
+		wait(ctx, in.For)
+	}
 	out := outcome{Events: len(all), Took: time.Since(begin)}
 	out.P50, out.P99 = quantile(all, 0.5), quantile(all, 0.99)
 	return out, failed

@@ -30,6 +30,7 @@ type options struct {
 	seconds  time.Duration // of each throughput run
 	idle     time.Duration // of the idle window
 	rounds   int           // of start and failover
+	kind     string        // of the throughput runs, a part of their names; "" for all
 	profiles string        // folder for profiles of the throughput runs; "" for none
 }
 
@@ -56,6 +57,7 @@ func run(ctx context.Context) error {
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "length of the idle window")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often to start and to fail over")
 	flag.StringVar(&o.profiles, "profiles", "", "write CPU, heap and goroutine profiles to this folder")
+	flag.StringVar(&o.kind, "kind", "", "only throughput runs whose name contains this")
 	flag.StringVar(&agentDir, "agent", "", "run an agent on this data dir (used by the program itself)")
 	flag.StringVar(&control, "control", "", "socket of that agent")
 	flag.Parse()

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -11,9 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"bytes"
-	"io"
 
 	"github.com/ringagent/ringagent/agent/api"
 )
@@ -57,11 +56,14 @@ func throughput(ctx context.Context, o options, t *table) error {
 				word = "committed"
 			}
 			name := fmt.Sprintf("%s, %d×%d, at %s", word, in.Publishers, in.InFlight, at.where)
-			if o.profiles != "" {
-				in.Profile = filepath.Join(o.profiles, strings.NewReplacer(" ", "-", ",", "", "×", "x").Replace(name)+".cpu")
+			if o.kind != "" && !strings.Contains(name, o.kind) {
+				continue
 			}
 			if err := r.drained(ctx, at.node); err != nil {
 				return err
+			}
+			if o.profiles != "" {
+				in.Profile = r.profile(ctx, o.profiles, name, at.node, in.For)
 			}
 			out, used, err := r.charged(func() (outcome, error) { return at.node.ask(ctx, in) })
 			if err != nil {
@@ -69,6 +71,9 @@ func throughput(ctx context.Context, o options, t *table) error {
 			}
 			t.throughput(name, out, used, in, f)
 		}
+	}
+	if o.kind != "" {
+		return nil
 	}
 	if err := r.drained(ctx, lead); err != nil {
 		return err
@@ -103,6 +108,18 @@ func (t *table) throughput(name string, out outcome, used time.Duration, in orde
 		}
 	}
 	t.row(name, rate(perSecond), times(perSecond*f.fsync50.Seconds()), millis(out.P50), millis(out.P99), perEvent, verdict)
+}
+
+// profile has all nodes but the publishing one write CPU profiles, and says where that one is to write its own.
+func (r *testRing) profile(ctx context.Context, dir, run string, at *node, d time.Duration) string {
+	run = strings.NewReplacer(" ", "-", ",", "", "×", "x").Replace(run)
+	file := func(n *node) string { return filepath.Join(dir, run+"-"+n.name+".cpu") }
+	for _, n := range r.up() {
+		if n != at {
+			go func() { _, _ = n.ask(ctx, order{For: d, Profile: file(n)}) }()
+		}
+	}
+	return file(at)
 }
 
 // charged runs f and returns with its outcome what CPU time all agents used meanwhile; 0 where that cannot be known.

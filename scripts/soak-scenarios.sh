@@ -1,0 +1,321 @@
+# The scenarios of soak.sh, each a function that finds a healthy ring and leaves one. Sourced after lib.sh.
+
+# figure NAME MS notes a measured time, count NAME N a number; figures prints least, middle and most of each.
+figure() { echo "$2 $1" >> "$WORK/figures.ms"; say "    $1 $(secs "$2")"; }
+count() { echo "$2 $1" >> "$WORK/figures.n"; say "    $1 $2"; }
+
+figures() {
+  local file unit
+  printf '%-58s %9s %9s %9s %6s\n' FIGURE LEAST MIDDLE MOST TIMES
+  for unit in ms n; do
+    file=$WORK/figures.$unit
+    [ -f "$file" ] || continue
+    sort -k2 -k1,1n "$file" | awk -v div=$([ $unit = ms ] && echo 1000 || echo 1) '
+      function put() { if (n) printf "%-58s %9.*f %9.*f %9.*f %6d\n", name, d, v[1] / div, d, v[int((n + 1) / 2)] / div, d, v[n] / div, n }
+      BEGIN { d = div == 1 ? 0 : 1 }
+      { x = $1; sub(/^[^ ]* /, ""); if ($0 != name) { put(); n = 0; name = $0 } v[++n] = x }
+      END { put() }'
+  done
+}
+
+# sound VIA: what must hold after every scenario.
+sound() {
+  holds "events verify --all-nodes: $(cat "$WORK/verify.txt" 2>/dev/null)" verified "$1"
+  log_of "$1" > "$WORK/log" || fail "the log of $1 cannot be read"
+  fenced < "$WORK/log" > "$WORK/fenced.txt" || fail "an older epoch took effect: $(cat "$WORK/fenced.txt")"
+  await 15000 'the same champions on every node' names_agree
+  names_in_order "$WORK/log" || fail "promotions in the log are not one a version: $(cat "$WORK/names.txt")"
+}
+
+# names_agree: every live node knows the same champions under the same versions.
+names_agree() {
+  local n first= list
+  for n in $NODES; do
+    [ -d "$RING/$n" ] && running "$n" || continue
+    list=$(ra "$n" models --history --json | rows | cols version sha256) || return 1
+    [ -n "$first" ] || first=$list
+    [ "$list" = "$first" ] || return 1
+  done
+}
+
+# names_in_order LOG: versions 1, 2, 3 … of MODEL_PROMOTED, each once.
+names_in_order() {
+  grep '"type":"MODEL_PROMOTED"' "$1" | cols seq version previous_sha256 sha256 > "$WORK/names.txt"
+  awk '$2 != NR { exit 1 }' "$WORK/names.txt"
+}
+
+# all_run VIA GONE BEFORE: every cluster-scope daemon runs on a node other than GONE; those that BEFORE had there under a
+# larger epoch, the others where they were under the same epoch.
+all_run() {
+  singletons "$1" > "$WORK/after"
+  awk -v gone="$2" '
+    NR == FNR { node[$1] = $2; epoch[$1] = $3; all++; next }
+    { seen++
+      if ($4 != "RUNNING" || $2 == "-" || $2 == gone && $3 == epoch[$1]) bad = 1
+      if (node[$1] == gone && $3 <= epoch[$1]) bad = 1 }
+    END { exit bad || seen != all }' "$3" "$WORK/after"
+}
+
+# unmoved GONE BEFORE: prints what moved although its node lived.
+unmoved() {
+  awk -v gone="$1" '
+    NR == FNR { node[$1] = $2; epoch[$1] = $3; next }
+    node[$1] != gone && ($2 != node[$1] || $3 != epoch[$1]) { print $1 " was on " node[$1] " under " epoch[$1] ", is on " $2 " under " $3; bad = 1 }
+    END { exit bad }' "$2" "$WORK/after"
+}
+
+# Show line 2.
+scenario_failover() {
+  local victim via boot before
+  via=$(other) victim=$(coordinator "$(other)")
+  via=$(other "$victim" n4 n5)
+  boot=$(boot_of "$victim" "$via") before=$(promotions "$via")
+  singletons "$via" > "$WORK/before"
+  say "  failover: kill -9 of $victim"
+  kill_agent "$victim"
+  local killed
+  killed=$(now)
+  await 4000 'another coordinator after kill -9 of the coordinator' coordinator_is_not "$victim"
+  figure 'failover: another coordinator, s' $(($(now) - killed))
+  await $((12000 - ($(now) - killed))) 'every cluster-scope daemon RUNNING on a live node after kill -9 of the coordinator' \
+    all_run "$via" "$victim" "$WORK/before"
+  figure 'failover: every singleton runs, s' $(($(now) - killed))
+  unmoved "$victim" "$WORK/before" > "$WORK/moved" || fail "moved although its node lived: $(cat "$WORK/moved")"
+  start_agent "$victim"
+  await 30000 "$victim a full member again" full_member "$victim" "$boot" "$via"
+  figure 'failover: full member again, s' "$TOOK"
+  await 180000 'a promotion after the kill' promoted $((before + 1)) "$via"
+  figure 'failover: next promotion, s' $(($(now) - killed))
+  sound "$via"
+}
+
+# Show line 3. Odd rounds stop the coordinator, even ones another holder.
+scenario_stopped() {
+  local victim via pid stopped last late boot wait
+  via=$(other) victim=$(coordinator "$(other)")
+  if [ $(($1 % 2)) -eq 0 ]; then
+    victim=$(singletons "$via" | awk -v c="$victim" '$2 != c && $2 != "-" { n[$2]++ } END { for (x in n) if (n[x] > m) { m = n[x]; v = x } print v }')
+    [ -n "$victim" ] || fail 'nobody but the coordinator holds a singleton'
+  fi
+  via=$(other "$victim" n4 n5)
+  pid=$(pid_of "$victim") boot=$(boot_of "$victim" "$via")
+  singletons "$via" > "$WORK/before"
+  awk -v v="$victim" '$2 == v { print $1, $3 }' "$WORK/before" > "$WORK/held"
+  say "  stopped: SIGSTOP of $victim, which holds $(wc -l < "$WORK/held") singletons"
+  [ -s "$WORK/held" ] || { victim=$(awk '{ print $2; exit }' "$WORK/before"); fail "$victim holds nothing to lose"; }
+  kill -STOP "$pid"
+  stopped=$(now)
+  await 22500 'successors of a stopped holder' all_run "$via" "$victim" "$WORK/before"
+  figure 'stopped: successors run, s' $(($(now) - stopped))
+  wait=$((22500 - ($(now) - stopped)))
+  [ $wait -le 0 ] || sleep "$(secs $wait)"
+  last=$(ra "$via" status --json | rows | cols last_seq)
+  ra "$via" work list --all --json | rows | cols id > "$WORK/work-before"
+  kill -CONT "$pid"
+  await 30000 "$victim a full member again after SIGCONT" full_member "$victim" none "$via"
+  figure 'stopped: full member after SIGCONT, s' "$TOOK"
+  holds "$victim has been started anew after SIGCONT" [ "$(pid_of "$victim") $(boot_of "$victim" "$via")" = "$pid $boot" ]
+  await 15000 'as many promotions as before' promoted "$(promotions "$via")" "$victim"
+  sleep 5 # what the continued node still had in hand arrives within this time, or never
+  log_of "$via" > "$WORK/log"
+  cols seq daemon epoch stale < "$WORK/log" |
+    awk -v last="$last" 'NR == FNR { held[$1] = $2; next } $1 > last && ($2 in held) && $3 <= held[$2]' "$WORK/held" - > "$WORK/late"
+  late=$(grep -v ' true$' "$WORK/late") && fail "took effect under an old epoch after SIGCONT (seq daemon epoch stale): $late"
+  count 'stopped: late events, all marked stale' "$(wc -l < "$WORK/late")"
+  ra "$via" work list --all --json | rows | cols id epoch | grep -vwFf "$WORK/work-before" |
+    awk 'NR == FNR { old[$2]; next } $2 in old' "$WORK/held" - > "$WORK/late"
+  [ ! -s "$WORK/late" ] || fail "work was queued under an old epoch after SIGCONT: $(cat "$WORK/late")"
+  sound "$via"
+}
+
+# publisher NODE PORT TOKEN N TAG FILE states N events at a node's HTTP API and notes "number id" of what was accepted. An
+# answer that does not come is asked for again under the same key, for as long as it takes.
+publisher() {
+  local node=$1 port=$2 token=$3 n=$4 tag=$5 out=$6 i body status line length answer open=
+  exec 2>/dev/null
+  for ((i = 1; i <= n; )); do
+    if [ -z "$open" ]; then
+      exec 3<> "/dev/tcp/127.0.0.1/$port" || { sleep 0.2; continue; }
+      open=1
+    fi
+    body="{\"type\":\"OPERATOR_NOTE\",\"key\":\"$tag-$node-$i\",\"payload\":{\"text\":\"$tag\",\"data\":{\"publisher\":\"$node\",\"number\":$i}}}"
+    printf 'POST /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
+      "$port" "$token" "${#body}" "$body" >&3
+    status= length=0 answer=
+    if read -r -t 15 line <&3; then
+      status=${line#* }
+      while read -r -t 15 line <&3 && line=${line%$'\r'} && [ -n "$line" ]; do
+        case ${line,,} in content-length:*) length=${line#*:} ;; esac
+      done
+      [ "$length" -eq 0 ] || read -r -t 15 -N "$((length))" answer <&3
+    fi
+    case $status in
+      200*)
+        answer=${answer#*\"id\"*\"}
+        echo "$i ${answer%%\"*}" >> "$out"
+        i=$((i + 1))
+        ;;
+      4*)
+        echo "refused: $status $answer" >> "$out.refused"
+        return 1
+        ;;
+      *)
+        exec 3>&-
+        open=
+        sleep 0.2
+        ;;
+    esac
+  done
+}
+
+published() {
+  local n
+  for n in $NODES; do
+    [ "$(wc -l < "$WORK/pub-$n" 2>/dev/null || echo 0)" -ge "$1" ] || [ -f "$WORK/pub-$n.refused" ] || return 1
+  done
+}
+
+# arrived NODE TAG N: the node's replica has N of them; their seq, publisher, number and id are left in a file.
+arrived() {
+  log_of "$1" | grep -F "\"$2\"" | cols seq publisher number id > "$WORK/arrived-$1"
+  [ "$(wc -l < "$WORK/arrived-$1")" -ge "$3" ]
+}
+
+# Show line 4.
+scenario_publishers() {
+  local n each=$((events / 5)) tag=soak-$1-$$ pids= began kill victim via boot first
+  say "  publishers: $events events from five nodes, the coordinator killed twice"
+  began=$(now)
+  for n in $NODES; do
+    rm -f "$WORK/pub-$n" "$WORK/pub-$n.refused"
+    : > "$WORK/pub-$n"
+    publisher "$n" "$(sed -n 's/^listen: .*:\([0-9]*\).*/\1/p' "$RING/$n/config.yaml")" "$(tr -d '[:space:]' < "$RING/$n/api.token")" \
+      "$each" "$tag" "$WORK/pub-$n" &
+    pids="$pids $!"
+  done
+  for kill in 1 2; do
+    via=$(other)
+    await 120000 "a third of the events before kill $kill" past $((events * kill / 4))
+    victim=$(coordinator "$via")
+    via=$(other "$victim" n4 n5) boot=$(boot_of "$victim" "$(other "$victim")")
+    kill_agent "$victim"
+    await 15000 'another coordinator among the publishers' coordinator_is_not "$victim"
+    figure 'publishers: another coordinator, s' "$TOOK"
+    start_agent "$victim"
+    await 30000 "$victim a full member again among the publishers" full_member "$victim" "$boot" "$via"
+  done
+  await 600000 'all events accepted' published "$each"
+  for n in $NODES; do
+    [ ! -f "$WORK/pub-$n.refused" ] || fail "an event was refused at $n: $(cat "$WORK/pub-$n.refused")"
+  done
+  wait $pids
+  figure 'publishers: all accepted, s' $(($(now) - began))
+  first=
+  for n in $NODES; do
+    await 60000 "all accepted events on $n" arrived "$n" "$tag" "$events"
+    awk -v n="$n" '{ if ($3 != ++last[$2]) { print "at seq " $1 " number " $3 " of " $2 " instead of " last[$2]; exit 1 } }' "$WORK/arrived-$n" > "$WORK/order" ||
+      fail "$n: twice, missing or out of order: $(cat "$WORK/order")"
+    [ "$(wc -l < "$WORK/arrived-$n")" -eq "$events" ] || fail "$n has $(wc -l < "$WORK/arrived-$n") of $events events"
+    [ -n "$first" ] || first=$n
+    cmp -s "$WORK/arrived-$first" "$WORK/arrived-$n" || fail "$first and $n have them at different seqs: diff $WORK/arrived-$first $WORK/arrived-$n"
+    awk -v n="$n" '$2 == n { print $3, $4 }' "$WORK/arrived-$first" | cmp -s - "$WORK/pub-$n" || fail "the ids that $n acknowledged are not those in the log"
+  done
+  figure 'publishers: the same everywhere, s' $(($(now) - began))
+  sound "$(other)"
+}
+
+past() { [ "$(cat "$WORK"/pub-n? | wc -l)" -ge "$1" ]; }
+
+# played NODE LOG sums the games of the node's finished items; packed NODE-NAME VIA those in packs of its that others hold.
+played() { grep '"type":"SELFPLAY_COMPLETE"' "$2" | cols node games | awk -v n="$1" '$1 == n { s += $2 } END { print s + 0 }'; }
+packed() {
+  ra "$2" data ls --kind games --json | rows | cols origin holders games |
+    awk -v n="$1" '$1 == n { h = $2; gsub(n, "", h); gsub(/[-,]/, "", h); if (h != "") s += $3 } END { print s + 0 }'
+}
+
+# in_databases N: a core node's merged database really has N games.
+in_databases() {
+  local got
+  got=$("$BIN" workload connect4 export --games "$RING/n1/games/$CONFIG.db" --out "$WORK/count.npz" | sed -n 's/^EXPORT_SUMMARY: .*games=\([0-9]*\).*/\1/p')
+  rm -f "$WORK/count.npz"
+  [ "${got:-0}" -ge "$1" ]
+}
+
+# Show line 5. Rounds take n4 and n5 in turn; the machine is gone, so its jobs die with it.
+scenario_edge() {
+  local victim=n$((4 + $1 % 2)) via=n2 id unsynced counted before after pid lost until
+  [ -d "$RING/$victim" ] || return 0
+  await 20000 "a known count of $victim's unsynced games" known_unsynced "$victim" "$via"
+  id=$(ra "$via" members --json | rows | cols name id | awk -v n="$victim" '$1 == n { print $2 }')
+  await 60000 "$victim at play" playing "$victim"
+  unsynced=$(ra "$victim" members --json | rows | cols name unsynced_games | awk -v n="$victim" '$1 == n { print $2 + 0 }')
+  before=$(games "$via")
+  say "  edge: kill -9 of $victim with $unsynced unsynced games, $before games in the ring; its directory deleted"
+  kill_agent "$victim"
+  ring_processes "$victim/" | while read -r pid _; do kill -9 "$pid" 2>/dev/null; done
+  rm -rf "${RING:?}/$victim"
+  rm -rf "${RING:?}/$victim" # a job that was dying may have written once more
+  counted=$before until=$(($(now) + 15000))
+  while [ "$(now)" -lt $until ]; do
+    after=$(games "$via")
+    [ "$after" -ge "$counted" ] || fail "games fell from $counted to $after after $victim was lost"
+    counted=$after
+    sleep 0.2
+  done
+  count 'edge: games counted before, and never less' "$before"
+  await 60000 "all $counted counted games in n1's database" in_databases "$counted"
+  figure 'edge: every counted game read back, s' "$TOOK"
+  log_of "$via" > "$WORK/log"
+  lost=$(($(played "$id" "$WORK/log") - $(packed "$victim" "$via")))
+  [ $lost -gt 0 ] || lost=0
+  count 'edge: unsynced games shown before' "$unsynced"
+  count 'edge: games of finished items lost' "$lost"
+  # What it played in the moment between the question and the kill is at most one item.
+  [ $lost -le $((unsynced + 40)) ] || fail "$lost games of $victim are missing, but only $unsynced were unsynced"
+  sound "$via"
+}
+
+known_unsynced() { ra "$2" members --json | rows | cols name unsynced_games | grep -q "^$1 [0-9]"; }
+playing() { ring_processes "$1/" | grep -q ' selfplay '; }
+
+# Show line 1: what make demo has no time for.
+scenario_strength() {
+  local last first v sha control
+  say 'strength: a ring of its own until the fifth generation has been measured'
+  ring_start strength 20m
+  await 900000 'five generations and the verdict on the fifth' generations 5 n1
+  figure 'strength: five generations measured, s' $(($(now) - STARTED))
+  ra n1 models --history --json | rows | cols version sha256 elo > "$WORK/champions"
+  read -r v sha _ < "$WORK/champions"
+  cp "$(blob n1 "$sha")" "$WORK/first.c4net" || fail "n1 has no bytes of version $v"
+  read -r v sha _ <<< "$(tail -n 1 "$WORK/champions")"
+  cp "$(blob n1 "$sha")" "$WORK/last.c4net" || fail "n1 has no bytes of version $v"
+  sound n1
+  holds 'the ring stops and leaves no process behind' ring_stop
+  say "  version $v, ${sha:0:12}, against the baselines: 200 games each, paired openings"
+  match control --untrained
+  match first --model "$WORK/first.c4net"
+  match last --model "$WORK/last.c4net"
+  match against --model "$WORK/last.c4net" --opponents untrained
+  match alone --model "$WORK/last.c4net" --simulations 0 --opponents random
+  last=$(points last heuristic) control=$(points control heuristic)
+  promise 'last champion against random, %' "$(points last random)" 90
+  promise 'last champion against heuristic, %' "$last" 65
+  promise '  points more than the untrained control' "$(awk -v a="$last" -v b="$control" 'BEGIN { printf "%.1f", a - b }')" 15
+  promise 'last champion against the untrained control, %' "$(points against untrained)" 80
+  promise 'its network alone against random, %' "$(points alone random)" 85
+  promise 'rating: from the untrained network to the last champion' $(($(rated last) - $(rated control))) 200
+  say "    (from the first champion to the last: $(($(rated last) - $(rated first))))"
+}
+
+# generations N VIA: N candidates have been promoted or rejected.
+generations() { [ "$(log_of "$2" | grep -cE '"type":"(MODEL_PROMOTED|PROMOTION_REJECTED)"')" -ge "$1" ]; }
+
+match() { "$BIN" workload connect4 evaluate --seed 99 --min-games 200 --max-games 200 --out "$WORK/matches-$1.jsonl" "${@:2}" > "$WORK/$1.txt" || fail "evaluate $1"; }
+points() { awk -v o="opponent=$2" '$1 == o { sub("score=", "", $6); printf "%.1f", 100 * $6 }' "$WORK/$1.txt"; }
+rated() { sed -n 's/^EVALUATION_SUMMARY: .* elo=\(-\{0,1\}[0-9]*\) .*/\1/p' "$WORK/$1.txt"; }
+
+promise() {
+  say "$(printf '  %-56s %7s  at least %s' "$1" "$2" "$3")"
+  awk -v x="$2" -v y="$3" 'BEGIN { exit !(x >= y) }' || fail "$1: $2, not at least $3"
+}
