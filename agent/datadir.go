@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -87,12 +88,16 @@ func used(root string) bool {
 	return err == nil
 }
 
+func noRing(root string) error {
+	return api.Errorf(api.CodeRefused, "data dir %s belongs to no ring", root).
+		WithHint("make a ring with: ringagent init; or join one with: ringagent join SEED --token-file FILE")
+}
+
 func (d *dataDir) readNode() (nodeFile, error) {
 	var n nodeFile
 	b, err := os.ReadFile(d.path("node.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return n, api.Errorf(api.CodeRefused, "data dir %s belongs to no ring", d.root).
-			WithHint("make a ring with: ringagent init; or join one with: ringagent join SEED --token-file FILE")
+		return n, noRing(d.root)
 	}
 	if err != nil {
 		return n, fmt.Errorf("read node.json: %w", err)
@@ -156,11 +161,69 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// removeIfEmpty takes back what openDataDir made in a folder that was not there before, and nothing else.
-func (d *dataDir) removeIfEmpty() {
-	for _, sub := range []string{"blobs", "games", "datasets", "models", "spool", "quarantine", "jobs", "staging", "tls"} {
-		_ = os.Remove(d.path(sub))
+// layout is what an agent keeps in its folder.
+var layout = [...]string{
+	"node.json", "tls", "raft", "events.db", "outbox.db", "state.db", "blobs", "games", "datasets", "models", "spool", "quarantine", "jobs",
+	"staging", "peers.json", "roster.json", "timing", "seed.json", "agent.sock", "agent.lock", "agent.log", "api.token", "ballast", "config.yaml",
+}
+
+// before is what stood in a data dir when an attempt to make something of it began.
+type before struct {
+	root string
+	mode fs.FileMode // 0: there was no folder
+	had  map[string]bool
+}
+
+// lookBefore refuses folders that hold what is somebody else's: an agent closes its folder to all others and spreads in it.
+// Settings, logs and tokens that lie there for the first start are welcome.
+func lookBefore(root string) (before, error) {
+	b := before{root: root, had: map[string]bool{}}
+	st, err := os.Stat(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil
 	}
-	_ = os.Remove(d.path("agent.lock"))
-	_ = os.Remove(d.root)
+	if err != nil {
+		return b, fmt.Errorf("look at data dir: %w", err)
+	}
+	if !st.IsDir() {
+		return b, api.Errorf(api.CodeInvalid, "data dir %s is not a directory", root)
+	}
+	b.mode = st.Mode().Perm()
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return b, fmt.Errorf("look at data dir: %w", err)
+	}
+	for _, e := range entries {
+		b.had[e.Name()] = true
+		switch ext := filepath.Ext(e.Name()); {
+		case slices.Contains(layout[:], e.Name()), e.Name() == "lost+found", strings.HasPrefix(e.Name(), "token"):
+		case ext == ".yaml", ext == ".yml", ext == ".log", ext == ".token":
+		default:
+			if info, err := e.Info(); err == nil && e.Type().IsRegular() && info.Size() == 0 {
+				continue // such as the file that a shell has just opened for our output
+			}
+			return b, api.Errorf(api.CodeRefused, "folder %s is in use for something else: it holds %q", root, e.Name()).
+				WithHint("name an empty folder with --data-dir")
+		}
+	}
+	return b, nil
+}
+
+// undo takes back what an attempt that failed has made, and nothing else. Of tls/ it removes only an empty folder when
+// keepKey is set: the key in it may still have been granted a place.
+func (b before) undo(keepKey bool) {
+	for _, name := range layout {
+		switch {
+		case b.had[name]:
+		case name == "tls" && keepKey:
+			_ = os.Remove(filepath.Join(b.root, name))
+		default:
+			_ = os.RemoveAll(filepath.Join(b.root, name))
+		}
+	}
+	if b.mode == 0 {
+		_ = os.Remove(b.root)
+		return
+	}
+	_ = os.Chmod(b.root, b.mode)
 }

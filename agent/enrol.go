@@ -37,12 +37,20 @@ func Enrol(ctx context.Context, e Enrolment) error {
 	if err != nil {
 		return api.Errorf(api.CodeUnauthorised, "%v", err).WithHint("a token looks like ra1.<ca hash>.<id>.<secret>; make one with: ringagent token create")
 	}
-	existed := exists(e.Config.DataDir)
+	b, err := lookBefore(e.Config.DataDir)
+	if err != nil {
+		return err
+	}
 	d, err := openDataDir(e.Config.DataDir)
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	// First what may fail for lack of space, then what costs a use of the token.
+	if err := d.reserveBallast(); err != nil {
+		b.undo(true)
+		return err
+	}
 	var advertise []string
 	if a := advertised(e.Config); a != "" {
 		advertise = []string{a}
@@ -52,13 +60,8 @@ func Enrol(ctx context.Context, e Enrolment) error {
 		Network: e.Network,
 	})
 	if err != nil {
-		if !existed {
-			d.removeIfEmpty()
-		}
+		b.undo(true)
 		return meshError(err)
-	}
-	if err := d.reserveBallast(); err != nil {
-		return err
 	}
 	if err := ensureAPIToken(d.path("api.token")); err != nil {
 		return err

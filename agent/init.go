@@ -49,11 +49,20 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 		return made, api.Errorf(api.CodeRefused, "data dir %s belongs to a ring already", c.DataDir).
 			WithHint("start it with: ringagent agent; for a new ring name an empty folder with --data-dir")
 	}
+	b, err := lookBefore(c.DataDir)
+	if err != nil {
+		return made, err
+	}
 	d, err := openDataDir(c.DataDir)
 	if err != nil {
 		return made, err
 	}
 	defer d.close()
+	defer func() {
+		if err != nil {
+			b.undo(false)
+		}
+	}()
 	if err := d.reserveBallast(); err != nil {
 		return made, err
 	}

@@ -86,7 +86,7 @@ func Load(dataDir, file string) (Config, Origins, error) {
 	if file == "" {
 		return c, origins, nil
 	}
-	b, err := readFile(file)
+	b, err := ReadFile(file)
 	if err != nil {
 		return c, nil, err
 	}
@@ -100,7 +100,8 @@ func Load(dataDir, file string) (Config, Origins, error) {
 	return c, origins, nil
 }
 
-func readFile(file string) ([]byte, error) {
+// ReadFile reads a file of settings: a regular one of at most MaxFile bytes, so that neither a pipe nor a disk image is waited for.
+func ReadFile(file string) ([]byte, error) {
 	st, err := os.Stat(file)
 	if err != nil {
 		return nil, fmt.Errorf("read config: %w", err)
@@ -123,9 +124,35 @@ func decode(b []byte, file string, out any) error {
 	if len(bytes.TrimSpace(b)) == 0 {
 		return nil
 	}
+	if err := checkDepth(b, file); err != nil {
+		return err
+	}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(out); err != nil {
 		return fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
+	}
+	return nil
+}
+
+// maxDepth bounds what the YAML library is given: its cost grows with the square of the nesting.
+const maxDepth = 64
+
+func checkDepth(b []byte, file string) error {
+	depth, line := 0, 1
+	for _, c := range b {
+		switch c {
+		case '\n':
+			line++
+		case 0:
+			return fmt.Errorf("%s: line %d: holds a NUL byte", file, line)
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth = max(0, depth-1)
+		}
+		if depth > maxDepth {
+			return fmt.Errorf("%s: line %d: is nested too deeply", file, line)
+		}
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func DefaultRing() ring.Settings {
 // LoadRing reads a ring settings file over the defaults. The workload file that it names is read and validated too; its
 // text becomes part of the settings.
 func LoadRing(file string, check SectionCheck) (ring.Settings, error) {
-	b, err := readFile(file)
+	b, err := ReadFile(file)
 	if err != nil {
 		return ring.Settings{}, err
 	}
@@ -97,7 +97,7 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(filepath.Dir(file), path)
 		}
-		text, err := readFile(path)
+		text, err := ReadFile(path)
 		if err != nil {
 			return s, fmt.Errorf("%s: workload: %w", file, err)
 		}
@@ -138,6 +138,9 @@ func CheckRing(s ring.Settings) error {
 
 // ValidateAny finds out what a file is by its keys and validates it; the kind is "workload", "ring settings" or "config".
 func ValidateAny(b []byte, file string, check SectionCheck) (string, error) {
+	if err := checkDepth(b, file); err != nil {
+		return "", err
+	}
 	var keys map[string]any
 	if err := yaml.Unmarshal(b, &keys); err != nil {
 		return "", fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))

@@ -36,8 +36,8 @@ job_pids() {
   for d in /proc/[0-9]*; do
     p=${d#/proc/}
     [ "$p" = $$ ] || [ "$p" = "$BASHPID" ] && continue
-    if tr '\0' '\n' <"$d/cmdline" 2>/dev/null | grep -qF -- "$1" || tr '\0' '\n' <"$d/environ" 2>/dev/null | grep -qF -- "$1"; then echo "$p"; fi
-  done
+    if tr '\0' '\n' <"$d/cmdline" | grep -qF -- "$1" || tr '\0' '\n' <"$d/environ" | grep -qF -- "$1"; then echo "$p"; fi
+  done 2>/dev/null
 }
 
 ok() { checks=$((checks + 1)); echo "ok    $*"; }
@@ -54,6 +54,7 @@ verdict() {
 # expect CODE PATTERN COMMAND…: exit code and an extended pattern in stdout or stderr ("" = anything). $log keeps the output.
 expect() {
   local code=$1 pattern=$2; shift 2
+  if [ "$1" = ra ]; then set -- "$RINGAGENT" --data-dir "$scratch/$2" "${@:3}"; fi
   timeout -k 3 "${LIMIT:-60}" "$@" >"$log" 2>"$log.err" </dev/null
   local got=$?
   shorten "$@"
@@ -63,7 +64,7 @@ expect() {
   fi
   ok "$shown -> $got $(cat "$log.err" | head -c 160 | tr '\n' ' ')"
 }
-shorten() { shown="$*"; shown=${shown//$scratch/\~}; shown=${shown//$RINGAGENT/ringagent}; }
+shorten() { shown="$*"; [ ${#shown} -gt 300 ] && shown="${shown:0:300}…"; shown=${shown//$scratch/\~}; shown=${shown//$RINGAGENT/ringagent}; }
 
 # until_true SECONDS COMMAND…: polls.
 until_true() {
