@@ -25,6 +25,7 @@ type effects struct {
 	fence  *ring.Fence // nil for node scope
 	now    func() time.Time
 	leader proposer
+	needs  func(stage string) ring.Slots // what the workload says that a stage takes; nil: nothing is known
 }
 
 func (e effects) propose(ctx context.Context, what string, kind state.Kind, body any, events ...kit.Statement) (state.Result, error) {
@@ -58,6 +59,11 @@ func (e effects) draft(s kit.Statement) (event.Draft, error) {
 }
 
 func (e effects) Enqueue(ctx context.Context, items ...ring.WorkItem) ([]ring.WorkItem, error) {
+	for i := range items {
+		if items[i].Needs == (ring.Slots{}) && e.needs != nil {
+			items[i].Needs = e.needs(items[i].Type)
+		}
+	}
 	r, err := e.propose(ctx, "enqueue work", state.KindEnqueue, state.Enqueue{Items: items})
 	if err != nil {
 		return nil, err

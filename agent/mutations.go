@@ -160,6 +160,9 @@ func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error
 	if in.Uses < 1 || in.Uses > 1000 || in.TTLSeconds < 1 || in.TTLSeconds > 30*24*3600 {
 		return nil, api.Errorf(api.CodeInvalid, "uses must be 1 to 1000 and ttl_seconds 1 to 2592000")
 	}
+	if err := a.sown(ctx); err != nil {
+		return nil, decided(err)
+	}
 	t := a.mesh.NewToken()
 	now := time.Now().UTC()
 	expires := now.Add(time.Duration(in.TTLSeconds * float64(time.Second)))

@@ -1,32 +1,63 @@
 package agent_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
 )
 
-func TestRingOfAgents(t *testing.T) {
+// The coordinator is killed and comes back: the others elect, and the node is a member again without anybody's help.
+func TestCoordinatorIsKilledAndComesBack(t *testing.T) {
 	t.Parallel()
-	begin := time.Now()
-	r := agenttest.Prepare(t, agenttest.Options{Core: 3, Edge: 1})
-	for _, n := range r.Nodes() {
-		n.Enrol()
-		t.Logf("%s enrolled %s", n.Name, time.Since(begin))
-		n.Start()
-		t.Logf("%s started %s", n.Name, time.Since(begin))
-	}
-	r.Settled()
-	t.Logf("settled after %s", time.Since(begin))
+	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1})
 	lead := r.Coordinator()
-	begin = time.Now()
 	lead.Kill()
-	t.Logf("killed in %s", time.Since(begin))
-	begin = time.Now()
+	begin := time.Now()
 	next := r.Coordinator()
-	t.Logf("%s coordinates after %s", next.Name, time.Since(begin))
+	if next == lead {
+		t.Fatalf("%s still coordinates", lead.Name)
+	}
+	t.Logf("%s coordinates %s after the kill of %s", next.Name, time.Since(begin).Round(10*time.Millisecond), lead.Name)
 	lead.Start()
 	r.Settled()
-	t.Logf("back after %s", time.Since(begin))
+}
+
+// Whoever has the very first token may use it at once. A founder that is not yet in the roster itself would let newcomers
+// in with a roster that lacks it, and they would refuse their only voter for ever.
+func TestFirstTokenWaitsForTheFounder(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Prepare(t, agenttest.Options{Core: 2})
+	first, second := r.Node("c1"), r.Node("c2")
+	first.Enrol()
+	first.Start()
+	token := r.Token(id.Core) // before anybody has waited for anything
+	var ms api.Members
+	if err := first.Client().Get(t.Context(), "/api/v1/members", nil, &ms); err != nil {
+		t.Fatal(err)
+	}
+	if len(ms.Members) != 1 || ms.Members[0].Boot == "" {
+		t.Errorf("members with the first token: %+v", ms.Members)
+	}
+	second.Prepare()
+	if err := second.EnrolWith(t.Context(), token); err != nil {
+		t.Fatalf("enrol: %v", err)
+	}
+	second.Start()
+	r.Until("both see each other", func(ctx context.Context) error {
+		for _, n := range r.Nodes() {
+			var s api.Status
+			if err := n.Client().Get(ctx, "/api/v1/status", nil, &s); err != nil {
+				return err
+			}
+			if s.Coordinator == nil || s.Members["alive"] != 2 {
+				return fmt.Errorf("%s sees %v", n.Name, s.Members)
+			}
+		}
+		return nil
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"time"
@@ -270,14 +271,8 @@ func (a *Agent) introduce(ctx context.Context) {
 func (a *Agent) sayHello(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	seed, seeded, err := a.dir.readSeed()
-	if err != nil {
+	if err := a.sown(ctx); err != nil {
 		return err
-	}
-	if seeded {
-		if err := a.sow(ctx, seed); err != nil {
-			return err
-		}
 	}
 	c := a.conf.Load()
 	me := ring.Member{
@@ -290,27 +285,38 @@ func (a *Agent) sayHello(ctx context.Context) error {
 	if m, ok := a.roster.Lookup(a.node.ID); ok {
 		me.KeyHash = string(m.Key)
 	}
-	_, err = a.leader.Propose(ctx, a.command(state.KindReport, state.Report{Member: me}))
+	_, err := a.leader.Propose(ctx, a.command(state.KindReport, state.Report{Member: me}))
 	return err
 }
 
-// sow gives a new ring its first member and its settings. Saying it twice is harmless: what stands already is refused.
+// sow gives a new ring its first member and its settings. Saying it twice, or at the same time, is harmless: what stands
+// already is refused.
 func (a *Agent) sow(ctx context.Context, seed seedFile) error {
-	if _, err := a.leader.Propose(ctx, a.command(state.KindEnrol, state.Enrol{Class: id.Core, Member: seed.Member})); err != nil {
-		var refused *leader.Refused
-		if !errors.As(err, &refused) {
-			return err
-		}
+	var refused *leader.Refused
+	_, err := a.leader.Propose(ctx, a.command(state.KindEnrol, state.Enrol{Class: id.Core, Member: seed.Member}))
+	if err != nil && !errors.As(err, &refused) {
+		return err
 	}
 	if _, version := a.leader.View().Settings(); version == 0 {
-		if _, err := a.leader.Propose(ctx, a.command(state.KindSettings, state.PutSettings{Settings: seed.Settings})); err != nil {
+		_, err := a.leader.Propose(ctx, a.command(state.KindSettings, state.PutSettings{Settings: seed.Settings}))
+		if err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
-	if err := os.Remove(a.dir.path("seed.json")); err != nil {
+	if err := os.Remove(a.dir.path("seed.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove seed: %w", err)
 	}
 	return nil
+}
+
+// sown sees to it that the ring's first member stands in the roster. Whoever were let in before it would get a roster
+// without it, and refuse the only voter.
+func (a *Agent) sown(ctx context.Context) error {
+	seed, seeded, err := a.dir.readSeed()
+	if err != nil || !seeded {
+		return err
+	}
+	return a.sow(ctx, seed)
 }
 
 // Leave takes this node out of the ring and ends Run.

@@ -6,11 +6,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/worker"
+	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/connect4"
 	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
@@ -72,11 +76,19 @@ func (q *workQueue) Claim(ctx context.Context, o worker.Offer) (worker.Claim, bo
 		Inputs: map[string]id.Digest{}, Lease: time.Duration(item.Claim.Lease), Attempt: item.Attempts + 1,
 	}
 	for _, in := range item.Inputs {
-		if in.Role == "pack" {
-			c.Packs = append(c.Packs, in.Digest)
-			continue
+		switch {
+		case in.Role == kit.RolePack || in.Role == kit.RolePackList:
+			c.Packs = append(c.Packs, in.Digest) // a list is expanded where it is merged
+		case in.Role == kit.RoleChampion && item.Type == kit.StageTrain:
+			c.Inputs[kit.RoleModel] = in.Digest // whom a training starts from
+		default:
+			c.Inputs[in.Role] = in.Digest
 		}
-		c.Inputs[in.Role] = in.Digest
+	}
+	if seed, ok := c.Params["seed"]; ok {
+		// Every attempt plays its own games: the same seed would play the same moves again, and they would count twice.
+		c.Params = maps.Clone(c.Params)
+		c.Params["seed"] = kit.SeedOf(seed + "/" + c.ClaimID)
 	}
 	return c, true, nil
 }
@@ -211,8 +223,10 @@ type workGames struct{ a *Agent }
 func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (string, error) {
 	dir := g.a.dir.path("staging")
 	path := filepath.Join(dir, fmt.Sprintf("export-%s-%s.db", c, hex.EncodeToString(newNonce())))
-	sorted := slices.Clone(packs)
-	slices.Sort(sorted)
+	sorted, err := g.expand(ctx, packs)
+	if err != nil {
+		return "", err
+	}
 	for _, d := range sorted {
 		pack, err := g.a.store.Ensure(ctx, d)
 		if err != nil {
@@ -223,6 +237,34 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 		}
 	}
 	return path, nil
+}
+
+// expand replaces lists of packs by what they list, and sorts.
+func (g workGames) expand(ctx context.Context, packs []id.Digest) ([]id.Digest, error) {
+	var out []id.Digest
+	for _, d := range packs {
+		path, err := g.a.store.Ensure(ctx, d)
+		if err != nil {
+			return nil, fmt.Errorf("get pack %s: %w", d.Short(), err)
+		}
+		if gamedb.IsDatabase(path) {
+			out = append(out, d)
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read list of packs: %w", err)
+		}
+		for _, line := range strings.Fields(string(b)) {
+			listed, err := id.ParseDigest(line)
+			if err != nil {
+				return nil, fmt.Errorf("list of packs %s: %w", d.Short(), err)
+			}
+			out = append(out, listed)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
 }
 
 func newNonce() []byte {

@@ -30,6 +30,7 @@ type Node struct {
 	Address string
 	Host    *meshtest.Host
 	ring    *Ring
+	client  *api.Client
 
 	mu   sync.Mutex
 	life *life
@@ -80,7 +81,7 @@ func (n *Node) config() config.Config {
 // Enrol gives the node its place: the first one makes the ring, the others buy theirs with a fresh token.
 func (n *Node) Enrol() {
 	n.ring.t.Helper()
-	n.prepare()
+	n.Prepare()
 	if n == n.ring.nodes[0] {
 		if _, err := agent.Init("test", n.config(), n.ring.settings()); err != nil {
 			n.ring.t.Fatalf("init: %v", err)
@@ -100,8 +101,8 @@ func (n *Node) EnrolWith(ctx context.Context, token identity.Secret) error {
 	})
 }
 
-// prepare makes the folder with a ballast that has its size but not its blocks: rings of tests need no reserve.
-func (n *Node) prepare() {
+// Prepare makes the folder with a ballast that has its size but not its blocks: rings of tests need no reserve.
+func (n *Node) Prepare() {
 	if err := os.MkdirAll(n.Dir, 0o700); err != nil {
 		n.ring.t.Fatalf("make data dir: %v", err)
 	}
@@ -231,5 +232,6 @@ func (n *Node) stopJobs() {
 	}
 }
 
-// Client asks the node's agent over its socket.
-func (n *Node) Client() *api.Client { return api.NewClient(filepath.Join(n.Dir, "agent.sock")) }
+// Client asks the node's agent over its socket. There is one for all lives of the node: each keeps connections open, and a
+// socket takes only so many.
+func (n *Node) Client() *api.Client { return n.client }

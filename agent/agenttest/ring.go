@@ -37,8 +37,6 @@ type Options struct {
 	CertLife time.Duration
 	// Self is the binary that runs jobs; "" means the test's own, whose TestMain must then know the verb job-shim.
 	Self string
-	// Log level of the agents; the log is shown when the test fails. Default warn.
-	Level zerolog.Level
 }
 
 // Ring is a ring of agents that share this process.
@@ -54,6 +52,9 @@ type Ring struct {
 
 // Patience is how long the waiting helpers wait. It is far more than anything takes on a quiet machine.
 const Patience = 40 * time.Second
+
+// levelEnv sets the level at which the agents log, warn by default, and has the log shown even if the test passes.
+const levelEnv = "AGENTTEST_LEVEL"
 
 // Start makes a ring with nodes c1 … and e1 …, and waits until all of them are alive, introduced, and everybody who should
 // vote does. The test's end stops it.
@@ -92,7 +93,11 @@ func Prepare(t testing.TB, o Options) *Ring {
 
 func (r *Ring) add(name string, class id.Class) *Node {
 	ip := fmt.Sprintf("127.0.7.%d", len(r.nodes)+1)
-	n := &Node{Name: name, Class: class, Dir: filepath.Join(r.dir, name), Address: ip + ":8770", Host: r.Net.Host(ip), ring: r}
+	dir := filepath.Join(r.dir, name)
+	n := &Node{
+		Name: name, Class: class, Dir: dir, Address: ip + ":8770", Host: r.Net.Host(ip), ring: r,
+		client: api.NewClient(filepath.Join(dir, "agent.sock")),
+	}
 	r.nodes = append(r.nodes, n)
 	return n
 }
@@ -217,10 +222,16 @@ func (r *Ring) UntilIn(limit time.Duration, what string, good func(context.Conte
 	defer cancel()
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
+	begin, last := time.Now(), ""
 	for {
 		err := good(ctx)
 		if err == nil {
 			return
+		}
+		if time.Since(begin) > time.Second && err.Error() != last {
+			// A wait that takes long says what for: that is half of finding out why.
+			last = err.Error()
+			r.t.Logf("%s after %s: %s", what, time.Since(begin).Round(100*time.Millisecond), last)
 		}
 		select {
 		case <-ctx.Done():
@@ -263,8 +274,8 @@ func (r *Ring) close() {
 	for _, n := range r.nodes {
 		n.stopJobs()
 	}
-	if r.t.Failed() {
-		r.t.Logf("log of the agents:\n%s", r.log.tail(120))
+	if r.t.Failed() || os.Getenv(levelEnv) != "" {
+		r.t.Logf("log of the agents:\n%s", r.log.tail(400))
 	}
 	if err := os.RemoveAll(r.dir); err != nil {
 		r.t.Logf("remove folder: %v", err)
@@ -295,11 +306,8 @@ var _ io.Writer = (*logBook)(nil)
 
 // newAgent opens the node's folder.
 func (r *Ring) newAgent(n *Node, network *plug) (*agent.Agent, error) {
-	level := r.options.Level
-	if level == zerolog.DebugLevel {
-		level = zerolog.WarnLevel
-	}
-	if v := os.Getenv("AGENTTEST_LEVEL"); v != "" {
+	level := zerolog.WarnLevel
+	if v := os.Getenv(levelEnv); v != "" {
 		if l, err := zerolog.ParseLevel(v); err == nil {
 			level = l
 		}

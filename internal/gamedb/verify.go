@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -14,6 +15,9 @@ import (
 
 // verifyTime ends the check of a file that was made to take for ever.
 const verifyTime = 30 * time.Second
+
+// magic is how every SQLite database begins.
+const magic = "SQLite format 3\x00"
 
 // Verify checks a finished file from elsewhere, within 30 s or the context's deadline: that it is a whole SQLite database
 // (header, page count, structure by quick_check), that nobody was still writing to it, and that it holds nothing but
@@ -141,4 +145,16 @@ func (s *source) checkSchema(ctx context.Context) error {
 		}
 	}
 	return rows.Err()
+}
+
+// IsDatabase says whether the file at path begins like a SQLite database. It must not be one that somebody writes.
+func IsDatabase(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, len(magic))
+	_, err = io.ReadFull(f, head)
+	return err == nil && string(head) == magic
 }
