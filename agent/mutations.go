@@ -21,7 +21,13 @@ import (
 // mutations are the routes that change something. All of them are POST.
 func (a *Agent) mutations() []httpd.Route {
 	post := func(path string, do func(r *http.Request) (any, error)) httpd.Route {
-		return httpd.Route{Pattern: "POST " + path, Access: httpd.Write, Do: do}
+		return httpd.Route{Pattern: "POST " + path, Access: httpd.Write, Do: func(r *http.Request) (any, error) {
+			if a.shutOut.Load() {
+				return nil, api.Errorf(api.CodeUnauthorised, "this node is shut out of the ring: its certificate is revoked").
+					WithHint("enrol the machine anew in an empty folder: ringagent join SEED --token-file FILE --data-dir DIR")
+			}
+			return do(r)
+		}}
 	}
 	done := func(err error) (any, error) {
 		if err != nil {
@@ -83,6 +89,9 @@ func (a *Agent) mutations() []httpd.Route {
 					return nil, err
 				}
 				to = m.ID
+				if !slices.Contains(a.leader.AskStats(r.Context()).Voters, to) {
+					return nil, api.Errorf(api.CodeRefused, "%s does not vote, so it cannot coordinate", m.Name).WithHint("see who votes: ringagent leader")
+				}
 			}
 			return done(decided(a.leader.Transfer(r.Context(), to)))
 		}),
@@ -200,11 +209,18 @@ func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
 	if m.ID == a.node.ID {
 		return api.Errorf(api.CodeRefused, "a node does not shut itself out").WithHint("take it out with: ringagent leave")
 	}
+	// The state tells who was shut out a moment ago; those still answer, and still count as voters, for a while.
+	s, err := a.current(ctx)
+	if err != nil {
+		return decided(err)
+	}
 	st := a.leader.AskStats(ctx)
 	if slices.Contains(st.Voters, m.ID) {
-		alive := st.AliveVoters
-		if m.Status == ring.Alive {
-			alive--
+		alive := 0
+		for _, v := range st.Voters {
+			if peer, ok := s.Member(v); ok && v != m.ID && !peer.Revoked && (v == a.node.ID || (reach{a.mesh}).GossipStatus(v) == ring.Alive) {
+				alive++
+			}
 		}
 		if alive < len(st.Voters)/2+1 {
 			return api.Errorf(api.CodeRefused, "voter %s cannot be spared: %d of %d would be left", m.Name, alive, len(st.Voters))
