@@ -30,11 +30,12 @@ const (
 // reports asks every live node that has not reported lately, all at once, and returns what is known of everybody.
 func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
 	b := &a.heard
+	own := a.report() // takes the supervisor's lock, under which runsSomewhere takes ours
 	b.mu.Lock()
 	if b.all == nil {
 		b.all = map[id.Node]heardReport{}
 	}
-	b.all[a.node.ID] = heardReport{a.report(), time.Now()}
+	b.all[a.node.ID] = heardReport{own, time.Now()}
 	var ask []id.Node
 	for _, m := range a.mesh.Members() {
 		if m.ID != a.node.ID && statusOf(m) == ring.Alive && time.Since(b.all[m.ID].heard) > reportFresh {
