@@ -88,6 +88,7 @@ type Agent struct {
 
 	leaving  chan leaveRequest
 	draining atomic.Bool
+	shutOut  atomic.Bool   // a peer has said that this node is revoked
 	ready    chan struct{} // closed once everything has been started
 }
 
@@ -250,6 +251,9 @@ func (a *Agent) openMesh(c config.Config) error {
 			a.log.Warn().Str("peer", string(by)).Err(reason).Msg("another node refuses this one")
 			if mesh.IsCode(reason, mesh.CodeRevoked, mesh.CodeDuplicate) {
 				a.alarms.raise("refused", reason.Message)
+			}
+			if mesh.IsCode(reason, mesh.CodeRevoked) {
+				a.shutOut.Store(true)
 			}
 		},
 	}

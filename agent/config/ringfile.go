@@ -114,6 +114,13 @@ func CheckRing(s ring.Settings) error {
 	if err := s.Validate(); err != nil {
 		return err
 	}
+	for k := range s.Copies {
+		switch k {
+		case ring.KindPack, ring.KindDataset, ring.KindModel, ring.KindMatches, ring.KindBackup, ring.KindFile:
+		default:
+			return fmt.Errorf("copies.%s: want games, dataset, model, matches, backup or file", k)
+		}
+	}
 	if s.Workload == "" {
 		if len(s.Configs) > 0 {
 			return errors.New("configs: name configs only with a workload that has them")
@@ -145,12 +152,16 @@ func ValidateAny(b []byte, file string, check SectionCheck) (string, error) {
 	if err := yaml.Unmarshal(b, &keys); err != nil {
 		return "", fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
 	}
-	for k := range keys {
-		switch k {
-		case "stages":
-			_, err := workload.Parse(b, file)
-			return "workload", err
-		case "voters", "workload", "configs", "copies", "retention", "daemons", "timing":
+	if _, ok := keys["stages"]; ok { // ring settings and workloads both have configs
+		_, err := workload.Parse(b, file)
+		return "workload", err
+	}
+	if _, ok := keys["stages"]; ok {
+		_, err := workload.Parse(b, file)
+		return "workload", err
+	}
+	for _, k := range []string{"voters", "workload", "configs", "copies", "retention", "daemons", "timing"} {
+		if _, ok := keys[k]; ok {
 			_, err := ParseRing(b, file, check)
 			return "ring settings", err
 		}

@@ -77,7 +77,9 @@ kill "$pid_e1"; wait "$pid_e1"; start e1
 not_back() { sleep 4; gone c1; }
 check "a new start does not bring it back" not_back
 LIMIT=20 expect 9 '' ra e1 work list
-expect 8 'spared|quorum|left' bash -c "'$RINGAGENT' --data-dir '$scratch/c1' force-leave c2 && '$RINGAGENT' --data-dir '$scratch/c1' force-leave c3"
+expect 0 '' ra c1 force-leave c2
+expect 8 'spared' ra c1 force-leave c3
+LIMIT=15 expect 0 '' ra c1 events publish OPERATOR_NOTE --payload '{"text":"still deciding"}' --wait
 # Secrets.
 id=$(ra c1 work add evaluate --config a_2p --json | field id)
 running() { [ "$(ra c1 work show "$1" --json | field state)" = running ]; }
