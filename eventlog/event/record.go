@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -60,7 +60,7 @@ type Record struct {
 func (r Record) ID() string { return MakeID(r.Origin, r.Number) }
 
 // MakeID joins an origin and a number to an event id.
-func MakeID(o Origin, n uint64) string { return fmt.Sprintf("%s-%d", o, n) }
+func MakeID(o Origin, n uint64) string { return string(o) + "-" + strconv.FormatUint(n, 10) }
 
 // Stale says that nobody may act on the record.
 func (r Record) Stale() bool { return r.Marks&MarkStale != 0 }

@@ -202,6 +202,14 @@ func (s *schema) normalise(payload json.RawMessage, node id.Node) (json.RawMessa
 	if len(payload) > MaxPayload {
 		return nil, s.wrong("", fmt.Sprintf("%d bytes, the limit is %d; put larger things into an artifact", len(payload), MaxPayload))
 	}
+	if out, ok := s.quick(payload, node); ok && len(out) <= MaxPayload {
+		return out, nil
+	}
+	return s.thorough(payload, node)
+}
+
+// thorough is normalise for every payload.
+func (s *schema) thorough(payload json.RawMessage, node id.Node) (json.RawMessage, error) {
 	members := map[string]json.RawMessage{}
 	if len(bytes.TrimSpace(payload)) > 0 {
 		if err := json.Unmarshal(payload, &members); err != nil || members == nil {

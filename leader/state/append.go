@@ -135,7 +135,7 @@ func (a *appender) one(e *EventBatch, number uint64, b []byte, reason string) {
 		reason = "event of another node"
 	case len(d.payload) > event.MaxPayload:
 		reason = "payload is too large"
-	case len(d.payload) > 0 && !json.Valid(d.payload):
+	case len(d.payload) > 0 && !event.ValidJSON(d.payload):
 		reason = "payload is not JSON"
 	case ownedByState(d.typ):
 		reason = "a fact that only its owner may state"

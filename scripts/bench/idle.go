@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -16,7 +17,7 @@ const (
 
 // idle watches five agents that have nothing to do.
 func idle(ctx context.Context, o options, t *table) error {
-	r, err := startRing(ctx, o, ringSpec{core: 3, edge: 2})
+	r, err := startRing(ctx, o, ringSpec{core: 3, edge: 2, inside: o.profiles != ""})
 	defer r.close()
 	if err != nil {
 		return err
@@ -33,6 +34,13 @@ func idle(ctx context.Context, o options, t *table) error {
 	for _, n := range r.nodes {
 		if before[n], err = cpuOf(n.pid); err != nil {
 			return err
+		}
+	}
+	if o.profiles != "" {
+		for _, n := range r.nodes {
+			go func() {
+				_, _ = n.ask(ctx, order{For: o.idle - time.Second, Profile: filepath.Join(o.profiles, "idle-"+n.name)})
+			}()
 		}
 	}
 	if !wait(ctx, o.idle) {

@@ -96,7 +96,7 @@ func payload() json.RawMessage {
 // run publishes until the time is over, and waits for what is under way.
 func (in order) run(ctx context.Context, o *eventlog.Outbox) (outcome, error) {
 	if in.Profile != "" {
-		f, err := os.Create(in.Profile)
+		f, err := os.Create(in.Profile + ".cpu")
 		if err != nil {
 			return outcome{}, err
 		}
@@ -140,12 +140,32 @@ func (in order) run(ctx context.Context, o *eventlog.Outbox) (outcome, error) {
 		})
 	}
 	group.Wait()
-	if in.Publishers == 0 { // it only watches the others
+	if in.Publishers == 0 { // it only watches
 		wait(ctx, in.For)
+		if err := in.dump("heap", "goroutine"); err != nil {
+			return outcome{}, err
+		}
 	}
 	out := outcome{Events: len(all), Took: time.Since(begin)}
 	out.P50, out.P99 = quantile(all, 0.5), quantile(all, 0.99)
 	return out, failed
+}
+
+// dump writes what the process holds now.
+func (in order) dump(profiles ...string) error {
+	if in.Profile == "" {
+		return nil
+	}
+	for _, p := range profiles {
+		f, err := os.Create(in.Profile + "." + p)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(pprof.Lookup(p).WriteTo(f, 0), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ask gives an order to a node's agent.

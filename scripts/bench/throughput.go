@@ -113,7 +113,7 @@ func (t *table) throughput(name string, out outcome, used time.Duration, in orde
 // profile has all nodes but the publishing one write CPU profiles, and says where that one is to write its own.
 func (r *testRing) profile(ctx context.Context, dir, run string, at *node, d time.Duration) string {
 	run = strings.NewReplacer(" ", "-", ",", "", "×", "x").Replace(run)
-	file := func(n *node) string { return filepath.Join(dir, run+"-"+n.name+".cpu") }
+	file := func(n *node) string { return filepath.Join(dir, run+"-"+n.name) }
 	for _, n := range r.up() {
 		if n != at {
 			go func() { _, _ = n.ask(ctx, order{For: d, Profile: file(n)}) }()

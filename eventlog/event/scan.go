@@ -1,0 +1,324 @@
+package event
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// Every event is checked by its publisher, by the coordinator and by every voter's state machine. The scanner below does
+// that in a fraction of the time that encoding/json takes. It only ever says yes to what encoding/json says yes to: where
+// it does not know, that one is asked.
+
+// ValidJSON says the same as json.Valid.
+func ValidJSON(b []byte) bool {
+	s := scanner{b: b}
+	s.space()
+	if s.value(0) {
+		s.space()
+		if s.i == len(b) {
+			return true
+		}
+	}
+	return json.Valid(b)
+}
+
+// scanner walks over JSON. Its methods return false where it is not JSON, or too deep to be worth it.
+type scanner struct {
+	b      []byte
+	i      int
+	spaced bool // there is white space between the tokens
+}
+
+const deepest = 64
+
+func (s *scanner) space() {
+	for s.i < len(s.b) {
+		switch s.b[s.i] {
+		case ' ', '\t', '\r', '\n':
+			s.spaced = true
+			s.i++
+		default:
+			return
+		}
+	}
+}
+
+// eat takes c.
+func (s *scanner) eat(c byte) bool {
+	if s.i < len(s.b) && s.b[s.i] == c {
+		s.i++
+		return true
+	}
+	return false
+}
+
+func (s *scanner) value(depth int) bool {
+	if s.i >= len(s.b) || depth > deepest {
+		return false
+	}
+	switch c := s.b[s.i]; c {
+	case '"':
+		_, ok := s.text()
+		return ok
+	case '{':
+		return s.object(depth, nil)
+	case '[':
+		s.i++
+		s.space()
+		if s.eat(']') {
+			return true
+		}
+		for {
+			if !s.value(depth + 1) {
+				return false
+			}
+			s.space()
+			if s.eat(']') {
+				return true
+			}
+			if !s.eat(',') {
+				return false
+			}
+			s.space()
+		}
+	case 't':
+		return s.word("true")
+	case 'f':
+		return s.word("false")
+	case 'n':
+		return s.word("null")
+	default:
+		return s.number()
+	}
+}
+
+// object walks over an object and tells each member's key, without quotes, and value.
+func (s *scanner) object(depth int, each func(key, value []byte) bool) bool {
+	if !s.eat('{') {
+		return false
+	}
+	s.space()
+	if s.eat('}') {
+		return true
+	}
+	for {
+		key, ok := s.text()
+		if !ok {
+			return false
+		}
+		s.space()
+		if !s.eat(':') {
+			return false
+		}
+		s.space()
+		from := s.i
+		if !s.value(depth + 1) {
+			return false
+		}
+		if each != nil && !each(key, s.b[from:s.i:s.i]) {
+			return false
+		}
+		s.space()
+		if s.eat('}') {
+			return true
+		}
+		if !s.eat(',') {
+			return false
+		}
+		s.space()
+	}
+}
+
+func (s *scanner) word(w string) bool {
+	if len(s.b)-s.i < len(w) || string(s.b[s.i:s.i+len(w)]) != w {
+		return false
+	}
+	s.i += len(w)
+	return true
+}
+
+const (
+	ones = 0x0101010101010101
+	tops = 0x8080808080808080
+)
+
+// text walks over a string and returns what is between its quotes, as it stands.
+func (s *scanner) text() (inside []byte, ok bool) {
+	if !s.eat('"') {
+		return nil, false
+	}
+	from := s.i
+	for s.i < len(s.b) {
+		// Eight bytes at a time, as long as none of them is a quote, a backslash or a control character.
+		for s.i+8 <= len(s.b) {
+			w := binary.LittleEndian.Uint64(s.b[s.i:])
+			quote, slash := w^(ones*'"'), w^(ones*'\\')
+			if ((quote-ones)&^quote|(slash-ones)&^slash|(w-ones*0x20)&^w)&tops != 0 {
+				break
+			}
+			s.i += 8
+		}
+		if s.i >= len(s.b) {
+			return nil, false
+		}
+		c := s.b[s.i]
+		s.i++
+		switch {
+		case c == '"':
+			return s.b[from : s.i-1], true
+		case c < 0x20:
+			return nil, false
+		case c == '\\':
+			if !s.escape() {
+				return nil, false
+			}
+		}
+	}
+	return nil, false
+}
+
+// escape walks over what follows a backslash.
+func (s *scanner) escape() bool {
+	if s.i >= len(s.b) {
+		return false
+	}
+	c := s.b[s.i]
+	s.i++
+	if c != 'u' {
+		return strings.IndexByte(`"\/bfnrt`, c) >= 0
+	}
+	if len(s.b)-s.i < 4 {
+		return false
+	}
+	for _, c := range s.b[s.i : s.i+4] {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
+			return false
+		}
+	}
+	s.i += 4
+	return true
+}
+
+func (s *scanner) number() bool {
+	s.eat('-')
+	if !s.eat('0') && !s.digits() {
+		return false
+	}
+	if s.eat('.') && !s.digits() {
+		return false
+	}
+	if s.eat('e') || s.eat('E') {
+		if !s.eat('+') {
+			s.eat('-')
+		}
+		return s.digits()
+	}
+	return true
+}
+
+// digits takes at least one.
+func (s *scanner) digits() bool {
+	from := s.i
+	for s.i < len(s.b) && s.b[s.i] >= '0' && s.b[s.i] <= '9' {
+		s.i++
+	}
+	return s.i > from
+}
+
+// member is one of an object's.
+type member struct {
+	key   string
+	value json.RawMessage
+}
+
+// mostMembers are looked at one by one.
+const mostMembers = 24
+
+// quick is normalise for the payloads that nearly all publishers state: one object in our own names, without white space
+// between its tokens, nothing wrong with it. ok is false for all others.
+func (s *schema) quick(payload json.RawMessage, node id.Node) (out json.RawMessage, ok bool) {
+	var room [mostMembers]member
+	all := room[:0]
+	scan := scanner{b: payload}
+	if !scan.object(0, func(key, value []byte) bool {
+		if len(all) == mostMembers || !plain(key) {
+			return false
+		}
+		m := member{string(key), value}
+		if _, old := s.aliases[m.key]; old || slices.ContainsFunc(all, func(o member) bool { return o.key == m.key }) {
+			return false
+		}
+		all = append(all, m)
+		return true
+	}) || scan.spaced || scan.i != len(payload) {
+		return nil, false
+	}
+	given := len(all)
+	for _, c := range s.checks {
+		at := slices.IndexFunc(all[:given], func(m member) bool { return m.key == c.name })
+		switch {
+		case at >= 0 && string(all[at].value) != "null":
+			if c.wrong(all[at].value) != "" {
+				return nil, false
+			}
+		case at >= 0 && c.nullable:
+		case at >= 0 || c.name == "config_key" || len(all) == mostMembers:
+			return nil, false
+		case c.name == "node_id" && node != "":
+			all = append(all, member{c.name, quote(string(node))})
+		case c.required:
+			return nil, false
+		case c.nullable:
+			all = append(all, member{c.name, json.RawMessage("null")})
+		}
+	}
+	if len(all) == given {
+		return slices.Clone(payload), true
+	}
+	if !unescaped(payload) {
+		return nil, false
+	}
+	return object(all), true
+}
+
+// object writes members as json.Marshal writes a map of them: sorted by key.
+func object(all []member) json.RawMessage {
+	slices.SortFunc(all, func(a, b member) int { return strings.Compare(a.key, b.key) })
+	size := 2
+	for _, m := range all {
+		size += len(m.key) + len(m.value) + 4
+	}
+	out := append(make([]byte, 0, size), '{')
+	for i, m := range all {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, '"'), m.key...), '"', ':')
+		out = append(out, m.value...)
+	}
+	return append(out, '}')
+}
+
+// plain says that a key reads the same inside and outside of JSON.
+func plain(key []byte) bool {
+	for _, c := range key {
+		if c < 0x20 || c >= 0x80 || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return true
+}
+
+// unescaped says that json.Marshal would write the bytes as they are, and not escape some for the sake of HTML.
+func unescaped(b []byte) bool {
+	for _, c := range b {
+		if c == '<' || c == '>' || c == '&' || c == 0xe2 { // 0xe2 begins the two line separators that it escapes, too
+			return false
+		}
+	}
+	return true
+}
