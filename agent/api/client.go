@@ -77,7 +77,11 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 }
 
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
-	u := url.URL{Scheme: "http", Host: "agent", Path: path, RawQuery: query.Encode()}
+	plain, err := url.PathUnescape(path) // callers escape what people name
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	u := url.URL{Scheme: "http", Host: "agent", Path: plain, RawPath: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)

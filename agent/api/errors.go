@@ -24,6 +24,8 @@ const (
 	CodeStale        Code = "stale_epoch"
 	CodeLocked       Code = "locked"
 	CodeUnauthorised Code = "unauthorised"
+	CodeTooLarge     Code = "too_large"
+	CodeBusy         Code = "busy" // a limit of this node is reached
 )
 
 type meaning struct {
@@ -47,6 +49,10 @@ func (c Code) meaning() meaning {
 		return meaning{7, http.StatusMultiStatus}
 	case CodeRefused, CodeConflict, CodeStale, CodeLocked:
 		return meaning{8, http.StatusConflict}
+	case CodeTooLarge:
+		return meaning{2, http.StatusRequestEntityTooLarge}
+	case CodeBusy:
+		return meaning{8, http.StatusServiceUnavailable}
 	case CodeUnauthorised:
 		return meaning{9, http.StatusUnauthorized}
 	}

@@ -1,6 +1,7 @@
 package httpd
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -65,7 +67,10 @@ const (
 	maxConnections   = 256
 	maxHeader        = 16 << 10
 	headerTime       = 5 * time.Second
-	idleTime         = 2 * time.Minute
+	idleTime         = 30 * time.Second
+	bodyTime         = 20 * time.Second // for a whole body within its limit
+	writeTime        = 30 * time.Second // for each piece of an answer; a reader that takes none of it for so long is cut off
+	maxStreams       = 128              // of maxConnections, so that who only asks is always answered
 	defaultBody      = 1 << 20
 	shutdownPatience = 2 * time.Second
 )
@@ -85,17 +90,22 @@ func New(c Config, routes []Route) *Server {
 	return s
 }
 
-type trustKey struct{}
+type (
+	trustKey   struct{}
+	streamsKey struct{}
+)
 
 // Serve answers on l until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener, trust Trust) error {
+	streams := make(chan struct{}, maxStreams)
 	srv := &http.Server{
 		Handler:           s.guard(trust),
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext: func(net.Listener) context.Context {
-			return context.WithValue(context.WithoutCancel(ctx), trustKey{}, trust)
+			base := context.WithValue(context.WithoutCancel(ctx), trustKey{}, trust)
+			return context.WithValue(base, streamsKey{}, streams)
 		},
 	}
 	stopped := context.AfterFunc(ctx, func() {
@@ -116,6 +126,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, trust Trust) error {
 // guard checks what is the same for every route: where the request says it goes, and where it says it comes from.
 func (s *Server) guard(trust Trust) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		_ = control.SetWriteDeadline(time.Time{})
+		if r.ContentLength != 0 {
+			// Also for a body that nobody will look at: the server reads some of it before it takes the next request.
+			_ = control.SetReadDeadline(time.Now().Add(bodyTime))
+		}
+		w = &watched{ResponseWriter: w}
 		if trust != TrustSocket {
 			if !s.knownHost(r.Host) {
 				writeError(w, api.Errorf(api.CodeUnauthorised, "host %q is not this agent", clip(r.Host)))
@@ -161,8 +178,10 @@ func (s *Server) handler(route Route) http.Handler {
 			writeError(w, err)
 			return
 		}
-		if limit > 0 {
-			r.Body = http.MaxBytesReader(w, r.Body, limit)
+		if err := takeBody(w, r, limit); err != nil {
+			w.Header().Set("Connection", "close")
+			writeError(w, err)
+			return
 		}
 		defer func() {
 			if p := recover(); p != nil && p != http.ErrAbortHandler {
@@ -171,6 +190,16 @@ func (s *Server) handler(route Route) http.Handler {
 			}
 		}()
 		if route.Stream != nil {
+			if streams, ok := r.Context().Value(streamsKey{}).(chan struct{}); ok {
+				select {
+				case streams <- struct{}{}:
+					defer func() { <-streams }()
+				default:
+					w.Header().Set("Connection", "close")
+					writeError(w, api.Errorf(api.CodeBusy, "%d streams are open already", maxStreams).WithHint("end some of them, or ask another node"))
+					return
+				}
+			}
 			out := &watched{ResponseWriter: w}
 			if err := route.Stream(out, r); err != nil {
 				if !out.wrote {
@@ -191,6 +220,32 @@ func (s *Server) handler(route Route) http.Handler {
 		}
 		writeJSON(w, http.StatusOK, v)
 	})
+}
+
+// takeBody reads the whole body ahead of its handler, so that a sender that is slow on purpose holds up nothing but itself.
+// A body without limit is its handler's to read.
+func takeBody(w http.ResponseWriter, r *http.Request, limit int64) *api.Error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	noDeadline := func() { _ = http.NewResponseController(w).SetReadDeadline(time.Time{}) }
+	if limit <= 0 {
+		noDeadline()
+		return nil
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return api.Errorf(api.CodeTooLarge, "request body: more than %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return api.Errorf(api.CodeInvalid, "request body: not here after %s", bodyTime)
+	case err != nil:
+		return api.Errorf(api.CodeInvalid, "request body: %v", err)
+	}
+	noDeadline()
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return nil
 }
 
 func (s *Server) allowed(r *http.Request, a Access) *api.Error {
@@ -242,10 +297,6 @@ func Decode(r *http.Request, out any) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(out); err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return api.Errorf(api.CodeInvalid, "request body: more than %d bytes", tooLarge.Limit)
-		}
 		return api.Errorf(api.CodeInvalid, "request body: %v", err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
@@ -257,6 +308,7 @@ func Decode(r *http.Request, out any) error {
 // Flush sends what was written so far.
 func Flush(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
 
+// watched knows whether an answer has begun, and gives each piece of it a deadline.
 type watched struct {
 	http.ResponseWriter
 	wrote bool
@@ -264,6 +316,7 @@ type watched struct {
 
 func (w *watched) Write(b []byte) (int, error) {
 	w.wrote = true
+	_ = http.NewResponseController(w.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTime))
 	return w.ResponseWriter.Write(b)
 }
 

@@ -106,7 +106,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		`{"a":1}{"a":2}`: 400,
 		`{"a":"x"}`:      400,
 		``:               400,
-		`{"a":` + strings.Repeat(" ", 100) + `1}`: 400,
+		`{"a":` + strings.Repeat(" ", 100) + `1}`: 413,
 	} {
 		resp, err := http.Post(base+"/x", "application/json", strings.NewReader(body))
 		if err != nil {
@@ -118,5 +118,42 @@ func TestDecodeIsStrict(t *testing.T) {
 		if resp.StatusCode != want || want != 200 && env.Error == nil {
 			t.Errorf("%q: got %d (%v), want %d", body, resp.StatusCode, env.Error, want)
 		}
+	}
+}
+
+func TestStreamsLeaveRoomForQuestions(t *testing.T) {
+	t.Parallel()
+	base := serve(t, TrustLoopback, true,
+		Route{Pattern: "GET /tail", Access: Read, Stream: func(w http.ResponseWriter, r *http.Request) error {
+			_, _ = io.WriteString(w, "begun\n")
+			Flush(w)
+			<-r.Context().Done()
+			return nil
+		}},
+		Route{Pattern: "GET /ask", Access: Read, Do: func(*http.Request) (any, error) { return api.Done{OK: true}, nil }},
+	)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2 * maxStreams}}
+	t.Cleanup(client.CloseIdleConnections)
+	for i := range maxStreams + 3 {
+		resp, err := client.Get(base + "/tail")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		want := http.StatusOK
+		if i >= maxStreams {
+			want = http.StatusServiceUnavailable
+		}
+		if resp.StatusCode != want {
+			t.Fatalf("stream %d: got %d, want %d", i, resp.StatusCode, want)
+		}
+	}
+	resp, err := client.Get(base + "/ask")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("a question beside the streams: got %d", resp.StatusCode)
 	}
 }
