@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -162,6 +163,9 @@ func (t *txn) run(c Command) (any, error) {
 		value = values
 	} else if value, err = t.step(c.Body); err != nil {
 		return nil, err
+	}
+	if slices.ContainsFunc(steps, func(s Step) bool { return rosterKind(s.Kind) }) {
+		t.tellCluster(&before)
 	}
 	return value, t.checkEvents(&before, steps)
 }
