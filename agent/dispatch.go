@@ -131,13 +131,20 @@ func (e daemonEvents) Consume(ctx context.Context, c kit.Consumer) error {
 	}
 	if e.fence != nil {
 		// A singleton's place in the log and its failures belong to the ring, so that its successor goes on from there.
-		out.Cursors, out.Letters, out.SaveEvery = ringCursors{e}, ringLetters{a: e.a, fence: *e.fence}, time.Second
+		out.Cursors, out.Letters, out.SaveEvery = ringCursors{e, ctx}, ringLetters{a: e.a, fence: *e.fence}, time.Second
 	}
 	return e.a.router.during(ctx, func(ctx context.Context) error { return e.a.dispatcher.Subscribe(ctx, out) })
 }
 
 // ringCursors keep a singleton's position in the replicated state, under its epoch.
-type ringCursors struct{ e daemonEvents }
+type ringCursors struct {
+	e   daemonEvents
+	run context.Context // of the daemon
+}
+
+// lastSave is how long a daemon that was told to stop may still try to save its position: often it stops because there is
+// no coordinator who could take it, and it must be gone within its grace.
+const lastSave = time.Second
 
 // Load implements eventlog.CursorStore.
 func (c ringCursors) Load(ctx context.Context, consumer string) (uint64, bool, error) {
@@ -151,6 +158,11 @@ func (c ringCursors) Load(ctx context.Context, consumer string) (uint64, bool, e
 
 // Save implements eventlog.CursorStore.
 func (c ringCursors) Save(ctx context.Context, consumer string, seq uint64) error {
+	if c.run.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, lastSave)
+		defer cancel()
+	}
 	cmd := c.e.a.command(state.KindPosition, state.SetPositions{Positions: []ring.Position{{Consumer: consumer, Seq: seq, Epoch: c.e.fence.Epoch}}})
 	cmd.Fence = c.e.fence
 	_, err := c.e.a.leader.Propose(ctx, cmd)
