@@ -87,6 +87,7 @@ type Agent struct {
 	specs        []kit.Spec
 
 	leaving  chan leaveRequest
+	fatal    chan error // why this process must end
 	draining atomic.Bool
 	shutOut  atomic.Bool   // a peer has said that this node is revoked
 	ready    chan struct{} // closed once everything has been started
@@ -128,7 +129,7 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan leaveRequest), ready: make(chan struct{})}
+	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan leaveRequest), fatal: make(chan error, 1), ready: make(chan struct{})}
 	a.conf.Store(&c)
 	var undo []func()
 	defer func() {
@@ -205,10 +206,18 @@ func (d *dataDir) sweepStaging() error {
 	return nil
 }
 
+// partialAge is how long a half-fetched artifact is kept for whoever goes on with it.
+const partialAge = 48 * time.Hour
+
 func (a *Agent) openStore() error {
 	blobs, err := blob.Open(a.dir.path("blobs"), blob.Options{Quarantine: a.dir.path("quarantine"), Log: a.log})
 	if err != nil {
 		return fmt.Errorf("open artifacts: %w", err)
+	}
+	if n, err := transfer.Sweep(blobs.PartialDir(), partialAge, time.Now()); err != nil {
+		return fmt.Errorf("sweep half-fetched artifacts: %w", err)
+	} else if n > 0 {
+		a.log.Info().Int("files", n).Msg("half-fetched artifacts that nobody went on with are gone")
 	}
 	s := &artifacts{a: a, blobs: blobs}
 	o := transfer.Options{Log: a.log, Damaged: func(d id.Digest, err error) {
@@ -249,8 +258,12 @@ func (a *Agent) openMesh(c config.Config) error {
 		Hooks: mesh.Hooks{Generation: gen.current, Seen: gen.seen},
 		OnRefused: func(by id.Node, reason *mesh.Error) {
 			a.log.Warn().Str("peer", string(by)).Err(reason).Msg("another node refuses this one")
-			if mesh.IsCode(reason, mesh.CodeRevoked, mesh.CodeDuplicate) {
-				a.alarms.raise("refused", reason.Message)
+			switch {
+			case mesh.IsCode(reason, mesh.CodeDuplicate):
+				// Two machines with one identity must not both go on: this one started later.
+				a.giveUp(api.Errorf(api.CodeRefused, "%s", reason.Message).WithHint(reason.Hint))
+			case mesh.IsCode(reason, mesh.CodeRevoked):
+				a.alarms.raise("revoked", reason.Message)
 			}
 			if mesh.IsCode(reason, mesh.CodeRevoked) {
 				a.shutOut.Store(true)
@@ -272,6 +285,14 @@ func (a *Agent) openMesh(c config.Config) error {
 		}
 	}
 	return nil
+}
+
+// giveUp ends Run with err; the first one counts.
+func (a *Agent) giveUp(err error) {
+	select {
+	case a.fatal <- err:
+	default:
+	}
 }
 
 // proposeLater proposes through a leader that is opened after whoever needs it.
@@ -471,7 +492,8 @@ func (a *Agent) replicaComplete(ctx context.Context, n id.Node) bool {
 		}
 		var st replicaState
 		err := a.mesh.Call(ctx, n, methodReplica, struct{}{}, &st)
-		return st.Durable, err == nil
+		// A voter must be able to take newcomers in, too, so that the loss of the others does not close the ring.
+		return st.Durable, err == nil && st.Authority
 	}
 	for {
 		seq, ok := durable()

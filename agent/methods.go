@@ -120,7 +120,7 @@ func (a *Agent) registerMethods() {
 func (a *Agent) replicaState() replicaState {
 	st := a.replica.Status()
 	h := a.leader.View().LogHead()
-	return replicaState{Durable: a.replica.Durable(), Oldest: st.Oldest, HeadSeq: h.Seq, HeadHash: h.Hash, Voter: a.isVoter() && a.leader.Freshness().Known}
+	return replicaState{Durable: a.replica.Durable(), Oldest: st.Oldest, HeadSeq: h.Seq, HeadHash: h.Hash, Authority: a.mesh.HasAuthorityKey(), Voter: a.isVoter() && a.leader.Freshness().Known}
 }
 
 func (a *Agent) isVoter() bool {

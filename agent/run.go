@@ -94,6 +94,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	case req := <-a.leaving:
 		leave = &req
+	case err = <-a.fatal:
 	}
 	if errors.Is(context.Cause(ctx), ErrAbrupt) {
 		endWork()

@@ -93,7 +93,9 @@ type replicaState struct {
 	Oldest   uint64     `json:"oldest"`
 	HeadSeq  uint64     `json:"head_seq"` // of its replicated state
 	HeadHash event.Hash `json:"head_hash"`
-	Voter    bool       `json:"voter"` // its state is a voter's, and a coordinator has spoken
+	// Authority says that it holds the ring's signing key.
+	Authority bool `json:"authority"`
+	Voter     bool `json:"voter"` // its state is a voter's, and a coordinator has spoken
 }
 
 type fetchCall struct {

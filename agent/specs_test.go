@@ -1,0 +1,138 @@
+package agent_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons"
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// base are the daemons without which a ring can neither hear nor be asked, and those of the test.
+func base(extra ...kit.Spec) []kit.Spec {
+	var out []kit.Spec
+	for _, s := range daemons.All() {
+		if slices.Contains([]string{"EVENT_ROUTER", "CROSS_PROCESS_POLLER", "HEALTH_SERVER", "P2P_BACKEND"}, s.Name) {
+			out = append(out, s)
+		}
+	}
+	return append(out, extra...)
+}
+
+// everywhere is a daemon of every node, singleton one of the core nodes.
+func everywhere(name string, run func(context.Context, kit.Env) error) kit.Spec {
+	return kit.Spec{Name: name, Category: "test", Doc: "A test's.", Scope: kit.ScopeNode, New: func(env kit.Env) (kit.Daemon, error) {
+		return kit.Run(func(ctx context.Context) error { return run(ctx, env) }), nil
+	}}
+}
+
+func singleton(name string, run func(context.Context, kit.Env) error) kit.Spec {
+	s := everywhere(name, run)
+	s.Scope, s.Classes = kit.ScopeCluster, []id.Class{id.Core}
+	return s
+}
+
+// attempt is one start of a daemon somewhere.
+type attempt struct {
+	env kit.Env
+	ctx context.Context //nolint:containedctx // the test asks whether it is over
+}
+
+// attempts collects them.
+type attempts struct {
+	mu  sync.Mutex
+	all []attempt
+}
+
+func (a *attempts) run(ctx context.Context, env kit.Env) error {
+	a.mu.Lock()
+	a.all = append(a.all, attempt{env, ctx})
+	a.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+// live is the newest attempt that is not over, but for those on a node.
+func (a *attempts) live(except string) (attempt, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range slices.Backward(a.all) {
+		if x.env.Self.Name != except && x.ctx.Err() == nil {
+			return x, true
+		}
+	}
+	return attempt{}, false
+}
+
+// book collects what was heard, by whom.
+type book struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (b *book) add(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, fmt.Sprintf(format, args...))
+}
+
+func (b *book) list() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.lines)
+}
+
+// note publishes an OPERATOR_NOTE through a node's socket.
+func note(ctx context.Context, n *agenttest.Node, text string, wait bool) (api.Published, error) {
+	payload, err := json.Marshal(map[string]any{"text": text})
+	if err != nil {
+		return api.Published{}, err
+	}
+	var out api.Published
+	err = n.Client().Post(ctx, "/api/v1/events", api.Publish{Type: "OPERATOR_NOTE", Payload: payload, Wait: wait, Key: "note/" + text}, &out)
+	return out, err
+}
+
+func mustNote(t *testing.T, r *agenttest.Ring, n *agenttest.Node, text string) {
+	t.Helper()
+	r.Until("note "+text, func(ctx context.Context) error {
+		_, err := note(ctx, n, text, true)
+		return err
+	})
+}
+
+// textOf is the text of an OPERATOR_NOTE.
+func textOf(r event.Record) string {
+	var p struct {
+		Text string `json:"text"`
+	}
+	_ = json.Unmarshal(r.Payload, &p)
+	return p.Text
+}
+
+// lines reads a node's whole log of one type.
+func lines(ctx context.Context, n *agenttest.Node, eventType string) ([]event.Line, error) {
+	body, err := n.Client().Stream(ctx, "/api/v1/events", map[string][]string{"after": {"0"}, "type": {eventType}})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	dec := json.NewDecoder(body)
+	var out []event.Line
+	for dec.More() {
+		var l event.Line
+		if err := dec.Decode(&l); err != nil {
+			return nil, err
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
