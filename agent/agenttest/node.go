@@ -96,9 +96,14 @@ func (n *Node) Enrol() {
 
 // EnrolWith asks the first node for a place with a token.
 func (n *Node) EnrolWith(ctx context.Context, token identity.Secret) error {
-	return agent.Enrol(ctx, agent.Enrolment{
+	return agent.Enrol(ctx, n.Enrolment(token))
+}
+
+// Enrolment is what EnrolWith asks for, for tests that change it.
+func (n *Node) Enrolment(token identity.Secret) agent.Enrolment {
+	return agent.Enrolment{
 		Config: n.config(), Seeds: []string{n.ring.nodes[0].Address}, Token: token, Network: &plug{host: n.Host},
-	})
+	}
 }
 
 // Prepare makes the folder with a ballast that has its size but not its blocks: rings of tests need no reserve.
