@@ -8,8 +8,8 @@ cat >"$scratch/part.sh" <<'S'
 out=$1; part=$(cat "$2/part"); echo run >>"$2/runs.$part"
 case $part in
 nothing) exit 0 ;;
-zero) "$3" workload connect4 selfplay --games 1 --simulations 0 --seed 1 --out "$out/games.db" >/dev/null; exec "$2/empty" "$out/games.db" ;;
-cut) printf 'PK\003\004cut off' >"$out/dataset.npz"; exit 0 ;;
+zero) exec "$2/probe" emptydb "$out/games.db" ;;
+cut) printf 'PK\003\004cut off' >"$out/dataset.npz"; exec "$3" workload connect4 selfplay --games 1 --simulations 0 --seed $$ --out "$out/games.db" ;;
 empty) : >"$out/games.db" ;;
 text) echo 'games=1000000'; echo not a database >"$out/games.db" ;;
 hang) echo games=1; sleep 600 ;;
@@ -19,30 +19,26 @@ loud) head -c 1073741824 /dev/zero | tr '\0' x; echo; exit 0 ;;
 fails) echo 'it went wrong: exit 7' >&2; exit 7 ;;
 killed) kill -9 $$ ;;
 link) ln -s /etc/passwd "$out/games.db" ;;
-long) sleep 60; exec "$3" workload connect4 selfplay --games 2 --simulations 0 --seed $$ --out "$out/games.db" ;;
+long) for i in $(seq 30); do echo games=$i; sleep 2; done; exec "$3" workload connect4 selfplay --games 2 --simulations 0 --seed $$ --out "$out/games.db" ;;
 good) exec "$3" workload connect4 selfplay --games 2 --simulations 0 --seed $$ --out "$out/games.db" ;;
 esac
 S
-cat >"$scratch/empty" <<'S'
-#!/bin/sh
-printf '%s' '' >"$1"; rm -f "$1-wal" "$1-shm"
-S
-chmod +x "$scratch/empty"
-stage() { cat <<Y
-  $1:
+cat >"$scratch/liar.yaml" <<Y
+version: 1
+name: liar
+configs: [connect4_2p]
+stages:
+  selfplay:
     argv: [sh, "$scratch/part.sh", "{out}", "$scratch", "{self}"]
     needs: {cpu: 1}
-    timeout: ${3:-100s}
-    no_progress: ${4:-90s}
+    timeout: 100s
+    no_progress: 8s
     grace: 2s
     progress: 'games=(?P<games>\d+)'
-    outputs: [{path: $2}]
+    outputs:
+      - {path: games.db, kind: games, min: {games: 1}}
+      - {path: dataset.npz, kind: dataset, optional: true}
 Y
-}
-{ echo 'version: 1'; echo 'name: liar'; echo 'configs: [connect4_2p]'; echo 'stages:'
-  stage selfplay 'games.db, kind: games' | sed 's/outputs: .*/outputs: [{path: games.db, kind: games, min: {games: 1}}]/'
-  stage evaluate 'games.db' 100s 6s | sed 's/outputs: .*/outputs: [{path: games.db, kind: games, min: {games: 1}}]/'
-  stage export '' | sed 's/outputs: .*/outputs: [{path: dataset.npz, kind: dataset}]/'; } >"$scratch/liar.yaml"
 LIMIT=10 expect 0 workload "$RINGAGENT" validate "$scratch/liar.yaml"
 # QUEUE_POPULATOR must not play in between.
 cat >"$scratch/ring.yaml" <<'Y'
@@ -60,8 +56,14 @@ start c1; until_true 60 coordinated c1 || { bad "c1 coordinates"; verdict; }
 state() { ra c1 work show "$1" --json | field state; }
 in_state() { case " $2 " in *" $(state "$1") "*) true ;; *) false ;; esac; }
 attempted() { [ "$(ra c1 work show "$1" --json | field attempts)" -ge 1 ] && in_state "$1" "pending failed dead done"; }
-play() { # play PART STAGE PATTERN [SECONDS]: one attempt, its reason, then cancelled
-  local part=$1 stage=$2 pattern=$3 limit=${4:-45} id
+good() { # slots are free again: a job that keeps its word ends well
+  local id
+  echo good >"$scratch/part"
+  id=$(ra c1 work add selfplay --config connect4_2p --json | field id)
+  check "$1: a good job runs after it" until_true 40 in_state "$id" done || ra c1 work show "$id" --json
+}
+play() { # play PART PATTERN [SECONDS]: one attempt, its reason, then cancelled, then a good one
+  local part=$1 stage=selfplay pattern=$2 limit=${3:-45} id
   echo "$part" >"$scratch/part"
   id=$(ra c1 work add "$stage" --config connect4_2p --json | field id) || { bad "$part: not added"; return; }
   if ! until_true "$limit" attempted "$id"; then bad "$part: $(ra c1 work show "$id" --json | tr -d '\n ')"; else
@@ -73,28 +75,26 @@ play() { # play PART STAGE PATTERN [SECONDS]: one attempt, its reason, then canc
   ra c1 work cancel "$id" >/dev/null 2>&1
   until_true 20 in_state "$id" "cancelled failed dead" || bad "$part: not cancelled but $(state "$id")"
   no_process() { ! pgrep -f 'sleep 60[0-9]' >/dev/null && [ -z "$(job_pids "$scratch/part.sh")" ]; }
-  check "$part: no process is left" until_true 15 no_process
+  check "$part: no process is left" until_true 15 no_process || ps -eo pid,ppid,sid,args | grep -a "sleep 60\|$scratch/part.sh"
+  good "$part"
 }
-play nothing selfplay 'games.db'
-play empty selfplay 'games'
-play text selfplay 'games.db|sqlite|database'
-play link selfplay 'link|regular'
-play zero selfplay 'games'
-play cut export 'dataset.npz|zip|npz'
-play fails selfplay 'exit 7|exit code 7|status 7|7'
-play killed selfplay 'signal|killed'
-play leaves selfplay '1'
-play hang evaluate 'progress' 60
-play forks evaluate 'progress' 60
-play loud selfplay 'games.db' 120
+play nothing 'games.db'
+play empty 'games'
+play text 'games.db|sqlite|database'
+play link 'link|regular'
+play zero 'games'
+play cut 'dataset.npz|zip|npz'
+play fails 'exit 7|exit code 7|status 7|7'
+play killed 'signal|killed'
+play leaves '1'
+play hang 'progress' 60
+play forks 'progress' 60
+play loud 'games.db|progress' 120
 logs=$(du -sm "$scratch/c1/jobs" | cut -f1)
 check "1 GiB of output left ${logs} MiB of logs" [ "$logs" -lt 32 ]
 rss=$(awk '/VmHWM/{print int($2/1024)}' /proc/$pid_c1/status)
 check "the agent's peak memory is ${rss} MiB" [ "$rss" -lt 250 ]
-echo good >"$scratch/part"
-id=$(ra c1 work add selfplay --config connect4_2p --json | field id)
-check "a good job runs after all that" until_true 60 in_state "$id" done
-expect 0 "$id" ra c1 work list --all
+expect 0 done ra c1 work list --all
 # A job that outlives its agent.
 echo long >"$scratch/part"
 id=$(ra c1 work add selfplay --config connect4_2p --json | field id)
@@ -105,7 +105,5 @@ sleep 3; start c1
 check "the agent is back" until_true 40 coordinated c1
 check "the job ends well" until_true 110 in_state "$id" done || ra c1 work show "$id"
 check "it ran once" [ "$(wc -l <"$scratch/runs.long") $(ra c1 work show "$id" --json | field attempts)" = "1 1" ]
-echo good >"$scratch/part"
-id=$(ra c1 work add selfplay --config connect4_2p --json | field id)
-check "and another good one after it" until_true 60 in_state "$id" done
+good long
 verdict

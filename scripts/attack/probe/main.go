@@ -1,5 +1,5 @@
 // Command probe is what the attack scripts need beyond a shell: reading JSON, and talking to the agent's port as people,
-// browsers and strangers do. It uses the standard library only.
+// browsers and strangers do.
 package main
 
 import (
@@ -23,9 +23,9 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(errors.New("usage: probe field|count|keys|http|raw|idle|scan …"))
+		fail(errors.New("usage: probe field|count|keys|http|raw|idle|halftls|scan|emptydb …"))
 	}
-	verbs := map[string]func([]string) error{"field": field, "count": count, "keys": keys, "http": request, "raw": raw, "idle": idle, "halftls": halfTLS, "scan": scan}
+	verbs := map[string]func([]string) error{"field": field, "count": count, "keys": keys, "http": request, "raw": raw, "idle": idle, "halftls": halfTLS, "scan": scan, "emptydb": emptyDB}
 	f, ok := verbs[os.Args[1]]
 	if !ok {
 		fail(fmt.Errorf("unknown verb %q", os.Args[1]))
