@@ -202,6 +202,7 @@ kill_agent() {
 # start_agent NODE starts it again, as an operator would.
 start_agent() {
   "$BIN" agent --data-dir "$RING/$1" >> "$RING/$1/agent.log" 2>&1 &
+  disown # or bash would tell us when it is killed again
 }
 
 coordinator() { ra "$1" leader --json 2>/dev/null | rows | cols coordinator; }

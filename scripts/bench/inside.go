@@ -44,6 +44,7 @@ func runAgent(ctx context.Context, dir, control string) error {
 	if err != nil {
 		return err
 	}
+	agent.TuneMemory()
 	log, level, err := agent.NewLogger(os.Stderr, conf.Log)
 	if err != nil {
 		return err
