@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent"
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/ring"
 )
@@ -229,31 +230,42 @@ func holder(dataDir string) (int, bool) {
 	return pid, true
 }
 
-// stop ends all agents of the folder, also those that somebody started again by hand, and then their jobs.
+// stop ends all agents of the folder, also those that somebody started again by hand, and then their jobs. Edge nodes go
+// first: they bring their last games to the core nodes before they end.
 func (r *running) stop() {
 	r.say("stopping")
-	for _, n := range r.nodes {
-		if pid, alive := holder(n.DataDir); alive && pid > 0 {
-			_ = syscall.Kill(pid, syscall.SIGTERM)
+	r.end(func(n Node) bool { return n.Class == id.Edge })
+	r.end(func(n Node) bool { return n.Class != id.Edge })
+	r.stopJobs()
+}
+
+// end stops the agents of some nodes at once.
+func (r *running) end(which func(Node) bool) {
+	each := func(f func(Node, int)) {
+		for _, n := range r.nodes {
+			if pid, alive := holder(n.DataDir); alive && which(n) {
+				f(n, pid)
+			}
 		}
 	}
+	each(func(_ Node, pid int) {
+		if pid > 0 {
+			_ = syscall.Kill(pid, syscall.SIGTERM)
+		}
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
 	defer cancel()
 	_ = r.until(ctx, stopLimit, "agents end", func(context.Context) bool {
-		for _, n := range r.nodes {
-			if _, alive := holder(n.DataDir); alive {
-				return false
-			}
-		}
-		return true
+		left := 0
+		each(func(Node, int) { left++ })
+		return left == 0
 	})
-	for _, n := range r.nodes {
-		if pid, alive := holder(n.DataDir); alive && pid > 0 {
+	each(func(n Node, pid int) {
+		if pid > 0 {
 			r.say("%s did not stop in %s; killing process %d", n.Name, stopLimit, pid)
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-	}
-	r.stopJobs()
+	})
 }
 
 // stopJobs ends the jobs that outlive their agents: nobody is left to gather what they play.
