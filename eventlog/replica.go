@@ -95,6 +95,7 @@ type ReplicaOptions struct {
 	Retention    func() Retention // asked before each cut; nil: keep everything
 	RetainEvery  time.Duration    // 30 s
 	QueueBytes   int              // of offered records that wait for the disk: 32 MiB
+	Gather       time.Duration    // from one append to the next, so that a busy log costs few fsyncs; 0: none
 	PullEvery    time.Duration    // how often to try again what could not be pulled: 500 ms
 	FetchTimeout time.Duration    // 10 s
 	Now          func() time.Time
@@ -139,6 +140,8 @@ type Replica struct {
 	durable atomic.Uint64
 	stopped chan struct{}
 	once    sync.Once
+
+	appended time.Time // when the writer last stored something; only it looks
 
 	mu sync.Mutex
 	replicaState

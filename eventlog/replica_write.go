@@ -16,6 +16,7 @@ import (
 const (
 	appendAtOnce = 4096 // records a transaction
 	fetchAtOnce  = 1024
+	gatherMost   = 1 << 20 // bytes that wait for no more company
 )
 
 // Run writes and pulls until ctx ends, then closes the file. It is the file's only writer.
@@ -63,6 +64,15 @@ func (r *Replica) work(ctx context.Context) error {
 			r.queue, r.queued = nil, 0
 			r.mu.Unlock()
 			return nil
+		}
+		if wait := r.opt.Gather - time.Since(r.appended); wait > 0 && len(r.queue) > 0 && r.queued < gatherMost {
+			r.mu.Unlock()
+			select { // more comes along meanwhile
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return nil
+			}
+			r.mu.Lock()
 		}
 		batch := r.queue
 		r.queue, r.queued = nil, 0
@@ -251,6 +261,7 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 		r.fail(err)
 		return fmt.Errorf("append events %d to %d: %w", run[0].Seq, run[len(run)-1].Seq, err)
 	}
+	r.appended = time.Now()
 	r.settle(head, hash)
 	if r.opt.OnAppend != nil {
 		r.opt.OnAppend(records)

@@ -63,7 +63,11 @@ func newLeases(t *term) *leases {
 
 // renew answers a node after a quorum was heard in a round that began after the request had arrived.
 func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, error) {
-	if err := t.rounds.wait(ctx); err != nil {
+	round := t.rounds.wait
+	if t.leases.regular(t.n.machine.View(), from, c.Boot, t.n.times()) {
+		round = t.rounds.share
+	}
+	if err := round(ctx); err != nil {
 		return renewal{}, err
 	}
 	s := t.n.machine.View()
@@ -90,6 +94,24 @@ func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, e
 		r.Held = append(r.Held, a)
 	}
 	return r, nil
+}
+
+// regular says that a renewal brings a node nothing new and comes in good time: then it need not hurry.
+func (l *leases) regular(s *state.State, from id.Node, boot id.Boot, times ring.Times) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n, ok := l.nodes[from]; !ok || n.boot != boot {
+		return false
+	}
+	for a := range s.Assignments() {
+		if a.Node != from || a.Boot != boot || l.moving[a.Daemon] {
+			continue
+		}
+		if u, ok := l.until[a.Daemon]; !ok || u.node != from || u.boot != boot || time.Until(u.over) < times.Lease/2 {
+			return false
+		}
+	}
+	return true
 }
 
 // giveBack takes a node's word that it has stopped daemons.
