@@ -64,7 +64,7 @@ func orEmpty(s []string) []string {
 // daemonsShape answers `daemons`: this node's node-scope rows and every singleton, the rows of one other node, or the union.
 func (a *Agent) daemonsShape(ctx context.Context, all bool, node string) (api.Daemons, error) {
 	r := a.near()
-	out := api.Daemons{Daemons: []api.DaemonRow{}, AsOf: a.asOf(r)}
+	out := api.Daemons{Daemons: []api.DaemonRow{}, AsOf: a.asOfWith(r, a.stats(ctx))}
 	if node != "" {
 		m, err := r.find(node)
 		if err != nil {

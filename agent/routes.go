@@ -23,6 +23,7 @@ import (
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/internal/workload"
+	"github.com/ringagent/ringagent/leader"
 )
 
 // read is the view that answers are made of: the near copy, or on a node that holds no whole state the coordinator's.
@@ -42,6 +43,16 @@ func (a *Agent) near() reading { return reading{a.leader.View(), a.leader.Freshn
 func (a *Agent) asOf(r reading) api.AsOf {
 	s, _ := r.s.Settings()
 	return r.asOf(time.Now(), s.Timing.Times().HealthExpires)
+}
+
+// asOfWith is asOf where it is known whether there is a coordinator: without one every view is as old as its last word.
+func (a *Agent) asOfWith(r reading, st leader.Stats) api.AsOf {
+	out := a.asOf(r)
+	if st.Coordinator == nil && out.AsOf == nil {
+		at := r.fresh.AsOf.UTC()
+		out.AsOf = &at
+	}
+	return out
 }
 
 // views are the answers that any core node can give for any other: pure functions of the replicated state.
@@ -194,6 +205,7 @@ func (a *Agent) routes() []httpd.Route {
 }
 
 func (a *Agent) openServer(c config.Config) {
+	a.registerMetrics()
 	token := func() string {
 		f := a.conf.Load().API.TokenFile
 		if f == "" {
@@ -400,6 +412,9 @@ func (a *Agent) checkWork(in api.AddWork) (ring.WorkItem, error) {
 	}
 	if !slices.Contains(w.Configs, in.Config) {
 		return ring.WorkItem{}, api.Errorf(api.CodeInvalid, "config %q is not in the workload, which has %v", in.Config, w.Configs)
+	}
+	if mine := a.configs(); !slices.Contains(mine, in.Config) {
+		return ring.WorkItem{}, api.Errorf(api.CodeRefused, "config %q is not among those that the ring trains, which are %v", in.Config, mine)
 	}
 	key := in.Key
 	if key == "" {

@@ -29,7 +29,7 @@ func (a *Agent) members(ctx context.Context) api.Members {
 	for _, m := range a.mesh.Members() {
 		seen[m.ID] = m
 	}
-	out := api.Members{Members: []api.Member{}, AsOf: a.asOf(r)}
+	out := api.Members{Members: []api.Member{}, AsOf: a.asOfWith(r, stats)}
 	add := func(n id.Node, entry ring.Member) {
 		g, there := seen[n]
 		row := api.Member{
@@ -100,13 +100,37 @@ func (a *Agent) members(ctx context.Context) api.Members {
 func (a *Agent) stats(ctx context.Context) leader.Stats {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	return a.leader.AskStats(ctx)
+	st := a.leader.AskStats(ctx)
+	if st.Coordinator == nil {
+		a.voteCount(&st)
+	}
+	return st
+}
+
+// voteCount tells from gossip how many voters answer, where no coordinator can say. An edge node has no list of its own;
+// there the voters are those who say so.
+func (a *Agent) voteCount(st *leader.Stats) {
+	known := len(st.Voters) > 0
+	st.AliveVoters = 0
+	for _, m := range a.mesh.Members() {
+		if !known && m.Meta.Voter {
+			st.Voters = append(st.Voters, m.ID)
+		}
+		if slices.Contains(st.Voters, m.ID) && (m.ID == a.node.ID || m.Status == mesh.Alive) {
+			st.AliveVoters++
+		}
+	}
+	if len(st.Voters) > 0 {
+		st.Quorum = len(st.Voters)/2 + 1
+	}
+	st.FailureTolerance = max(0, st.AliveVoters-st.Quorum)
 }
 
 func (a *Agent) leaderShape(ctx context.Context) api.Leader {
 	r := a.near()
-	out := r.leader(a.stats(ctx))
-	out.AsOf = a.asOf(r)
+	st := a.stats(ctx)
+	out := r.leader(st)
+	out.AsOf = a.asOfWith(r, st)
 	return out
 }
 

@@ -22,7 +22,7 @@ type reading struct {
 // asOf is set when nobody confirms the copy now.
 func (r reading) asOf(now time.Time, limit time.Duration) api.AsOf {
 	out := api.AsOf{Index: r.s.Index()}
-	if !r.fresh.Known || now.Sub(r.fresh.AsOf) > limit {
+	if !r.fresh.Known || r.fresh.Coordinator == "" || now.Sub(r.fresh.AsOf) > limit {
 		at := r.fresh.AsOf.UTC()
 		out.AsOf = &at
 	}

@@ -102,6 +102,9 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 			return s, fmt.Errorf("%s: workload: %w", file, err)
 		}
 		s.Workload = string(text)
+		if w, err := workload.Parse(text, path); err == nil && len(s.Configs) == 0 {
+			s.Configs = w.Configs // none named means all of the workload's
+		}
 	}
 	if err := CheckRing(s); err != nil {
 		return s, fmt.Errorf("%s: %w", file, err)

@@ -29,7 +29,7 @@ func HealthRoutes(node string, now func() time.Time, ready Readiness, metrics *p
 		{Pattern: "GET /healthz", Access: Open, Do: func(*http.Request) (any, error) {
 			return liveness{Alive: true, Node: node, Time: now().UTC()}, nil
 		}},
-		{Pattern: "GET /readyz", Access: Open, Stream: func(w http.ResponseWriter, _ *http.Request) error {
+		{Pattern: "GET /readyz", Access: Open, Brief: true, Stream: func(w http.ResponseWriter, _ *http.Request) error {
 			missing := ready()
 			if len(missing) > 0 {
 				writeJSON(w, http.StatusServiceUnavailable, readiness{Missing: missing})
@@ -38,7 +38,7 @@ func HealthRoutes(node string, now func() time.Time, ready Readiness, metrics *p
 			writeJSON(w, http.StatusOK, readiness{Ready: true, Missing: []string{}})
 			return nil
 		}},
-		{Pattern: "GET /metrics", Access: Read, Stream: func(w http.ResponseWriter, r *http.Request) error {
+		{Pattern: "GET /metrics", Access: Read, Brief: true, Stream: func(w http.ResponseWriter, r *http.Request) error {
 			prom.ServeHTTP(w, r)
 			return nil
 		}},

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/net/netutil"
 
 	"github.com/ringagent/ringagent/agent/api"
 )
@@ -50,6 +49,8 @@ type Route struct {
 	Do func(r *http.Request) (any, error)
 	// Stream writes the answer itself; an error before the first byte is answered like one of Do.
 	Stream func(w http.ResponseWriter, r *http.Request) error
+	// Brief says that Stream ends at once by itself, and needs no place among the streams.
+	Brief bool
 	// MaxBody is the largest request body, in bytes; 0 means 1 MiB, −1 no limit.
 	MaxBody int64
 }
@@ -116,7 +117,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, trust Trust) error {
 		}
 	})
 	defer stopped()
-	err := srv.Serve(netutil.LimitListener(l, maxConnections))
+	room := newRoom(l, maxConnections)
+	srv.ConnState = room.watch
+	err := srv.Serve(room)
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -190,7 +193,7 @@ func (s *Server) handler(route Route) http.Handler {
 			}
 		}()
 		if route.Stream != nil {
-			if streams, ok := r.Context().Value(streamsKey{}).(chan struct{}); ok {
+			if streams, ok := r.Context().Value(streamsKey{}).(chan struct{}); ok && !route.Brief {
 				select {
 				case streams <- struct{}{}:
 					defer func() { <-streams }()

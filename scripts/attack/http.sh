@@ -33,7 +33,7 @@ http 200 '"id"' "publish with the token" POST $B/api/v1/events "$A" "$N"
 http 401 'origin' "publish from another origin" POST $B/api/v1/events "$A" 'Origin: http://evil.example' "$N"
 http 401 '' "tokens are not free to read" GET $B/api/v1/tokens
 http 200 '' "tokens with the token" GET $B/api/v1/tokens "$A"
-for m in leave force-leave join leader/transfer settings work/x/cancel dlq/x/drop daemons/AUTO_SYNC/stop tokens/x/revoke; do http 405 '' "GET $m changes nothing" GET $B/api/v1/$m "$A"; done
+for m in leave force-leave join leader/transfer work/x/cancel dlq/x/drop daemons/AUTO_SYNC/stop tokens/x/revoke; do http 405 '' "GET $m changes nothing" GET $B/api/v1/$m "$A"; done
 http 405 '' "DELETE" DELETE $B/api/v1/work "$A"
 http 405 '' "PUT" PUT $B/api/v1/settings "$A" '={}'
 # Host and path.
