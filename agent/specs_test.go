@@ -40,6 +40,27 @@ func singleton(name string, run func(context.Context, kit.Env) error) kit.Spec {
 	return s
 }
 
+// deaf is a daemon that hears no event at all: what it does, it does from the state and its timer.
+func deaf(s kit.Spec) kit.Spec {
+	whole := s.New
+	s.New = func(env kit.Env) (kit.Daemon, error) {
+		env.Events = noEvents{env.Events}
+		return whole(env)
+	}
+	return s
+}
+
+type noEvents struct{ kit.Events }
+
+// Wake implements kit.Events.
+func (noEvents) Wake(context.Context, ...event.Type) <-chan event.Record { return nil }
+
+// Consume implements kit.Events.
+func (noEvents) Consume(ctx context.Context, _ kit.Consumer) error {
+	<-ctx.Done()
+	return nil
+}
+
 // attempt is one start of a daemon somewhere.
 type attempt struct {
 	env kit.Env
