@@ -37,6 +37,7 @@ func agentCommand() *cli.Command {
 
 // runAgent runs an agent in the foreground until a signal ends it.
 func runAgent(c *cli.Context, conf config.Config) error {
+	agent.TuneMemory()
 	log, level, err := agent.NewLogger(c.App.ErrWriter, conf.Log)
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "%v", err)

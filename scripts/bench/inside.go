@@ -23,8 +23,8 @@ import (
 // order asks an agent to publish from inside.
 type order struct {
 	Publishers int           `json:"publishers"` // 0: only write the profile
-	InFlight   int           `json:"in_flight"` // of each publisher
-	Wait       bool          `json:"wait"`      // for the place in the log; else for the own fsync
+	InFlight   int           `json:"in_flight"`  // of each publisher
+	Wait       bool          `json:"wait"`       // for the place in the log; else for the own fsync
 	For        time.Duration `json:"for"`
 	Profile    string        `json:"profile,omitempty"` // write a CPU profile of the run here
 }
