@@ -81,9 +81,9 @@ expect 0 '' ra c1 force-leave c2
 expect 8 'spared' ra c1 force-leave c3
 LIMIT=15 expect 0 '' ra c1 events publish OPERATOR_NOTE --payload '{"text":"still deciding"}' --wait
 # Secrets.
-id=$(ra c1 work add selfplay --config a_2p --json | field id)
-running() { [ "$(ra c1 work show "$1" --json | field state)" = running ]; }
-check "a job runs" until_true 30 running "$id"
+expect 0 pending ra c1 work add selfplay --config a_2p --json
+running() { [ "$(ra c1 work list --state running --json | "$probe" count work)" -ge 1 ]; }
+check "a job runs" until_true 30 running
 { cat "$T".fresh "$T".used "$T".revoked "$T".race; for f in "$T".fresh "$T".used "$T".race; do cut -d. -f4 <$f; done
   cat "$scratch"/c?/api.token; find "$scratch"/*/tls -type f | true
   for k in $(grep -rl 'PRIVATE KEY' "$scratch"/*/tls); do sed -n '/PRIVATE KEY/,/END/p' $k | grep -v -e '---'; done; } | sort -u >"$scratch.secrets"
