@@ -27,8 +27,7 @@ func TestCoordinatorIsKilledAndComesBack(t *testing.T) {
 	r.Settled()
 }
 
-// Whoever has the very first token may use it at once. A founder that is not yet in the roster itself would let newcomers
-// in with a roster that lacks it, and they would refuse their only voter for ever.
+// Whoever has the very first token may use it at once.
 func TestFirstTokenWaitsForTheFounder(t *testing.T) {
 	t.Parallel()
 	r := agenttest.Prepare(t, agenttest.Options{Core: 2})
