@@ -219,7 +219,7 @@ func (w workArtifacts) Publish(ctx context.Context, p worker.Publication) (id.Di
 // workGames builds what an export reads: one database with at least the games of the packs.
 type workGames struct{ a *Agent }
 
-// Merged implements worker.Games. A core node has most of it merged already; what is missing is fetched and merged now.
+// Merged implements worker.Games. What is not on this disk yet is fetched first.
 func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (string, error) {
 	dir := g.a.dir.path("staging")
 	path := filepath.Join(dir, fmt.Sprintf("export-%s-%s.db", c, hex.EncodeToString(newNonce())))
@@ -227,16 +227,32 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 	if err != nil {
 		return "", err
 	}
+	g.sweep(dir)
+	files := make([]string, 0, len(sorted))
 	for _, d := range sorted {
 		pack, err := g.a.store.Ensure(ctx, d)
 		if err != nil {
 			return "", fmt.Errorf("get pack %s: %w", d.Short(), err)
 		}
-		if _, err := gamedb.Merge(ctx, path, pack); err != nil {
-			return "", fmt.Errorf("merge pack %s: %w", d.Short(), err)
-		}
+		files = append(files, pack)
+	}
+	if err := gamedb.Gather(ctx, path, files); err != nil {
+		return "", err
 	}
 	return path, nil
+}
+
+// exportKept is how long an export's input stays: longer than any job takes to open it.
+const exportKept = time.Hour
+
+// sweep removes what earlier exports have read.
+func (g workGames) sweep(dir string) {
+	old, _ := filepath.Glob(filepath.Join(dir, "export-*")) // the pattern is ours and sound
+	for _, path := range old {
+		if st, err := os.Stat(path); err == nil && time.Since(st.ModTime()) > exportKept {
+			_ = os.Remove(path)
+		}
+	}
 }
 
 // expand replaces lists of packs by what they list, and sorts.

@@ -31,11 +31,47 @@ func Merge(ctx context.Context, dst, pack string) (MergeResult, error) {
 		return MergeResult{}, fmt.Errorf("merge into %s: %w", dst, err)
 	}
 	defer c.Close()
+	// A merge is remembered elsewhere as done, so unlike a playing job's file it must be on disk when this returns.
+	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = FULL"); err != nil {
+		return MergeResult{}, fmt.Errorf("ask for durable commits: %w", err)
+	}
 	res, err := s.mergeInto(ctx, c)
 	if err != nil {
 		return MergeResult{}, fmt.Errorf("merge %s into %s: %w", pack, dst, err)
 	}
 	return res, nil
+}
+
+// Gather merges many packs into a file that is only read once and then thrown away, such as an export's input: nothing of it
+// is brought to disk on purpose, and after an error or a crash it is worth nothing.
+func Gather(ctx context.Context, dst string, packs []string) error {
+	c, err := openForWriting(ctx, dst)
+	if err != nil {
+		return fmt.Errorf("gather into %s: %w", dst, err)
+	}
+	defer c.Close()
+	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = OFF"); err != nil {
+		return fmt.Errorf("ask for quick commits: %w", err)
+	}
+	for _, pack := range packs {
+		if err := gather(ctx, c, pack); err != nil {
+			return fmt.Errorf("gather %s into %s: %w", pack, dst, err)
+		}
+	}
+	return nil
+}
+
+func gather(ctx context.Context, dst *conn, pack string) error {
+	if err := settled(pack); err != nil {
+		return err
+	}
+	s, err := openSource(ctx, pack, finished)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = s.mergeInto(ctx, dst)
+	return err
 }
 
 func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) {
@@ -52,10 +88,6 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 		return res, err
 	}
 	defer from.Close()
-	// A merge is remembered elsewhere as done, so unlike a playing job's file it must be on disk when this returns.
-	if _, err := dst.ExecContext(ctx, "PRAGMA synchronous = FULL"); err != nil {
-		return res, fmt.Errorf("ask for durable commits: %w", err)
-	}
 	tx, err := dst.BeginTx(ctx, nil)
 	if err != nil {
 		return res, fmt.Errorf("begin: %w", err)
