@@ -8,8 +8,8 @@
 # The data is put under -dir, or TMPDIR: it should be the disk that agents would have. Run it on a quiet machine: the load
 # is printed with every section, and ratios to the floors say more than rates.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 BIN=$(cd "$(dirname "${1:?usage: scripts/bench.sh BIN [FLAG...]}")" && pwd)/$(basename "$1")
+cd "$(dirname "$0")/.."
 shift
 # The same tags as the binary that is measured: the agents that publish from inside are built from the same sources.
 PROGRAM=$(mktemp -d)
