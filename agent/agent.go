@@ -145,6 +145,9 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 		return nil, err
 	}
 	a.log = o.Log.With().Str("node", a.node.Name).Logger()
+	if err := dir.tendBallast(); err != nil {
+		a.log.Warn().Err(err).Msg("the ballast is not as it should be")
+	}
 	if a.specs = o.Specs; a.specs == nil {
 		a.specs = daemons.All()
 	}

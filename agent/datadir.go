@@ -141,6 +141,25 @@ func (d *dataDir) reserveBallast() error {
 	return f.Sync()
 }
 
+// tendBallast gives the reserve up where a start would fail for want of space, and takes it back at a start where there is
+// plenty again: without it an agent that ended on a full disk could not come back to say so.
+func (d *dataDir) tendBallast() error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(d.root, &st); err != nil {
+		return fmt.Errorf("look at the disk: %w", err)
+	}
+	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // the types differ between systems
+	switch has := exists(d.path("ballast")); {
+	case has && free < ballastBytes/8:
+		if err := os.Remove(d.path("ballast")); err != nil {
+			return fmt.Errorf("give the ballast up: %w", err)
+		}
+	case !has && free > 8*ballastBytes:
+		return d.reserveBallast()
+	}
+	return nil
+}
+
 // ensureAPIToken makes the operator's token where there is none yet.
 func ensureAPIToken(path string) error {
 	if _, err := os.Stat(path); err == nil {

@@ -221,10 +221,10 @@ func (a *Agent) degraded() []string {
 
 func nextStep(st api.Status, l api.Leader) string {
 	switch {
-	case !st.QuorumOK:
-		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
 	case len(st.Degraded) > 0:
 		return "free disk space under the data dir"
+	case !st.QuorumOK:
+		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
 	case st.Members["alive"] == 1:
 		return "invite another machine: ringagent token create --class core"
 	}

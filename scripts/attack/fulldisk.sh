@@ -43,4 +43,11 @@ check "c1 votes" bash -c "'$RINGAGENT' --data-dir '$scratch/c2' leader --json | 
 no_alarm() { [ "$(ra c1 status --json | "$probe" count alarms)" = 0 ]; }
 check "no alarm is left" until_true 30 no_alarm || ra c1 status
 check "it is the same process" kill -0 "$pid_c1"
+# An agent that ended on a full disk comes back on what was kept for that, and says what is wrong.
+kill -9 "$pid_c1"; wait "$pid_c1" 2>/dev/null; dd if=/dev/zero of="$scratch/c1/filler" bs=4k >/dev/null 2>&1
+start c1
+answers() { ra c1 status; }
+check "an agent starts on a full disk" until_true 30 answers || tail -2 "$scratch/c1.log"
+rm -f "$scratch/c1/filler"
+check "and is well when there is space" until_true 30 well
 verdict
