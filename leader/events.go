@@ -17,9 +17,11 @@ const (
 	// entriesInFlight bounds how many entries of events wait for their commit.
 	entriesInFlight = 4
 	entryRoom       = state.MaxEntry - 64
-	// worthSending is the size from which an entry does not wait for the one before it. A smaller one does: an fsync on
-	// every voter is its price, and what gathers meanwhile travels for the same. A slow link still gets four large ones.
-	worthSending = entryRoom / 4
+	// worthSending is the size from which an entry does not wait for those before it. Of smaller ones only two are under
+	// way, one in the coordinator's disk and one in the followers': an fsync on every voter is the price of each, and what
+	// gathers meanwhile travels for the same. A slow link still gets four large ones.
+	worthSending  = entryRoom / 4
+	smallInFlight = 2
 )
 
 // batchProposal is one origin's batch on its way.
@@ -113,7 +115,7 @@ func (t *term) runBatches() {
 	var held []*batchProposal
 	size, flying := 0, 0
 	for {
-		if len(held) > 0 && (flying == 0 || size >= worthSending && flying < entriesInFlight) {
+		if len(held) > 0 && (flying < smallInFlight || size >= worthSending && flying < entriesInFlight) {
 			group, rest, left := firstEntry(held)
 			held, size, flying = rest, left, flying+1
 			taken <- t.entry(group, ended)

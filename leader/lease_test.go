@@ -217,7 +217,7 @@ func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 					defer cancel()
 					got <- c.Node.RenewHere(ctx, r.Members[1].ID, r.Members[1].Boot)
 				}()
-				time.Sleep(300 * time.Millisecond) // a round has begun for it
+				time.Sleep(600 * time.Millisecond) // a round has begun for it: it waits for company, and for the round before
 				r.Net.Release(others[0].ID, c.ID)
 				time.Sleep(10 * time.Millisecond)
 				brake.Go()
