@@ -307,14 +307,18 @@ func until(ctx context.Context, what string, good func(context.Context) error) e
 	defer cancel()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
+	last := errors.New("no answer yet")
 	for {
 		err := good(ctx)
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited for %s: %w", what, err)
+			return fmt.Errorf("waited for %s: %w", what, last)
 		case <-t.C:
 		}
 	}
