@@ -113,7 +113,10 @@ workspace() {
 
 leave_workspace() {
   trap - EXIT INT TERM
+  local pid
   ring_stop || true
+  for pid in $(jobs -p); do kill "$pid" 2>/dev/null; done
+  [ -z "${RING:-}" ] || ring_processes | while read -r pid _; do kill -9 "$pid" 2>/dev/null; done
   if [ -n "$KEEP" ]; then
     echo "kept: $WORK" >&2
   else
@@ -127,12 +130,14 @@ leave_workspace() {
 ring_start() {
   RING=$WORK/$1
   STARTED=$(now)
+  set -m # a process group of its own: a Ctrl-C reaches the ring once, through us, and not twice, which would mean "at once"
   if [ -n "${SHOW:-}" ]; then
     "$BIN" dev --dir "$RING" --base-port "${BASE_PORT:-8770}" --for "$2" > >(tee "$RING.log") 2>&1 &
   else
     "$BIN" dev --dir "$RING" --base-port "${BASE_PORT:-8770}" --for "$2" > "$RING.log" 2>&1 &
   fi
   DEV=$!
+  set +m
   await 90000 'a ring of five nodes and three voters' grep -q ' ready: ' "$RING.log"
 }
 
