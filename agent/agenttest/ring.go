@@ -170,6 +170,23 @@ func (r *Ring) Settled() {
 		}
 		return nil
 	})
+	// A voter that has not yet heard of the newest one would refuse to vote for it: what is committed now must be everywhere.
+	var note api.Published
+	r.Until("a note has its place", func(ctx context.Context) error {
+		return r.Up()[0].Client().Post(ctx, "/api/v1/events", api.Publish{Type: "OPERATOR_NOTE", Payload: []byte(`{"text":"settled"}`), Wait: true}, &note)
+	})
+	r.Until("the note is everywhere", func(ctx context.Context) error {
+		for _, n := range r.Up() {
+			var s api.Status
+			if err := n.Client().Get(ctx, "/api/v1/status", nil, &s); err != nil {
+				return fmt.Errorf("%s: %w", n.Name, err)
+			}
+			if s.Events.LastSeq < *note.Seq {
+				return fmt.Errorf("%s is at %d of %d", n.Name, s.Events.LastSeq, *note.Seq)
+			}
+		}
+		return nil
+	})
 }
 
 // Coordinator is the node that most of the running ones name.
