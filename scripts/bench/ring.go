@@ -44,11 +44,13 @@ type node struct {
 	class   id.Class
 	dir     string
 	address string
+	api     *api.Client
 	pid     int
 	ended   chan struct{}
 }
 
-func (n *node) client() *api.Client { return api.NewClient(filepath.Join(n.dir, "agent.sock")) }
+// client asks the node's agent. There is one for all questions: each keeps connections, of which an agent takes only so many.
+func (n *node) client() *api.Client { return n.api }
 
 func (n *node) control() string { return filepath.Join(n.dir, "bench.sock") }
 
@@ -66,6 +68,7 @@ func startRing(ctx context.Context, o options, spec ringSpec) (*testRing, error)
 			n.class = id.Edge
 		}
 		n.dir = filepath.Join(dir, n.name)
+		n.api = api.NewClient(filepath.Join(n.dir, "agent.sock"))
 		if port, err = freePort(port); err != nil {
 			return r, err
 		}
