@@ -171,18 +171,21 @@ func (r *Ring) Settled() {
 		return nil
 	})
 	// A voter that has not yet heard of the newest one would refuse to vote for it: what is committed now must be everywhere.
-	var note api.Published
-	r.Until("a note has its place", func(ctx context.Context) error {
-		return r.Up()[0].Client().Post(ctx, "/api/v1/events", api.Publish{Type: "OPERATOR_NOTE", Payload: []byte(`{"text":"settled"}`), Wait: true}, &note)
+	var made api.TokenCreated
+	r.Until("something is committed", func(ctx context.Context) error {
+		return r.Up()[0].Client().Post(ctx, "/api/v1/tokens", api.CreateToken{Class: id.Edge, TTLSeconds: 60, Uses: 1}, &made)
 	})
-	r.Until("the note is everywhere", func(ctx context.Context) error {
+	r.Until("it is everywhere", func(ctx context.Context) error {
 		for _, n := range r.Up() {
-			var s api.Status
-			if err := n.Client().Get(ctx, "/api/v1/status", nil, &s); err != nil {
+			if n.Class != id.Core {
+				continue
+			}
+			var ts api.Tokens
+			if err := n.Client().Get(ctx, "/api/v1/tokens", nil, &ts); err != nil {
 				return fmt.Errorf("%s: %w", n.Name, err)
 			}
-			if s.Events.LastSeq < *note.Seq {
-				return fmt.Errorf("%s is at %d of %d", n.Name, s.Events.LastSeq, *note.Seq)
+			if !slices.ContainsFunc(ts.Tokens, func(t api.Token) bool { return t.ID == made.ID }) {
+				return fmt.Errorf("%s has not got it yet", n.Name)
 			}
 		}
 		return nil

@@ -12,7 +12,6 @@ import (
 )
 
 func TestNormalise(t *testing.T) {
-	t.Parallel()
 	app := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{})
 	for _, c := range []struct{ in, want string }{
 		{"members", "members"},
@@ -35,9 +34,9 @@ func TestNormalise(t *testing.T) {
 	}
 }
 
-// TestManners runs whole command lines that need no agent.
+// TestManners runs whole command lines that need no agent, one after another: the flag library keeps package-level state
+// that two apps at once would race for.
 func TestManners(t *testing.T) {
-	t.Parallel()
 	none := t.TempDir()
 	for _, c := range []struct {
 		name   string
@@ -72,7 +71,6 @@ func TestManners(t *testing.T) {
 		{"dev with too many", "dev --nodes 99", 2, "", "--nodes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			var stdout, stderr bytes.Buffer
 			exit := run(t.Context(), append([]string{"ringagent"}, strings.Fields(c.args)...), strings.NewReader(""), &stdout, &stderr)
 			if exit != c.exit {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,13 +24,14 @@ type ExportSettings struct {
 	Few        int64        `json:"few"`         // fewer than this never make one
 	BatchAfter kit.Duration `json:"batch_after"` // after which Few are enough
 	Cooldown   kit.Duration `json:"cooldown"`
-	Window     int          `json:"window"` // generations whose games a dataset contains; 0: all there are
+	Window     int          `json:"window"`    // generations whose games a dataset contains; 0: all there are
+	MaxGames   int64        `json:"max_games"` // the newest packs up to so many games; 0: all of the window
 }
 
 // Validate implements kit's check.
 func (s ExportSettings) Validate() error {
-	if s.Few < 1 || s.Games < s.Few || s.Immediate < s.Games || s.Window < 0 || s.Window > 200 || s.Cooldown < 0 {
-		return errors.New("want 1 ≤ few ≤ games ≤ immediate, window 0 to 200, cooldown not negative")
+	if s.Few < 1 || s.Games < s.Few || s.Immediate < s.Games || s.Window < 0 || s.Window > 200 || s.MaxGames < 0 || s.Cooldown < 0 {
+		return errors.New("want 1 ≤ few ≤ games ≤ immediate, window 0 to 200, max_games and cooldown not negative")
 	}
 	return nil
 }
@@ -149,7 +151,7 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	if n := len(state.Marks); s.Window > 0 && n >= s.Window {
 		from = state.Marks[n-s.Window]
 	}
-	inputs, games := window(v, c, from, last)
+	inputs, games := window(v, c, from, last, s.MaxGames)
 	if len(inputs) == 0 {
 		return
 	}
@@ -171,11 +173,16 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 		})}}})
 }
 
-// window lists the packs after from up to last that somebody still has.
-func window(v kit.View, c id.Config, from, last uint64) (inputs []ring.Input, games int64) {
-	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
+// window lists the packs after from up to last that somebody still has, oldest first; with most, only the newest that hold
+// so many games, so that a dataset costs the same however fast the ring plays.
+func window(v kit.View, c id.Config, from, last uint64, most int64) (inputs []ring.Input, games int64) {
+	packs := v.Library.Artifacts(ring.KindPack, c)
+	for _, a := range slices.Backward(packs) {
 		if a.Seq <= from || a.Seq > last {
 			continue
+		}
+		if most > 0 && games >= most {
+			break
 		}
 		for _, h := range a.Holders {
 			if m, ok := v.Fleet.Member(h); ok && !m.Revoked && m.Status != ring.Left && m.Status != ring.Failed {
@@ -185,6 +192,7 @@ func window(v kit.View, c id.Config, from, last uint64) (inputs []ring.Input, ga
 			}
 		}
 	}
+	slices.Reverse(inputs)
 	return inputs, games
 }
 
