@@ -121,7 +121,7 @@ func (in order) run(ctx context.Context, o *eventlog.Outbox) (outcome, error) {
 		group.Go(func() {
 			var took []time.Duration
 			var err error
-			for !over.Load() && err == nil {
+			for first := true; (first || !over.Load()) && err == nil; first = false { // one at least, however short the run
 				began := time.Now()
 				if in.Wait {
 					_, _, err = o.PublishWait(ctx, draft, opt)
