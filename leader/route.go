@@ -141,6 +141,7 @@ type finder struct {
 	n       *Node
 	mu      sync.Mutex
 	known   remote
+	since   time.Time             // when known was found out
 	doubted map[id.Node]time.Time // nodes that could not be reached directly
 }
 
@@ -155,14 +156,16 @@ func (f *finder) find(ctx context.Context) (remote, bool) {
 	}
 	f.mu.Lock()
 	known := f.known
+	// A voter relays to whoever coordinates by now, so that a roundabout way never fails for being out of date.
+	stale := known.via != "" && time.Since(f.since) >= doubtFor
 	f.mu.Unlock()
-	if known.node != "" {
+	if known.node != "" && !stale {
 		return known, true
 	}
 	r, ok := f.ask(ctx)
 	if ok {
 		f.mu.Lock()
-		f.known = r
+		f.known, f.since = r, time.Now()
 		f.mu.Unlock()
 	}
 	return r, ok
