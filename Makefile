@@ -21,7 +21,8 @@ demo: build
 # The race detector needs cgo and with it a C compiler; without one the tests still run, and say so.
 test:
 	@if command -v $${CC:-cc} >/dev/null 2>&1; then \
-		CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m ./...; \
+		CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m ./... && \
+		CGO_ENABLED=1 $(GO) test -tags $(TAGS) -run 'TestAnyFlipped' ./eventlog; \
 	else \
 		echo 'no C compiler: testing without the race detector'; \
 		$(GO) test -tags $(TAGS) -timeout 10m ./...; \
