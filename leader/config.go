@@ -99,6 +99,8 @@ type Faults struct {
 	// Canary replaces the write and fsync that probes the disk.
 	Canary func() error
 	prove  func(*raft.Raft) error // a round, instead of a Barrier
+	// strictBallot leaves it to the library alone who may stand for election.
+	strictBallot bool
 }
 
 // Refused is the state machine's answer to a command that must not be.

@@ -20,6 +20,9 @@ func UseVerifyLeader(c *Config, stopped *atomic.Bool) {
 	}
 }
 
+// UseStrictBallot leaves it to the library alone who may stand for election: the broken variant.
+func UseStrictBallot(c *Config) { c.Faults.strictBallot = true }
+
 // PreVote says whether the transport of this node's seat can do pre-votes.
 func (n *Node) PreVote() bool {
 	_, ok := any(n.seat.Load().trans).(raft.WithPreVote)

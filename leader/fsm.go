@@ -35,6 +35,9 @@ func (f fsm) Apply(l *raft.Log) any {
 	return res
 }
 
+// StoreConfiguration is told of each committed configuration.
+func (f fsm) StoreConfiguration(_ uint64, c raft.Configuration) { f.n.agreed.Store(&c) }
+
 // Snapshot refuses while the event replica of this node is behind: a snapshot holds only the log's head, and the entries
 // that hold the events are cut away behind it.
 func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
@@ -58,6 +61,7 @@ func (f fsm) Restore(r io.ReadCloser) error {
 		return nil
 	}
 	f.n.machine.Restore(s)
+	f.n.agreed.Store(nil) // it may be older than the snapshot's
 	if f.n.cfg.Ports.Placed != nil {
 		f.n.cfg.Ports.Placed(nil, s.LogHead())
 	}

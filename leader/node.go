@@ -35,6 +35,8 @@ type Node struct {
 	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
 	term atomic.Pointer[term] // nil unless this node coordinates
 	idle atomic.Bool          // the disk is bad: do not campaign
+	// agreed is the newest configuration that was committed since this start; nil if there was none.
+	agreed atomic.Pointer[raft.Configuration]
 
 	failed chan error // the first error that ends Run
 	bad    chan error // a seat's files are bad

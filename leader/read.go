@@ -144,7 +144,11 @@ func (n *Node) Stats() Stats {
 	}
 	st.CommitIndex = s.raft.CommitIndex()
 	view := n.machine.View()
-	for _, v := range configuration(s.raft) {
+	servers := configuration(s.raft)
+	if c := n.agreed.Load(); c != nil {
+		servers = c.Servers // Raft goes by its newest entry at once; what may yet be taken back is not to be relied on
+	}
+	for _, v := range servers {
 		node := id.Node(v.ID)
 		if v.Suffrage != raft.Voter {
 			st.Nonvoters = append(st.Nonvoters, node)

@@ -87,6 +87,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	}
 	s.trans = newTransport(n.cfg.Self.Node, n.board, 5*n.times().Heartbeat, logger)
 	conf := raftConfig(n.cfg.Self.Node, n.times())
+	s.trans.ballot.silence, s.trans.ballot.off = conf.LeaderLeaseTimeout, n.cfg.Faults.strictBallot
 	conf.Logger = logger
 	conf.NotifyCh = s.notify
 	if bootstrap {
@@ -99,6 +100,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start raft: %w", err), s.trans.Close(), store.Close())
 	}
+	s.trans.ballot.raft.Store(s.raft)
 	go n.watchLeadership(s)
 	return s, nil
 }

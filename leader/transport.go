@@ -38,6 +38,7 @@ type Transport struct {
 	dialer *dialer
 	calls  chan raft.RPC
 	config raft.NetworkTransportConfig
+	ballot ballot
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -122,6 +123,7 @@ func (t *Transport) pump(r *receiver) {
 				rpc.Respond(nil, err)
 				continue
 			}
+			rpc.Command = t.ballot.admit(rpc.Command, r.peer)
 			select {
 			case t.calls <- rpc:
 			case <-t.ctx.Done():

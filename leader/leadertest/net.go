@@ -163,6 +163,9 @@ func (p port) Accept() (net.Conn, id.Node, error) {
 }
 
 func (p port) Dial(ctx context.Context, to id.Node) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.stop.ctx, cancel)() // a killed node waits for nothing any more
 	p.net.mu.Lock()
 	barred := p.net.barred[way{p.self, to}]
 	p.net.mu.Unlock()
