@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -221,29 +222,47 @@ func TestVoterWithABadEntryThatCannotBeSparedStops(t *testing.T) {
 	})
 }
 
+// With slow links, as on a machine that has too much to do, two survivors stand at the same moment more often.
 func TestFailoverTimes(t *testing.T) {
 	t.Parallel()
-	var all []time.Duration
-	for range 12 {
-		bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
-			r.Wait(20*time.Second, "three voters", voters(r, 3))
-			old := r.Coordinator()
-			began := time.Now()
-			r.Kill(old)
-			r.Wait(8*time.Second, "another coordinator", func() bool { return r.Coordinator(old) != nil })
-			if _, err := r.Coordinator(old).Node.Propose(t.Context(), token("x")); err != nil {
-				t.Fatal(err)
+	for _, delay := range []time.Duration{0, 50 * time.Millisecond} {
+		t.Run(delay.String(), func(t *testing.T) {
+			t.Parallel()
+			var all []time.Duration
+			for range 12 {
+				bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+					r.Wait(20*time.Second, "three voters", voters(r, 3))
+					slow(r, delay)
+					old := r.Coordinator()
+					began := time.Now()
+					r.Kill(old)
+					r.Wait(8*time.Second, "another coordinator", func() bool { return r.Coordinator(old) != nil })
+					if _, err := r.Coordinator(old).Node.Propose(t.Context(), token("x")); err != nil {
+						t.Fatal(err)
+					}
+					all = append(all, time.Since(began))
+					slow(r, 0)
+					time.Sleep(time.Second) // what is under way arrives
+				})
 			}
-			all = append(all, time.Since(began))
+			lo, hi, sum := slices.Min(all), slices.Max(all), time.Duration(0)
+			for _, d := range all {
+				sum += d
+			}
+			mean := sum / time.Duration(len(all))
+			t.Logf("kill to first committed command over %d kills: %s / %s / %s", len(all), lo, mean, hi)
+			// A survivor stands at the latest 3 s after it heard the coordinator last, and the first that has the whole log wins.
+			if mean > 3*time.Second || hi > 4*time.Second {
+				t.Errorf("mean %s, longest %s: too long", mean, hi)
+			}
 		})
 	}
-	lo, hi, sum := all[0], all[0], time.Duration(0)
-	for _, d := range all {
-		lo, hi, sum = min(lo, d), max(hi, d), sum+d
-	}
-	t.Logf("kill to first committed command over %d kills: %s / %s / %s", len(all), lo, sum/time.Duration(len(all)), hi)
-	// One split vote costs another election timeout of one to two seconds; two in a row have not been seen.
-	if mean := sum / time.Duration(len(all)); mean > 3*time.Second || hi > 6*time.Second {
-		t.Errorf("mean %s, longest %s: too long", mean, hi)
+}
+
+func slow(r *leadertest.Ring, d time.Duration) {
+	for _, a := range r.IDs() {
+		for _, b := range r.IDs() {
+			r.Net.Delay(a, b, d)
+		}
 	}
 }

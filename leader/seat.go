@@ -87,7 +87,8 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	}
 	s.trans = newTransport(n.cfg.Self.Node, n.board, 5*n.times().Heartbeat, logger)
 	conf := raftConfig(n.cfg.Self.Node, n.times())
-	s.trans.ballot.silence, s.trans.ballot.off = conf.LeaderLeaseTimeout, n.cfg.Faults.strictBallot
+	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, conf.LeaderLeaseTimeout
+	s.trans.ballot.off = n.cfg.Faults.strictBallot
 	conf.Logger = logger
 	conf.NotifyCh = s.notify
 	if bootstrap {

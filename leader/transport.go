@@ -123,7 +123,7 @@ func (t *Transport) pump(r *receiver) {
 				rpc.Respond(nil, err)
 				continue
 			}
-			rpc.Command = t.ballot.admit(rpc.Command, r.peer)
+			t.ballot.admit(rpc.Command, r.peer)
 			select {
 			case t.calls <- rpc:
 			case <-t.ctx.Done():
