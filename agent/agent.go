@@ -49,6 +49,17 @@ type Options struct {
 	CertLife time.Duration
 	// Specs are the daemons; nil means the registry's.
 	Specs []kit.Spec
+	// Snapshots says when Raft's log is cut; zero fields have the leader's defaults.
+	Snapshots leader.Snapshots
+	Faults    Faults
+}
+
+// Faults are openings for tests; the zero value is none.
+type Faults struct {
+	// Fetch stands before each pull of events from another node; an error fails it.
+	Fetch func() error
+	// AnyVoter takes nodes in as voters whose copy of the log is not complete.
+	AnyVoter bool
 }
 
 // Agent is one node put together.
@@ -311,7 +322,7 @@ func (p proposeLater) Read(ctx context.Context) (*state.State, error) { return p
 func (a *Agent) openLeader(seeded bool) error {
 	conf := leader.Config{
 		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Timing: a.lastTiming(), Log: a.log,
-		Caller: a.mesh,
+		Caller: a.mesh, Snapshots: a.opts.Snapshots,
 		Ports: leader.Ports{
 			Seeds: a.coreNodes, Replica: lateReplica{a}, Reach: reach{a.mesh}, Complete: a.replicaComplete,
 			Placed: a.placed, Singletons: a.singletons, Vet: vet,
@@ -321,6 +332,9 @@ func (a *Agent) openLeader(seeded bool) error {
 				}
 			},
 		},
+	}
+	if a.opts.Faults.AnyVoter {
+		conf.Ports.Complete = nil
 	}
 	if a.node.Class == id.Core {
 		conf.Streams = raftStreams{mesh: a.mesh, listener: a.mesh.Listener(mesh.RaftProtocol)}

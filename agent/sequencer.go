@@ -116,6 +116,11 @@ type puller struct {
 
 // Fetch implements eventlog.Puller.
 func (p puller) Fetch(ctx context.Context, after uint64, limit int) ([]eventlog.Encoded, error) {
+	if f := p.a.opts.Faults.Fetch; f != nil {
+		if err := f(); err != nil {
+			return nil, err
+		}
+	}
 	body, err := p.a.mesh.CallRaw(ctx, p.node, methodEventsFetch, encodeFetch(fetchCall{After: after, Limit: limit}))
 	if err != nil {
 		return nil, fmt.Errorf("fetch events from %s: %w", p.node, err)

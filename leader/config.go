@@ -35,7 +35,39 @@ type Config struct {
 	Caller  Caller
 	Ports   Ports
 	Clock   Clock // nil: the machine's clocks, see SystemClock
-	Faults  Faults
+	// Snapshots says when the log is cut.
+	Snapshots Snapshots
+	Faults    Faults
+}
+
+// Snapshots says when a state is written down and the log behind it cut. Fields that are zero have the defaults named.
+type Snapshots struct {
+	Entries  uint64        // after so many: 8192
+	Trailing uint64        // so many stay behind it, for followers that are a little late: 1024
+	Every    time.Duration // how often is looked: 30 s
+}
+
+func (s *Snapshots) fill() {
+	if s.Entries == 0 {
+		s.Entries = 8192
+	}
+	if s.Trailing == 0 {
+		s.Trailing = 1024
+	}
+	if s.Every == 0 {
+		s.Every = 30 * time.Second
+	}
+}
+
+// check expects filled fields.
+func (s Snapshots) check() error {
+	switch {
+	case s.Every < 5*time.Millisecond: // the library's own limit
+		return fmt.Errorf("leader config: snapshots every %s: at least 5ms", s.Every)
+	case s.Trailing > s.Entries:
+		return fmt.Errorf("leader config: %d entries stay behind a snapshot, more than the %d after which it is taken", s.Trailing, s.Entries)
+	}
+	return nil
 }
 
 // Self is who the node is.
@@ -131,5 +163,5 @@ func (c Config) check() error {
 	case c.Self.Class == id.Core && (c.Dir == "" || c.Streams == nil):
 		return errors.New("leader config: a core node needs a folder and streams")
 	}
-	return nil
+	return c.Snapshots.check()
 }

@@ -57,6 +57,7 @@ func Bootstrap(c Config) (*Node, error) { return open(c, true) }
 func Open(c Config) (*Node, error) { return open(c, false) }
 
 func open(c Config, bootstrap bool) (*Node, error) {
+	c.Snapshots.fill()
 	if err := c.check(); err != nil {
 		return nil, err
 	}

@@ -14,11 +14,8 @@ import (
 )
 
 const (
-	snapshotsKept    = 2
-	snapshotEntries  = 8192
-	snapshotBytes    = 64 << 20
-	snapshotInterval = 30 * time.Second
-	trailingEntries  = 1024
+	snapshotsKept = 2
+	snapshotBytes = 64 << 20
 	// maxAppend bounds one AppendEntries call: 16 entries of at most 256 KiB are 4 MiB, which a follower decodes and
 	// writes in one go without growing by more, and which a slow link carries within the transport's deadline.
 	maxAppend = 16
@@ -41,7 +38,7 @@ type seat struct {
 	again  chan struct{} // look again whether this node is elected
 }
 
-func raftConfig(self id.Node, t ring.Times) *raft.Config {
+func raftConfig(self id.Node, t ring.Times, s Snapshots) *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(self)
 	c.HeartbeatTimeout = t.Heartbeat
@@ -53,9 +50,9 @@ func raftConfig(self id.Node, t ring.Times) *raft.Config {
 	c.CommitTimeout = commitTimeout
 	c.MaxAppendEntries = maxAppend
 	c.BatchApplyCh = true
-	c.SnapshotInterval = snapshotInterval
-	c.SnapshotThreshold = snapshotEntries
-	c.TrailingLogs = trailingEntries
+	c.SnapshotInterval = s.Every
+	c.SnapshotThreshold = s.Entries
+	c.TrailingLogs = s.Trailing
 	c.NoLegacyTelemetry = true
 	return c
 }
@@ -86,7 +83,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), store.Close())
 	}
 	s.trans = newTransport(n.cfg.Self.Node, n.board, 5*n.times().Heartbeat, logger)
-	conf := raftConfig(n.cfg.Self.Node, n.times())
+	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
 	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, conf.LeaderLeaseTimeout
 	s.trans.ballot.off = n.cfg.Faults.strictBallot
 	conf.Logger = logger

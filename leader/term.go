@@ -169,7 +169,7 @@ func (t *term) serve() {
 // runs at the coordinator only for its own log; followers are bounded by the number of entries.
 func (t *term) runSnapshots() {
 	var grown int64
-	t.every(snapshotInterval, func() {
+	t.every(t.n.cfg.Snapshots.Every, func() {
 		s := t.n.seat.Load()
 		if s == nil {
 			return

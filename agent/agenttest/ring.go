@@ -33,6 +33,8 @@ type Options struct {
 	Config func(name string, c *config.Config)
 	// Specs are the daemons of every node; nil means the registry's.
 	Specs []kit.Spec
+	// Agent changes what one node's agent is opened with, at each of its starts.
+	Agent func(name string, o *agent.Options)
 	// CertLife is the life of certificates; 0 means a day.
 	CertLife time.Duration
 	// Self is the binary that runs jobs; "" means the test's own, whose TestMain must then know the verb job-shim.
@@ -332,8 +334,12 @@ func (r *Ring) newAgent(n *Node, network *plug) (*agent.Agent, error) {
 			level = l
 		}
 	}
-	return agent.New(n.config(), agent.Options{
+	o := agent.Options{
 		Log: zerolog.New(r.log).Level(level).With().Timestamp().Logger(), Network: network, Self: r.options.Self,
 		CertLife: r.options.CertLife, Specs: r.options.Specs,
-	})
+	}
+	if f := r.options.Agent; f != nil {
+		f(n.Name, &o)
+	}
+	return agent.New(n.config(), o)
 }
