@@ -9,41 +9,153 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// Certificates that live for seconds are renewed under traffic, and a ring that was off for longer than they live comes
-// back by itself.
-func TestShortLivedCertificates(t *testing.T) {
+// A ring with certificates of 20 s lives through five renewals of each, while all nodes publish, call each other and open
+// new connections: no call is refused, no event is lost, and nobody runs on a certificate that has ended.
+func TestFiveRenewalsUnderTraffic(t *testing.T) {
 	t.Parallel()
-	const life, renewals = 6 * time.Second, 3
-	r := agenttest.Start(t, agenttest.Options{Core: 2, Edge: 1, CertLife: life, Specs: base()})
+	const life, renewals = 20 * time.Second, 5
+	var on atomic.Bool
+	var calls, fetched atomic.Int64
+	refused := &book{}
+	traffic := everywhere("TEST_TRAFFIC", func(ctx context.Context, env kit.Env) error {
+		for i := 0; ctx.Err() == nil; i++ {
+			if on.Load() {
+				if err := callEverybody(ctx, env, i, &calls, &fetched); err != nil && ctx.Err() == nil {
+					refused.add("%s: %v", env.Self.Name, err)
+				}
+			}
+			pause(ctx, 200*time.Millisecond)
+		}
+		return nil
+	})
+	r := agenttest.Start(t, agenttest.Options{Core: 2, Edge: 1, CertLife: life, Specs: base(traffic)})
 	r.Node("c1").Restart(false) // the founder's first certificate is one of a day
 	r.Settled()
+	on.Store(true)
+
 	seen := map[string]map[time.Time]bool{}
 	for _, n := range r.Nodes() {
 		seen[n.Name] = map[time.Time]bool{}
 	}
-	i := 0
-	r.UntilIn(2*agenttest.Patience, "renewals under traffic", func(ctx context.Context) error {
-		i++
-		if _, err := note(ctx, r.Node("e1"), fmt.Sprintf("n%d", i), true); err != nil {
-			t.Logf("note %d: %v", i, err) // what counts is that the ring is whole in the end
-		}
+	dials, notes := map[string]int{}, 0
+	r.UntilIn(4*agenttest.Patience, "renewals under traffic", func(ctx context.Context) error {
 		for _, n := range r.Nodes() {
-			seen[n.Name][expiry(t, n)] = true
-			if got := len(seen[n.Name]) - 1; got < renewals {
-				return fmt.Errorf("%s has renewed %d times, want %d", n.Name, got, renewals)
+			notes++
+			if _, err := note(ctx, n, fmt.Sprintf("%s-%d", n.Name, notes), true); err != nil {
+				t.Fatalf("event %d at %s: %v", notes, n.Name, err)
 			}
+			if until := expiry(t, n); time.Now().After(until) {
+				t.Fatalf("%s runs on a certificate that ended at %s", n.Name, until)
+			} else if !seen[n.Name][until] {
+				seen[n.Name][until] = true
+				if now := r.Net.Dials(); now == dials[n.Name] {
+					t.Fatal("no new connection under the last certificate: the test sees nothing")
+				} else {
+					dials[n.Name] = now
+				}
+			}
+		}
+		if list := refused.list(); len(list) > 0 {
+			t.Fatalf("%d calls of %d refused: %q", len(list), calls.Load(), list)
+		}
+		least := renewals
+		for _, s := range seen {
+			least = min(least, len(s)-1)
+		}
+		if least < renewals {
+			return fmt.Errorf("not everybody has renewed more than %d times", least)
 		}
 		return nil
 	})
-	r.Settled()
-	mustNote(t, r, r.Node("e1"), "after the renewals")
+	on.Store(false)
+	t.Logf("%d events, %d calls, %d artifacts over new connections", notes, calls.Load(), fetched.Load())
+	if fetched.Load() == 0 {
+		t.Error("nothing was fetched")
+	}
+	for _, n := range r.Nodes() {
+		r.Until("every event once on "+n.Name, func(ctx context.Context) error {
+			ls, err := lines(ctx, n, "OPERATOR_NOTE")
+			if err != nil {
+				return err
+			}
+			ids := map[string]bool{}
+			for _, l := range ls {
+				ids[l.ID] = true
+			}
+			if len(ids) < len(ls) || len(ls) > notes {
+				t.Fatalf("%s has %d events, %d different ones of %d", n.Name, len(ls), len(ids), notes)
+			}
+			if len(ls) < notes {
+				return fmt.Errorf("%d events of %d", len(ls), notes)
+			}
+			return nil
+		})
+	}
+}
 
+// callEverybody calls each other node, and now and then has one fetch an artifact from here, for which it opens a
+// connection.
+func callEverybody(ctx context.Context, env kit.Env, round int, calls, fetched *atomic.Int64) error {
+	var others []id.Node
+	for _, m := range env.View.Near().Fleet.Members() {
+		if m.ID != env.Self.ID && m.Live() {
+			others = append(others, m.ID)
+		}
+	}
+	for _, n := range others {
+		calls.Add(1)
+		if _, err := env.Orders.Ping(ctx, n); err != nil {
+			return fmt.Errorf("ping: %w", err)
+		}
+	}
+	if round%5 > 0 || len(others) == 0 {
+		return nil
+	}
+	path := filepath.Join(env.Dirs.Staging, fmt.Sprintf("%s-%d", env.Self.Name, round))
+	if err := os.WriteFile(path, []byte(path), 0o600); err != nil {
+		return err
+	}
+	d, size, err := env.Store.PutFile(ctx, path)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if err := env.Effects.AddArtifacts(ctx, ring.Artifact{Digest: d, Kind: ring.KindFile, Bytes: size, Created: time.Now(),
+		Origin: env.Self.ID, Holders: []id.Node{env.Self.ID}}); err != nil {
+		return fmt.Errorf("make known: %w", err)
+	}
+	calls.Add(2)
+	if err := env.Orders.Fetch(ctx, others[round/5%len(others)], d); err != nil {
+		return fmt.Errorf("fetch: %w", err)
+	}
+	fetched.Add(1)
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// A ring that was off for longer than its certificates live comes back by itself.
+func TestRingComesBackWithExpiredCertificates(t *testing.T) {
+	t.Parallel()
+	const life = 6 * time.Second
+	r := agenttest.Start(t, agenttest.Options{Core: 2, Edge: 1, CertLife: life, Specs: base()})
+	r.Node("c1").Restart(false) // the founder's first certificate is one of a day
+	r.Settled()
+	mustNote(t, r, r.Node("e1"), "before")
 	for _, n := range r.Nodes() {
 		n.Stop()
 	}

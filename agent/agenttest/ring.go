@@ -172,26 +172,6 @@ func (r *Ring) Settled() {
 		}
 		return nil
 	})
-	// A voter that has not yet heard of the newest one would refuse to vote for it: what is committed now must be everywhere.
-	var made api.TokenCreated
-	r.Until("something is committed", func(ctx context.Context) error {
-		return r.Up()[0].Client().Post(ctx, "/api/v1/tokens", api.CreateToken{Class: id.Edge, TTLSeconds: 60, Uses: 1}, &made)
-	})
-	r.Until("it is everywhere", func(ctx context.Context) error {
-		for _, n := range r.Up() {
-			if n.Class != id.Core {
-				continue
-			}
-			var ts api.Tokens
-			if err := n.Client().Get(ctx, "/api/v1/tokens", nil, &ts); err != nil {
-				return fmt.Errorf("%s: %w", n.Name, err)
-			}
-			if !slices.ContainsFunc(ts.Tokens, func(t api.Token) bool { return t.ID == made.ID }) {
-				return fmt.Errorf("%s has not got it yet", n.Name)
-			}
-		}
-		return nil
-	})
 }
 
 // Coordinator is the node that most of the running ones name.
