@@ -161,6 +161,7 @@ type Outbox struct {
 	puts    chan *put
 	control chan func() // run by the writer between two commits
 	wake    chan struct{}
+	lost    chan struct{} // somebody may wait for a seq whose answer was lost
 	closed  chan struct{}
 	once    sync.Once
 
@@ -301,6 +302,7 @@ func OpenOutbox(opt OutboxOptions) (*Outbox, error) {
 		puts:    make(chan *put, 1024),
 		control: make(chan func()),
 		wake:    make(chan struct{}, 1),
+		lost:    make(chan struct{}, 1),
 		closed:  make(chan struct{}),
 	}
 	o.waiters = make(map[place][]*put)

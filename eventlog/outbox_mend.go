@@ -27,20 +27,21 @@ func (o *Outbox) fail(err error, group []*put) {
 	o.alarms.raise(AlarmOutboxDegraded, 0, fmt.Sprintf("outbox cannot store events: %v", err))
 }
 
-// tick writes acknowledgements down, or tries to get out of a failure.
-func (o *Outbox) tick() {
+// tick writes acknowledgements down, or tries to get out of a failure. quiet says that there was nothing to do.
+func (o *Outbox) tick() (quiet bool) {
 	o.mu.Lock()
 	bad, db := o.degraded, o.db
+	quiet = bad == nil && o.acked == o.last && o.acked == o.stored && len(o.seqs) == 0
 	o.mu.Unlock()
 	if bad == nil {
 		if err := o.commit(); err != nil {
 			o.fail(err, nil)
 		}
-		return
+		return quiet
 	}
 	if err := o.mend(db, bad); err != nil {
 		o.opt.Log.Warn().Err(err).Msg("outbox cannot be mended yet")
-		return
+		return false
 	}
 	o.mu.Lock()
 	o.degraded = nil
@@ -50,6 +51,7 @@ func (o *Outbox) tick() {
 	o.mu.Unlock()
 	o.alarms.clear(AlarmOutboxDegraded, "outbox stores events again")
 	o.nudge()
+	return false
 }
 
 func (o *Outbox) mend(db *bolt.DB, why error) error {

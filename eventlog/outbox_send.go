@@ -99,6 +99,9 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 		if placed < acked {
 			o.opt.Log.Warn().Uint64("acked", acked).Uint64("placed", placed).Msg("the ring went back; events are published again")
 		}
+		if placed > o.acked {
+			o.search() // answers were lost on the way
+		}
 		o.acked = placed
 		o.mu.Unlock()
 		return lostRange{}, nil
@@ -295,7 +298,16 @@ func (o *Outbox) Observe(records []event.Record) {
 const (
 	resolveEvery = 500 * time.Millisecond
 	resolveMost  = 10 * time.Second
+	resolveIdle  = 5 * time.Second // while nobody is known to wait
 )
+
+// search has resolve look at once.
+func (o *Outbox) search() {
+	select {
+	case o.lost <- struct{}{}:
+	default:
+	}
+}
 
 // resolve looks in the replica for the seqs of acknowledged records whose answer was lost, after a restart above all. What
 // the replica stores later comes through Observe.
@@ -307,12 +319,14 @@ func (o *Outbox) resolve(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-o.lost:
+			wait = resolveEvery / 2 // and soon again: the replica may still be on its way
 		case <-time.After(wait):
 		}
 		wait = min(2*wait, resolveMost)
 		wanted := o.unresolved(first)
 		if len(wanted) == 0 {
-			wait = resolveEvery
+			wait = resolveIdle
 		}
 		for origin, r := range wanted {
 			found, _, err := o.opt.Finder.Find(ctx, origin, r.from, r.to)

@@ -13,6 +13,7 @@ const (
 	groupEvents = 1024
 	groupBytes  = 1 << 20
 	tickEvery   = 250 * time.Millisecond // acknowledgements are written down this often when nothing is published
+	tickIdle    = 2 * time.Second        // and looked for this often when there were none
 	trimAtOnce  = 2048
 	tailEvents  = 4096 // kept in memory for the sender
 )
@@ -33,10 +34,15 @@ func (o *Outbox) write(ctx context.Context) error {
 			return nil
 		case u := <-o.puts:
 			o.store(o.gather(u))
+			tick.Reset(tickEvery)
 		case f := <-o.control:
 			f()
 		case <-tick.C:
-			o.tick()
+			next := tickEvery
+			if o.tick() {
+				next = tickIdle
+			}
+			tick.Reset(next)
 		}
 	}
 }
@@ -85,6 +91,8 @@ func (o *Outbox) store(group []*put) {
 				u.place = place{k.Origin, k.Number}
 				if seq := max(k.Seq, o.early[u.place]); seq != 0 {
 					o.early[u.place] = seq
+				} else {
+					o.search()
 				}
 				again = append(again, u)
 				o.await(u)

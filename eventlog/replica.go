@@ -96,7 +96,7 @@ type ReplicaOptions struct {
 	RetainEvery  time.Duration    // 30 s
 	QueueBytes   int              // of offered records that wait for the disk: 32 MiB
 	Gather       time.Duration    // from one append to the next, so that a busy log costs few fsyncs; 0: none
-	PullEvery    time.Duration    // how often to try again what could not be pulled: 500 ms
+	PullEvery    time.Duration    // how often to try again what could not be pulled: 1 s
 	FetchTimeout time.Duration    // 10 s
 	Now          func() time.Time
 
@@ -120,7 +120,7 @@ func (o *ReplicaOptions) fill() {
 		o.QueueBytes = 32 << 20
 	}
 	if o.PullEvery == 0 {
-		o.PullEvery = 500 * time.Millisecond
+		o.PullEvery = time.Second
 	}
 	if o.FetchTimeout == 0 {
 		o.FetchTimeout = 10 * time.Second

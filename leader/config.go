@@ -130,7 +130,8 @@ type Faults struct {
 	WrapStore func(Logs) Logs
 	// Canary replaces the write and fsync that probes the disk.
 	Canary func() error
-	prove  func(*raft.Raft) error // a round, instead of a Barrier
+	prove  func(*raft.Raft) error // a round, instead of asking the voters
+	late   bool                   // see contacts
 	// strictBallot leaves it to the library alone who may stand for election.
 	strictBallot bool
 }

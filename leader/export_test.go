@@ -9,7 +9,7 @@ import (
 	"github.com/ringagent/ringagent/internal/id"
 )
 
-// UseVerifyLeader makes a coordinator prove itself by the library's VerifyLeader instead of a Barrier: the broken variant.
+// UseVerifyLeader makes a coordinator prove itself by the library's VerifyLeader instead of the calls that voters answered: the broken variant.
 // While stopped is set nothing is begun, as in a stopped process.
 func UseVerifyLeader(c *Config, stopped *atomic.Bool) {
 	c.Faults.prove = func(r *raft.Raft) error {
@@ -22,6 +22,10 @@ func UseVerifyLeader(c *Config, stopped *atomic.Bool) {
 
 // UseStrictBallot leaves it to the library alone who may stand for election: the broken variant.
 func UseStrictBallot(c *Config) { c.Faults.strictBallot = true }
+
+// CountLateAnswers makes a coordinator count an answer from when it came, not from when its call was sent: the other broken
+// variant.
+func CountLateAnswers(c *Config) { c.Faults.late = true }
 
 // PreVote says whether the transport of this node's seat can do pre-votes.
 func (n *Node) PreVote() bool {

@@ -10,9 +10,12 @@ import (
 	"github.com/ringagent/ringagent/leader/state"
 )
 
-// leasePoll is how often the clock is looked at while something is held: timers stand still with the machine, so that
-// after a sleep only a reading tells that a lease is over.
-const leasePoll = 100 * time.Millisecond
+// leasePoll is how often the clock is looked at at least while something is held: timers stand still with the machine, so
+// that after a sleep only a reading tells that a lease is over.
+const leasePoll = 500 * time.Millisecond
+
+// askEvery bounds how often a node asks for the leases of new assignments.
+const askEvery = 250 * time.Millisecond
 
 // idleRenewals is how many renewal periods a node that holds nothing lets pass between its signs of life.
 const idleRenewals = 2
@@ -60,11 +63,14 @@ func newHolder(n *Node) *Holder {
 	return &Holder{n: n, held: make(map[string]*lease), wake: make(chan struct{}, 1)}
 }
 
-func (l *lease) alive() bool {
+func (l *lease) alive() bool { return l.ctx.Err() == nil && l.left() > 0 }
+
+// left is for how long the lease is good if it is not renewed.
+func (l *lease) left() time.Duration {
 	l.mu.Lock()
 	from, limit := l.from, l.limit
 	l.mu.Unlock()
-	return l.ctx.Err() == nil && from.since(l.clock) < limit
+	return limit - from.since(l.clock)
 }
 
 func (l *lease) renewed(sent moment, limit time.Duration) {
@@ -235,14 +241,16 @@ func (h *Holder) expire(ctx context.Context) {
 	for {
 		h.mu.Lock()
 		changed := false
+		pause := leasePoll
 		for d, l := range h.held {
 			if !l.alive() {
 				l.cancel(ErrLeaseOver)
 				delete(h.held, d)
 				changed = true
+				continue
 			}
+			pause = min(pause, max(l.left(), time.Millisecond))
 		}
-		pause := leasePoll
 		if len(h.held) == 0 {
 			pause = 0
 		}
@@ -280,7 +288,7 @@ func (h *Holder) listen(ctx context.Context) {
 			case h.wake <- struct{}{}:
 			default:
 			}
-			if !sleep(ctx, roundEvery) {
+			if !sleep(ctx, askEvery) {
 				return
 			}
 		}

@@ -175,11 +175,17 @@ func TestHolderThatSleptDoesNothing(t *testing.T) {
 }
 
 // A coordinator is stopped while answers to its older messages are on their way, deposed, and continued: the answers reach
-// it before anything newer does. It must answer no renewal. With VerifyLeader in the place of the Barrier it does.
+// it before anything newer does. It must answer no renewal. It does with the library's VerifyLeader, and when answers count
+// from when they came.
 func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 	t.Parallel()
-	for name, broken := range map[string]bool{"barrier": false, "verify leader": true} {
+	for name, spoil := range map[string]func(*leader.Config, *atomic.Bool){
+		"calls sent later": nil,
+		"verify leader":    leader.UseVerifyLeader,
+		"late answers":     func(c *leader.Config, _ *atomic.Bool) { leader.CountLateAnswers(c) },
+	} {
 		t.Run(name, func(t *testing.T) {
+			broken := spoil != nil
 			t.Parallel()
 			brake, stopped := &leadertest.Brake{}, &atomic.Bool{}
 			bubble(t, leadertest.Options{Core: 3, Voters: 3, Config: func(m *leadertest.Member, c *leader.Config) {
@@ -187,7 +193,7 @@ func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 					c.Faults.WrapStore = brake.Wrap
 				}
 				if broken {
-					leader.UseVerifyLeader(c, stopped)
+					spoil(c, stopped)
 				}
 			}}, func(t *testing.T, r *leadertest.Ring) {
 				r.Wait(20*time.Second, "three voters", voters(r, 3))
@@ -196,12 +202,16 @@ func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 					t.Fatalf("%s coordinates", c.Name)
 				}
 				others := []*leadertest.Member{r.Members[1], r.Members[2]}
+				if err := c.Node.RenewHere(t.Context(), r.Members[1].ID, r.Members[1].Boot); err != nil { // all is applied, too
+					t.Fatal(err)
+				}
 				// Stop: its loop stands in a write, nothing leaves it, and what was answered stays on the way.
 				for _, o := range others {
 					r.Net.Hold(o.ID, c.ID)
 					r.Net.Bar(o.ID, c.ID)
 				}
-				time.Sleep(250 * time.Millisecond) // one more heartbeat to each arrives and is answered
+				go func() { _, _ = c.Node.Read(t.Context()) }() // has a heartbeat sent to each at once
+				time.Sleep(250 * time.Millisecond)              // which arrives and is answered
 				for _, o := range others {
 					r.Net.Hold(c.ID, o.ID)
 				}

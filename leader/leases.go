@@ -61,13 +61,10 @@ func newLeases(t *term) *leases {
 	return &leases{t: t, nodes: make(map[id.Node]seen), until: make(map[string]answered), moving: make(map[string]bool)}
 }
 
-// renew answers a node after a quorum was heard in a round that began after the request had arrived.
+// renew answers a node after a quorum has answered calls that were sent after the request had arrived.
 func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, error) {
-	round := t.rounds.wait
-	if t.leases.regular(t.n.machine.View(), from, c.Boot, t.n.times()) {
-		round = t.rounds.share
-	}
-	if err := round(ctx); err != nil {
+	hurry := !t.leases.regular(t.n.machine.View(), from, c.Boot, t.n.times())
+	if err := t.proof.now(ctx, hurry); err != nil {
 		return renewal{}, err
 	}
 	s := t.n.machine.View()

@@ -61,21 +61,21 @@ func (n *Node) Watch(ctx context.Context, index uint64) (*state.State, error) {
 	}
 }
 
-// readAnswer is the coordinator's index after a barrier; an edge node gets the state itself.
+// readAnswer is the coordinator's index once it has proved that it coordinates; an edge node gets the state itself.
 type readAnswer struct {
 	Index    uint64 `json:"index"`
 	Snapshot []byte `json:"snapshot,omitempty"`
 }
 
-// Read returns a view that is at least as new as the ring's state when it was called: the coordinator runs a barrier, and
-// this node waits for what was applied before it. On an edge node the whole state comes over the wire.
+// Read returns a view that is at least as new as the ring's state when it was called: the coordinator proves that it
+// still is, and this node waits for what was applied there. On an edge node the whole state comes over the wire.
 func (n *Node) Read(ctx context.Context) (*state.State, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var s *state.State
 	var index uint64
 	err := n.atCoordinator(ctx, func(ctx context.Context, t *term) error {
-		err := t.rounds.wait(ctx)
+		err := t.proof.now(ctx, true)
 		s = n.machine.View()
 		return err
 	}, func(ctx context.Context, r remote) error {
@@ -102,7 +102,7 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 }
 
 func serveRead(ctx context.Context, t *term, from id.Node, _ []byte) ([]byte, error) {
-	if err := t.rounds.wait(ctx); err != nil {
+	if err := t.proof.now(ctx, true); err != nil {
 		return nil, err
 	}
 	s := t.n.machine.View()

@@ -82,7 +82,8 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), store.Close())
 	}
-	s.trans = newTransport(n.cfg.Self.Node, n.board, 5*n.times().Heartbeat, logger)
+	s.trans = newTransport(n.cfg.Self.Node, n.board, n.times().Heartbeat, logger)
+	s.trans.heard.late = n.cfg.Faults.late
 	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
 	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, conf.LeaderLeaseTimeout
 	s.trans.ballot.off = n.cfg.Faults.strictBallot

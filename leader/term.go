@@ -22,6 +22,7 @@ const (
 type term struct {
 	n      *Node
 	raft   *raft.Raft
+	heard  *contacts
 	number uint64
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -30,7 +31,7 @@ type term struct {
 
 	proposals chan *proposal
 	batches   chan *batchProposal
-	rounds    *rounds
+	proof     proof
 	leases    *leases
 	claims    *claims
 }
@@ -69,7 +70,7 @@ func (n *Node) watchLeadership(s *seat) {
 		if elected {
 			var ctx context.Context
 			ctx, end = context.WithCancel(context.Background())
-			n.wg.Go(func() { n.takeOffice(ctx, s.raft) })
+			n.wg.Go(func() { n.takeOffice(ctx, s) })
 		}
 	}
 }
@@ -94,8 +95,8 @@ func (n *Node) loseTerm() {
 
 // takeOffice makes the term usable and runs it until ctx ends. While Raft still calls this node its leader a failed first
 // entry is tried again.
-func (n *Node) takeOffice(ctx context.Context, r *raft.Raft) {
-	t := newTerm(ctx, n, r)
+func (n *Node) takeOffice(ctx context.Context, s *seat) {
+	t := newTerm(ctx, n, s)
 	defer t.cancel()
 	t.start()
 	defer t.wg.Wait()
@@ -123,13 +124,13 @@ func (n *Node) takeOffice(ctx context.Context, r *raft.Raft) {
 	<-t.ctx.Done()
 }
 
-func newTerm(ctx context.Context, n *Node, r *raft.Raft) *term {
+func newTerm(ctx context.Context, n *Node, s *seat) *term {
 	ctx, cancel := context.WithCancel(ctx)
 	t := &term{
-		n: n, raft: r, number: r.CurrentTerm(), ctx: ctx, cancel: cancel,
+		n: n, raft: s.raft, heard: &s.trans.heard, number: s.raft.CurrentTerm(), ctx: ctx, cancel: cancel,
 		proposals: make(chan *proposal, queueLength), batches: make(chan *batchProposal, queueLength),
 	}
-	t.rounds = newRounds(t)
+	t.proof.t = t
 	t.leases = newLeases(t)
 	t.claims = newClaims(t)
 	return t
@@ -139,7 +140,6 @@ func newTerm(ctx context.Context, n *Node, r *raft.Raft) *term {
 func (t *term) start() {
 	t.wg.Go(t.runProposals)
 	t.wg.Go(t.runBatches)
-	t.wg.Go(t.rounds.run)
 }
 
 // introduce commits the Barrier and the Lead entry.

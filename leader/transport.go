@@ -42,6 +42,8 @@ type Transport struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	rest   time.Duration // a voter that was heard this recently needs no heartbeat
+	heard  contacts
 
 	mu        sync.Mutex
 	receivers map[id.Node]*receiver
@@ -54,19 +56,35 @@ type receiver struct {
 	trans *raft.NetworkTransport
 }
 
-func newTransport(self id.Node, s *switchboard, timeout time.Duration, log hclog.Logger) *Transport {
+func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, log hclog.Logger) *Transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &dialer{ctx: ctx, self: self, board: s}
 	config := raft.NetworkTransportConfig{
-		Logger: log, Stream: d, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: timeout, MsgpackUseNewTimeFormat: true,
+		Logger: log, Stream: d, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: 5 * heartbeat, MsgpackUseNewTimeFormat: true,
 	}
 	t := &Transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&config),
 		self:             self, dialer: d, calls: make(chan raft.RPC), config: config, ctx: ctx, cancel: cancel,
-		receivers: make(map[id.Node]*receiver),
+		rest: heartbeat * 3 / 20, receivers: make(map[id.Node]*receiver),
 	}
 	s.attach(t)
 	return t
+}
+
+// AppendEntries takes note of who answers, and leaves out heartbeats to a voter that has just answered another call: the
+// library sends them from a loop of its own, whatever else is on its way.
+func (t *Transport) AppendEntries(n raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	heartbeat := args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
+	if heartbeat && t.heard.fresh(id.Node(n), args.Term, t.rest) {
+		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader, Term: args.Term, Success: true}
+		return nil
+	}
+	sent := time.Now()
+	err := t.NetworkTransport.AppendEntries(n, target, args, resp)
+	if err == nil && resp.Term == args.Term {
+		t.heard.answered(id.Node(n), args.Term, sent)
+	}
+	return err
 }
 
 // SetHeartbeatHandler does nothing, so that heartbeats take the same way as every other call: handled beside the main

@@ -1,0 +1,72 @@
+package leader
+
+import (
+	"sync"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// contacts remembers, by voter, when the newest call of Raft was sent that the voter answered in the caller's own term.
+// Whoever answers in a term has voted in no later one yet: once a quorum has answered calls that were sent after a moment,
+// nobody else coordinated at that moment.
+type contacts struct {
+	changed bell
+
+	mu     sync.Mutex
+	sent   map[id.Node]contact
+	wanted time.Time // somebody waits for calls sent after this
+	late   bool      // notes when answers came instead: the broken variant for tests
+}
+
+type contact struct {
+	term uint64
+	at   time.Time
+}
+
+func (c *contacts) answered(n id.Node, term uint64, sent time.Time) {
+	if c.late {
+		sent = time.Now()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.sent == nil {
+		c.sent = make(map[id.Node]contact)
+	}
+	if old := c.sent[n]; old.term > term || old.term == term && !sent.After(old.at) {
+		return
+	}
+	c.sent[n] = contact{term, sent}
+	c.changed.tell()
+}
+
+// fresh says that a heartbeat to n would tell nobody anything: n has answered a call in this term that was sent within rest,
+// and nobody waits for a later one.
+func (c *contacts) fresh(n id.Node, term uint64, rest time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.sent[n]
+	return ok && k.term == term && k.at.After(c.wanted) && time.Since(k.at) < rest
+}
+
+// want has the next heartbeats sent, whatever was answered before.
+func (c *contacts) want(after time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if after.After(c.wanted) {
+		c.wanted = after
+	}
+}
+
+// quorum says whether a majority of voters, self counted, has answered in term a call that was sent after a moment.
+func (c *contacts) quorum(self id.Node, voters []id.Node, term uint64, after time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, v := range voters {
+		if k, ok := c.sent[v]; v == self || ok && k.term == term && k.at.After(after) {
+			n++
+		}
+	}
+	return n > len(voters)/2
+}
