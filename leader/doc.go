@@ -10,6 +10,10 @@
 // context, which ends at the latest when Raft says that the office is lost; what such code still sends is made harmless
 // by the state machine, which refuses old epochs, and by leases, which are renewed only after a quorum was heard.
 //
+// The library decides elections, but not alone who may stand: see ballot. What a node reports of the voters is what was
+// committed, not what Raft tries at this moment, so that a tolerance that is shown is one that holds: a ring that goes from
+// one voter to three passes, within milliseconds, through two, of which neither can be spared.
+//
 // Concurrency: all methods of Node and Holder may be called by any goroutine. Open starts nothing that outlives Close; Run
 // works until its context ends.
 package leader

@@ -61,7 +61,6 @@ func (f fsm) Restore(r io.ReadCloser) error {
 		return nil
 	}
 	f.n.machine.Restore(s)
-	f.n.agreed.Store(nil) // it may be older than the snapshot's
 	if f.n.cfg.Ports.Placed != nil {
 		f.n.cfg.Ports.Placed(nil, s.LogHead())
 	}

@@ -35,7 +35,7 @@ type Node struct {
 	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
 	term atomic.Pointer[term] // nil unless this node coordinates
 	idle atomic.Bool          // the disk is bad: do not campaign
-	// agreed is the newest configuration that was committed since this start; nil if there was none.
+	// agreed is the newest configuration that was committed, exact while this node coordinates.
 	agreed atomic.Pointer[raft.Configuration]
 
 	failed chan error // the first error that ends Run

@@ -145,7 +145,7 @@ func (n *Node) Stats() Stats {
 	st.CommitIndex = s.raft.CommitIndex()
 	view := n.machine.View()
 	servers := configuration(s.raft)
-	if c := n.agreed.Load(); c != nil {
+	if c := n.agreed.Load(); c != nil && n.term.Load() != nil {
 		servers = c.Servers // Raft goes by its newest entry at once; what may yet be taken back is not to be relied on
 	}
 	for _, v := range servers {

@@ -113,6 +113,7 @@ func (n *Node) takeOffice(ctx context.Context, s *seat) {
 		}
 	}
 	t.began = time.Now()
+	n.agreed.Store(&raft.Configuration{Servers: configuration(r)}) // an entry of this term is committed behind it
 	n.term.Store(t)
 	if t.ctx.Err() != nil { // lost in between: the loss saw no term to end
 		n.term.CompareAndSwap(t, nil)
