@@ -43,7 +43,8 @@ type Node struct {
 	ended  chan struct{}
 	wg     sync.WaitGroup
 
-	closing  atomic.Bool
+	mu       sync.Mutex
+	closing  bool // nothing is begun any more
 	closed   chan struct{}
 	closeErr error // set before closed is closed
 }
@@ -104,12 +105,12 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	n.wg.Go(func() { n.holder.run(ctx) })
+	n.begin(func() { n.holder.run(ctx) })
 	if n.cfg.Self.Class == id.Core {
-		n.wg.Go(func() { n.watchDisk(ctx) })
-		n.wg.Go(func() { n.mendSeats(ctx) })
+		n.begin(func() { n.watchDisk(ctx) })
+		n.begin(func() { n.mendSeats(ctx) })
 	} else {
-		n.wg.Go(func() { n.pull(ctx) })
+		n.begin(func() { n.pull(ctx) })
 	}
 	var err error
 	select {
@@ -127,7 +128,11 @@ func (n *Node) Run(ctx context.Context) error {
 
 // Close ends Raft and closes its files. It is called by Run, and must be called if Run never was.
 func (n *Node) Close() error {
-	if n.closing.CompareAndSwap(false, true) {
+	n.mu.Lock()
+	first := !n.closing
+	n.closing = true
+	n.mu.Unlock()
+	if first {
 		close(n.ended)
 		n.loseTerm()
 		if s := n.seat.Swap(nil); s != nil {
@@ -138,6 +143,15 @@ func (n *Node) Close() error {
 	}
 	<-n.closed
 	return n.closeErr
+}
+
+// begin runs f in a goroutine that Close waits for; once that waits nothing begins.
+func (n *Node) begin(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closing {
+		n.wg.Go(f)
+	}
 }
 
 // fail ends Run with err. The first one counts.

@@ -70,7 +70,7 @@ func (n *Node) watchLeadership(s *seat) {
 		if elected {
 			var ctx context.Context
 			ctx, end = context.WithCancel(context.Background())
-			n.wg.Go(func() { n.takeOffice(ctx, s) })
+			n.begin(func() { n.takeOffice(ctx, s) })
 		}
 	}
 }

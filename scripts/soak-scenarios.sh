@@ -67,7 +67,8 @@ unmoved() {
 # Show line 2.
 scenario_failover() {
   local victim via boot before
-  via=$(other) victim=$(coordinator "$(other)")
+  await 30000 'a coordinator' coordinator_is_not none # on a busy machine one may just have stepped down
+  victim=$NEW
   via=$(other "$victim" n4 n5)
   boot=$(boot_of "$victim" "$via") before=$(promotions "$via")
   singletons "$via" > "$WORK/before"
