@@ -23,8 +23,8 @@ import (
 // A candidate may stand while this node still remembers a coordinator that is silent. The library forgets one only when
 // its own timer runs out, which is drawn up to three times as long as the shortest; of two survivors the first to stand is
 // then refused by the other, and a failover lasts as long as the longer of two draws. Here a coordinator is forgotten when
-// it was not heard for the time after which it steps down itself if no majority answers it. The rule is there (4.2.3) to
-// keep a disturber from deposing a coordinator that is heard.
+// it was not heard for half of that, longer than its calls are apart. The rule is there (4.2.3) to keep a disturber from
+// deposing a coordinator that is heard.
 //
 // Of two that stand at the same moment with the same log one gives way. The library lets both win the pre-vote and split
 // the votes, which costs both an election timeout; this happens the more often the slower the machine.

@@ -72,13 +72,18 @@ func (p *proof) nudge() {
 	if p.nudged.After(now) {
 		return // one is to come
 	}
-	wait := max(0, p.nudged.Add(nudgeEvery).Sub(now))
-	p.nudged = now.Add(wait)
-	time.AfterFunc(wait, func() {
+	send := func() {
 		if p.t.ctx.Err() == nil {
 			p.t.raft.VerifyLeader()
 		}
-	})
+	}
+	if wait := p.nudged.Add(nudgeEvery).Sub(now); wait > 0 {
+		p.nudged = now.Add(wait)
+		time.AfterFunc(wait, send)
+		return
+	}
+	p.nudged = now
+	go send()
 }
 
 // barrier waits until everything that is committed by now is applied. It is needed when the newest entry was no command,
@@ -100,7 +105,7 @@ func (p *proof) barrier(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: barrier: %w", ErrNoCoordinator, err)
 		}
-	case <-t.ctx.Done():
+	case <-t.ctx.Done(): // the library may forget to answer when it is shut down
 		return ErrNoCoordinator
 	case <-ctx.Done():
 		return fmt.Errorf("%w: no quorum: %w", ErrNoCoordinator, ctx.Err())

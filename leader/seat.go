@@ -43,10 +43,9 @@ func raftConfig(self id.Node, t ring.Times, s Snapshots) *raft.Config {
 	c.LocalID = raft.ServerID(self)
 	c.HeartbeatTimeout = t.Heartbeat
 	c.ElectionTimeout = t.Heartbeat
-	c.LeaderLeaseTimeout = t.Heartbeat / 2
-	if t.Heartbeat > time.Second {
-		c.LeaderLeaseTimeout = t.Heartbeat * 4 / 5
-	}
+	// A coordinator that is not answered gives up a little before others may stand, and no earlier: on a busy machine answers
+	// are late, and stepping down costs more than they do. Nothing that is promised rests on this, see proof.
+	c.LeaderLeaseTimeout = t.Heartbeat * 4 / 5
 	c.CommitTimeout = commitTimeout
 	c.MaxAppendEntries = maxAppend
 	c.BatchApplyCh = true
@@ -85,7 +84,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	s.trans = newTransport(n.cfg.Self.Node, n.board, n.times().Heartbeat, logger)
 	s.trans.heard.late = n.cfg.Faults.late
 	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
-	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, conf.LeaderLeaseTimeout
+	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, n.times().Heartbeat/2
 	s.trans.ballot.off = n.cfg.Faults.strictBallot
 	conf.Logger = logger
 	conf.NotifyCh = s.notify

@@ -3,7 +3,6 @@ package leader
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -113,7 +112,7 @@ func (n *Node) takeOffice(ctx context.Context, s *seat) {
 		}
 	}
 	t.began = time.Now()
-	n.agreed.Store(&raft.Configuration{Servers: configuration(r)}) // an entry of this term is committed behind it
+	n.agreed.Store(&raft.Configuration{Servers: configuration(s.raft)}) // an entry of this term is committed behind it
 	n.term.Store(t)
 	if t.ctx.Err() != nil { // lost in between: the loss saw no term to end
 		n.term.CompareAndSwap(t, nil)
@@ -145,8 +144,8 @@ func (t *term) start() {
 
 // introduce commits the Barrier and the Lead entry.
 func (t *term) introduce() error {
-	if err := t.raft.Barrier(enqueueTimeout).Error(); err != nil {
-		return fmt.Errorf("barrier: %w", err)
+	if err := t.proof.barrier(t.ctx); err != nil {
+		return err
 	}
 	t.number = t.raft.CurrentTerm()
 	_, err := t.propose(t.ctx, state.Command{
