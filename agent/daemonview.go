@@ -367,21 +367,19 @@ func orNobody(r reading, n id.Node) string {
 	return r.name(n)
 }
 
-// unsyncedHere is this node's finished games without receipts, from the gauges of its sync daemon; nil is unknown.
-func (a *Agent) unsyncedHere() (*int64, map[string]int64) {
-	per := map[string]int64{}
-	for _, r := range a.supervisor.Rows() {
-		total, ok := r.Gauges["unsynced_games"]
-		if !ok || r.AliasOf != "" || time.Since(r.LastProgress) > unsyncedAge {
-			continue
+// unsyncedHere counts this node's finished games without receipts now, by config; nil is unknown.
+func (a *Agent) unsyncedHere(ctx context.Context) (*int64, map[id.Config]int64) {
+	for _, c := range supervise.Offering[kit.Counter](a.supervisor) {
+		per, err := c.Unsynced(ctx)
+		if err != nil {
+			a.log.Debug().Err(err).Msg("unsynced games are unknown")
+			return nil, nil
 		}
-		for name, v := range r.Gauges {
-			if c, ok := strings.CutPrefix(name, "unsynced_games."); ok {
-				per[c] = int64(v)
-			}
+		var all int64
+		for _, n := range per {
+			all += n
 		}
-		n := int64(total)
-		return &n, per
+		return &all, per
 	}
 	return nil, nil
 }

@@ -151,12 +151,13 @@ func (e daemonEvents) Publish(ctx context.Context, t event.Type, payload any, ca
 type jobs struct{ a *Agent }
 
 // Databases implements kit.Jobs.
-func (j jobs) Databases() []kit.JobDB {
+func (j jobs) Databases() ([]kit.JobDB, bool) {
 	var out []kit.JobDB
-	for _, d := range j.a.worker.JobDatabases() {
+	all, known := j.a.worker.JobDatabases()
+	for _, d := range all {
 		out = append(out, kit.JobDB{JobID: d.JobID, WorkID: d.WorkID, Path: d.Path, Config: d.Config, Done: d.Done})
 	}
-	return out
+	return out, known
 }
 
 // Release implements kit.Jobs.

@@ -33,11 +33,11 @@ type fetchOrder struct {
 
 // report is what a node says of itself to who asks.
 type report struct {
-	Boot      id.Boot          `json:"boot"`
-	At        time.Time        `json:"at"`
-	Unsynced  *int64           `json:"unsynced"`
-	PerConfig map[string]int64 `json:"per_config,omitempty"`
-	Daemons   int              `json:"daemons"`
+	Boot      id.Boot             `json:"boot"`
+	At        time.Time           `json:"at"`
+	Unsynced  *int64              `json:"unsynced"`
+	PerConfig map[id.Config]int64 `json:"per_config,omitempty"`
+	Daemons   int                 `json:"daemons"`
 	// Singletons are those held here, with their states.
 	Singletons map[string]string `json:"singletons,omitempty"`
 	Health     string            `json:"health,omitempty"`
@@ -75,7 +75,7 @@ func (a *Agent) registerMethods() {
 		}
 		return struct{}{}, a.store.hold(ctx, in.Digest)
 	})
-	m.Handle(methodReport, mesh.Everybody, func(context.Context, *mesh.Request) (any, error) { return a.report(), nil })
+	m.Handle(methodReport, mesh.Everybody, func(ctx context.Context, _ *mesh.Request) (any, error) { return a.report(ctx), nil })
 	m.Handle(methodDaemons, mesh.Everybody, func(context.Context, *mesh.Request) (any, error) {
 		return api.Daemons{Daemons: a.daemonRows()}, nil
 	})
@@ -215,7 +215,7 @@ func (o orders) Ping(ctx context.Context, n id.Node) (time.Duration, error) {
 }
 
 // report is this node's word about itself.
-func (a *Agent) report() report {
+func (a *Agent) report(ctx context.Context) report {
 	r := report{Boot: a.boot, At: time.Now().UTC(), Singletons: map[string]string{}}
 	for _, row := range a.supervisor.Rows() {
 		if row.AliasOf != "" {
@@ -228,7 +228,7 @@ func (a *Agent) report() report {
 			r.Singletons[row.Name] = string(row.State)
 		}
 	}
-	r.Unsynced, r.PerConfig = a.unsyncedHere()
+	r.Unsynced, r.PerConfig = a.unsyncedHere(ctx)
 	if h, ok := a.health.get(); ok {
 		r.Health, r.Reasons = h.Verdict, h.Reasons
 		n := len(h.Sample.GPUs)

@@ -19,7 +19,7 @@ type reportBook struct {
 
 type heardReport struct {
 	report
-	heard time.Time
+	heard time.Time // when it was asked for: what it says is no older
 }
 
 const (
@@ -30,12 +30,13 @@ const (
 // reports asks every live node that has not reported lately, all at once, and returns what is known of everybody.
 func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
 	b := &a.heard
-	own := a.report() // takes the supervisor's lock, under which runsSomewhere takes ours
+	asked := time.Now()
+	own := a.report(ctx) // takes the supervisor's lock, under which runsSomewhere takes ours
 	b.mu.Lock()
 	if b.all == nil {
 		b.all = map[id.Node]heardReport{}
 	}
-	b.all[a.node.ID] = heardReport{own, time.Now()}
+	b.all[a.node.ID] = heardReport{own, asked}
 	var ask []id.Node
 	for _, m := range a.mesh.Members() {
 		if m.ID != a.node.ID && statusOf(m) == ring.Alive && time.Since(b.all[m.ID].heard) > reportFresh {
@@ -49,11 +50,12 @@ func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
 	for _, n := range ask {
 		group.Go(func() {
 			var r report
+			began := time.Now()
 			if a.mesh.Call(ctx, n, methodReport, struct{}{}, &r) != nil {
 				return
 			}
 			b.mu.Lock()
-			b.all[n] = heardReport{r, time.Now()}
+			b.all[n] = heardReport{r, began}
 			b.mu.Unlock()
 		})
 	}
@@ -83,7 +85,7 @@ func (a *Agent) unsynced(ctx context.Context, r reading) (map[id.Config]int64, b
 			continue
 		}
 		for c, n := range h.PerConfig {
-			sum[id.Config(c)] += n
+			sum[c] += n
 		}
 	}
 	return sum, known

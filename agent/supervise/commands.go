@@ -151,25 +151,27 @@ func (s *Supervisor) Cancel(name, reason string) {
 	}
 }
 
-// Drain has every running daemon that holds something push it out, in parallel, until all are done or ctx ends.
-func (s *Supervisor) Drain(ctx context.Context) error {
+// Offering is every daemon that runs here and offers T beside Run, by name.
+func Offering[T any](s *Supervisor) map[string]T {
 	s.mu.Lock()
-	var all []*unit
+	defer s.mu.Unlock()
+	out := map[string]T{}
 	for _, u := range s.units {
-		if u.drainer != nil {
-			all = append(all, u)
+		if d, ok := u.daemon.(T); ok {
+			out[u.spec.Name] = d
 		}
 	}
-	drainers := make([]kit.Drainer, len(all))
-	for i, u := range all {
-		drainers[i] = u.drainer
-	}
-	s.mu.Unlock()
+	return out
+}
+
+// Drain has every running daemon that holds something push it out, in parallel, until all are done or ctx ends.
+func (s *Supervisor) Drain(ctx context.Context) error {
+	all := Offering[kit.Drainer](s)
 	errs := make(chan error, len(all))
-	for i, d := range drainers {
+	for name, d := range all {
 		go func() {
 			if err := kit.Guard(ctx, d.Drain); err != nil {
-				errs <- fmt.Errorf("%s: %w", all[i].spec.Name, err)
+				errs <- fmt.Errorf("%s: %w", name, err)
 				return
 			}
 			errs <- nil

@@ -30,7 +30,7 @@ type unit struct {
 	over    bool // the held epoch was refused: nothing to do until there is another
 
 	cancel   context.CancelCauseFunc // of the attempt that runs
-	drainer  kit.Drainer
+	daemon   kit.Daemon              // what runs; nil when nothing does
 	progress time.Time
 	deadline time.Duration
 	lastErr  string
@@ -191,7 +191,7 @@ func (s *Supervisor) attempt(ctx context.Context, u *unit) {
 	done := make(chan error, 1)
 	if err == nil {
 		s.mu.Lock()
-		u.drainer, _ = d.(kit.Drainer)
+		u.daemon = d
 		u.set(Running)
 		s.mu.Unlock()
 		started := time.Now()
@@ -290,7 +290,7 @@ func (s *Supervisor) healthy(u *unit, ran time.Duration) {
 func (s *Supervisor) settle(ctx context.Context, u *unit, lease, run context.Context, err error) {
 	cause := context.Cause(run)
 	s.mu.Lock()
-	u.cancel, u.drainer = nil, nil
+	u.cancel, u.daemon = nil, nil
 	failed := false
 	switch {
 	case errors.Is(err, kit.ErrSkip):

@@ -36,9 +36,11 @@ type JobDB struct {
 }
 
 // JobDatabases lists the games databases of all jobs here, running and ended, that were not released, in the order of
-// their job ids. They may be live: read them as one reads a database that somebody writes.
-func (w *Worker) JobDatabases() []JobDB {
+// their job ids. They may be live: read them as one reads a database that somebody writes. It is false until the jobs of a
+// former process have been taken over: there may be more.
+func (w *Worker) JobDatabases() ([]JobDB, bool) {
 	w.mu.Lock()
+	known := w.adopted
 	type source struct {
 		handle *proc.Handle
 		rec    jobRecord
@@ -69,7 +71,7 @@ func (w *Worker) JobDatabases() []JobDB {
 		}
 	}
 	slices.SortFunc(list, func(a, b JobDB) int { return cmp.Or(cmp.Compare(a.JobID, b.JobID), cmp.Compare(a.Path, b.Path)) })
-	return list
+	return list, known
 }
 
 // databases are the games files of a job that exist and may still hold what is nowhere else.

@@ -95,6 +95,7 @@ type Worker struct {
 
 	mu       sync.Mutex
 	running  bool
+	adopted  bool // the jobs of a former process are in runs and kept
 	draining bool
 	runs     map[string]*run  // claims without an answer, by job id
 	kept     map[string]*kept // answered jobs whose directory is still here
@@ -136,6 +137,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	w.mu.Lock()
+	w.adopted = true
+	w.mu.Unlock()
 	w.group.Go(func() { w.beatLoop(ctx) })
 	w.claimLoop(ctx)
 	return nil
@@ -147,7 +151,7 @@ func (w *Worker) begin() error {
 	if w.running {
 		return errors.New("run worker: it runs already")
 	}
-	w.running = true
+	w.running, w.adopted = true, false
 	for job := range w.runs { // of a former Run; they are adopted again
 		w.ledger.Release(job)
 	}

@@ -65,7 +65,7 @@ func TestWholeLoop(t *testing.T) {
 		}
 	}
 	b.store.mu.Unlock()
-	dbs := w.JobDatabases()
+	dbs, _ := w.JobDatabases()
 	if len(dbs) != 1 || dbs[0].WorkID != "w1" || !dbs[0].Done || dbs[0].Stale {
 		t.Fatalf("databases: %+v", dbs)
 	}
@@ -224,7 +224,7 @@ func TestRefusedHeartbeatEndsRun(t *testing.T) {
 			t.Errorf("a lost claim was answered: %+v", b.queue)
 		}
 	})
-	dbs := w.JobDatabases()
+	dbs, _ := w.JobDatabases()
 	if len(dbs) != 1 || !dbs[0].Stale || !dbs[0].Done {
 		t.Errorf("its bytes are kept: %+v", dbs)
 	}
@@ -263,7 +263,7 @@ func TestWithoutCoordinator(t *testing.T) {
 	w, _ := b.run()
 	b.eventually("started", func() bool { return len(b.queue.started) == 1 })
 	b.queue.with(func() { b.queue.silent = true })
-	if dbs := w.JobDatabases(); len(dbs) > 0 && dbs[0].Done {
+	if dbs, _ := w.JobDatabases(); len(dbs) > 0 && dbs[0].Done {
 		t.Errorf("databases: %+v", dbs)
 	}
 	b.letGo("w1.c1")
@@ -277,7 +277,7 @@ func TestWithoutCoordinator(t *testing.T) {
 	if err := w.Release("w1.c1"); err != nil {
 		t.Errorf("release of a job that waits: %v", err)
 	}
-	if dbs := w.JobDatabases(); len(dbs) > 0 {
+	if dbs, _ := w.JobDatabases(); len(dbs) > 0 {
 		t.Errorf("released all the same listed: %+v", dbs)
 	}
 	b.queue.with(func() { b.queue.silent, b.queue.deafTo = false, 2 })
@@ -342,7 +342,7 @@ func TestDrainAndLeave(t *testing.T) {
 		t.Errorf("reason %q", reason)
 	}
 	b.idle(w)
-	if dbs := w.JobDatabases(); len(dbs) != 1 || !dbs[0].Done {
+	if dbs, _ := w.JobDatabases(); len(dbs) != 1 || !dbs[0].Done {
 		t.Errorf("its games are still to be gathered: %+v", dbs)
 	}
 	b.queue.with(func() {

@@ -3,8 +3,10 @@ package datasync
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
@@ -30,9 +32,10 @@ func (p packed) count() int64 {
 	return int64(n)
 }
 
-// books are the packs of this node, in memory and in Local. One goroutine uses them.
+// books are the packs of this node, in memory and in Local. One goroutine changes them; any may take a tally.
 type books struct {
 	local kit.Local
+	mu    sync.Mutex // of the maps
 	packs map[id.Digest]*packed
 	// refused are games that are finished and yet unusable: they will never be in a pack.
 	refused map[string][]string
@@ -103,6 +106,8 @@ func (b *books) add(p packed) error {
 	if err := b.set(packPrefix+string(p.Digest), p); err != nil {
 		return err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.packs[p.Digest] = &p
 	return nil
 }
@@ -112,14 +117,30 @@ func (b *books) refuse(job string, ids []string) error {
 	if err := b.set(refusedPrefix+job, all); err != nil {
 		return err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.refused[job] = all
 	return nil
 }
 
+// settle writes down that a pack is safe; one whose jobs are all gone has nothing left to say.
 func (b *books) settle(d id.Digest) error {
 	p := *b.packs[d]
 	p.Safe = true
+	if _, gone := p.Games[released]; gone && len(p.Games) == 1 {
+		return b.drop(d)
+	}
 	return b.add(p)
+}
+
+func (b *books) drop(d id.Digest) error {
+	if err := b.local.Delete(packPrefix + string(d)); err != nil {
+		return fmt.Errorf("forget pack %s: %w", d.Short(), err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.packs, d)
+	return nil
 }
 
 // pending are the packs that are not safe yet, newest first: on a machine that is about to go the newest games are those
@@ -135,50 +156,71 @@ func (b *books) pending() []packed {
 	return out
 }
 
-// known says which games of a job are accounted for: in a pack of any kind, or refused.
-func (b *books) known(job string) (all, safe map[string]bool) {
-	all, safe = map[string]bool{}, map[string]bool{}
-	for _, p := range b.packs {
-		for _, g := range p.Games[job] {
-			all[g] = true
-			if p.Safe {
-				safe[g] = true
-			}
-		}
-	}
-	for _, g := range b.refused[job] {
-		all[g], safe[g] = true, true
-	}
-	return all, safe
+// tally is what the books say at one moment.
+type tally struct {
+	known   map[string]map[string]bool // job → games in a pack of any kind, or refused
+	pending map[string]bool            // jobs with games in packs that are not safe
+	games   map[id.Config]int64        // in packs that are not safe
 }
 
-// forget drops a released job, and the packs that only it had games in.
+func (b *books) tally() tally {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t := tally{known: map[string]map[string]bool{}, pending: map[string]bool{}, games: map[id.Config]int64{}}
+	note := func(job string, ids []string) {
+		if t.known[job] == nil {
+			t.known[job] = map[string]bool{}
+		}
+		for _, g := range ids {
+			t.known[job][g] = true
+		}
+	}
+	for _, p := range b.packs {
+		if !p.Safe {
+			t.games[p.Config] += p.count()
+		}
+		for job, ids := range p.Games {
+			note(job, ids)
+			t.pending[job] = t.pending[job] || !p.Safe
+		}
+	}
+	for job, ids := range b.refused {
+		note(job, ids)
+	}
+	return t
+}
+
+// released stands for all jobs that are gone while a pack with games of theirs is not safe.
+const released = ""
+
+// forget drops a released job, and the packs that only it had games in. A pack that is not safe yet stays, whatever has
+// become of the job's files: its bytes are in the store.
 func (b *books) forget(job string) error {
 	for d, p := range b.packs {
 		if _, ok := p.Games[job]; !ok {
 			continue
 		}
 		q := *p
-		q.Games = map[string][]string{}
-		for j, ids := range p.Games {
-			if j != job {
-				q.Games[j] = ids
-			}
+		q.Games = maps.Clone(p.Games)
+		delete(q.Games, job)
+		if !p.Safe {
+			q.Games[released] = slices.Concat(q.Games[released], p.Games[job])
 		}
+		var err error
 		if len(q.Games) > 0 {
-			if err := b.add(q); err != nil {
-				return err
-			}
-			continue
+			err = b.add(q)
+		} else {
+			err = b.drop(d)
 		}
-		if err := b.local.Delete(packPrefix + string(d)); err != nil {
-			return fmt.Errorf("forget pack %s: %w", d.Short(), err)
+		if err != nil {
+			return err
 		}
-		delete(b.packs, d)
 	}
-	delete(b.refused, job)
 	if err := b.local.Delete(refusedPrefix + job); err != nil {
 		return fmt.Errorf("forget job %s: %w", job, err)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.refused, job)
 	return nil
 }

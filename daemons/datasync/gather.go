@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -53,13 +54,13 @@ type gatherer struct {
 	gauge   func(string, float64)
 	courier *kit.Courier
 	books   *books
-	waiting map[id.Config]time.Time    // since when games wait to be packed
-	last    map[id.Config]time.Time    // newest pack
-	unread  map[string]int             // job → failures to read its database
-	read    map[string]reading         // job → its database as last read
+	waiting map[id.Config]time.Time // since when games wait to be packed
+	last    map[id.Config]time.Time // newest pack
+	unread  map[string]int          // database → failures to read it
+	reads   readings
 	shunned map[kit.Delivery]time.Time // until when
 	urgent  chan struct{}              // closed when the node drains
-	empty   chan int                   // how many games are left, for Drain
+	empty   chan int                   // how many games are left, for Drain; below 0: unknown
 }
 
 func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
@@ -75,27 +76,28 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 		set: set, self: env.Self, log: env.Log, now: env.Now, every: env.Every, staging: env.Dirs.Staging, jobs: env.Jobs,
 		store: env.Store, views: env.View, effects: env.Effects, events: env.Events, gauge: gauge, books: b,
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: set.Parallel, First: set.Retry.D(), Slowest: 10 * set.Retry.D()}),
-		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, read: map[string]reading{}, shunned: map[kit.Delivery]time.Time{},
+		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, shunned: map[kit.Delivery]time.Time{},
 		urgent: make(chan struct{}), empty: make(chan int, 1),
 	}, nil
 }
 
-// fresh are finished games of a job that are in no pack yet.
-type fresh struct {
-	db  kit.JobDB
-	ids []string
-}
-
 func (g *gatherer) step(ctx context.Context) error {
-	work, unsynced, settled := g.survey(ctx)
-	g.gauge("unsynced_games", float64(unsynced))
+	found, t, known := g.look(ctx)
+	left := -1
+	if known {
+		left = 0
+		for _, n := range total(found, t) {
+			left += int(n)
+		}
+		g.gauge("unsynced_games", float64(left))
+	}
 	select {
 	case <-g.empty:
 	default:
 	}
-	g.empty <- unsynced
+	g.empty <- left
 	var errs []error
-	for c, list := range work {
+	for c, list := range g.due(found) {
 		if err := g.pack(ctx, c, list); err != nil {
 			errs = append(errs, fmt.Errorf("pack %s: %w", c, err))
 		}
@@ -103,87 +105,43 @@ func (g *gatherer) step(ctx context.Context) error {
 	if err := g.push(ctx); err != nil {
 		errs = append(errs, err)
 	}
-	for _, db := range settled {
-		if err := g.release(ctx, db); err != nil {
+	for _, f := range found {
+		if f.err != nil {
+			g.unreadable(ctx, f, found)
+		} else {
+			delete(g.unread, f.db.Path)
+		}
+	}
+	for _, job := range settled(found, t) {
+		if err := g.release(ctx, job); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// survey reads what the jobs have finished: what is to be packed now, how many games are not safe, and which jobs have
-// nothing left here.
-func (g *gatherer) survey(ctx context.Context) (work map[id.Config][]fresh, unsynced int, settled []kit.JobDB) {
-	found := map[id.Config][]fresh{}
+// due chooses what is to be packed now.
+func (g *gatherer) due(found []fresh) map[id.Config][]fresh {
+	lists := map[id.Config][]fresh{}
 	count, done := map[id.Config]int{}, map[id.Config]bool{}
-	for _, db := range g.jobs.Databases() {
-		ids, err := g.finished(ctx, db)
-		if errors.Is(err, os.ErrNotExist) {
-			ids, err = nil, nil
-		}
-		if err != nil {
-			g.unreadable(ctx, db, err)
-			continue
-		}
-		delete(g.unread, db.JobID)
-		all, safe := g.books.known(db.JobID)
-		var news []string
-		open := 0
-		for _, i := range ids {
-			if !all[i] {
-				news = append(news, i)
-			}
-			if !safe[i] {
-				open++
-			}
-		}
-		unsynced += open
-		if len(news) > 0 {
-			found[db.Config] = append(found[db.Config], fresh{db, news})
-			count[db.Config] += len(news)
-			done[db.Config] = done[db.Config] || db.Done
-		}
-		if db.Done && open == 0 {
-			settled = append(settled, db)
+	for _, f := range found {
+		if c := f.db.Config; len(f.ids) > 0 {
+			lists[c] = append(lists[c], f)
+			count[c] += len(f.ids)
+			done[c] = done[c] || f.db.Done
 		}
 	}
-	work = map[id.Config][]fresh{}
 	now := g.now()
-	for c, list := range found {
+	for c := range lists {
 		if g.waiting[c].IsZero() {
 			g.waiting[c] = now
 		}
-		due := count[c] >= g.set.Batch || done[c] || now.Sub(g.waiting[c]) >= g.every
-		if g.draining() || due && now.Sub(g.last[c]) >= g.set.MinGap.D() {
-			work[c] = list
+		ripe := count[c] >= g.set.Batch || done[c] || now.Sub(g.waiting[c]) >= g.every
+		if !g.draining() && (!ripe || now.Sub(g.last[c]) < g.set.MinGap.D()) {
+			delete(lists, c)
 		}
 	}
-	return work, unsynced, settled
-}
-
-// reading is what a job's database held when it was last read.
-type reading struct {
-	mark string
-	ids  []string
-}
-
-// finished lists the finished games of a job. A file that has not changed since is not opened again: jobs wait here for
-// their receipts much longer than they run. The end of the job counts as a change, so that nothing of it is missed.
-func (g *gatherer) finished(ctx context.Context, db kit.JobDB) ([]string, error) {
-	mark := fmt.Sprint(db.Done)
-	for _, path := range []string{db.Path, db.Path + "-wal"} {
-		if info, err := os.Stat(path); err == nil {
-			mark += fmt.Sprint(" ", info.Size(), info.ModTime().UnixNano())
-		}
-	}
-	if r, ok := g.read[db.JobID]; ok && r.mark == mark {
-		return r.ids, nil
-	}
-	ids, err := gamedb.Finished(ctx, db.Path)
-	if err == nil {
-		g.read[db.JobID] = reading{mark, ids}
-	}
-	return ids, err
+	return lists
 }
 
 func (g *gatherer) draining() bool {
@@ -196,18 +154,22 @@ func (g *gatherer) draining() bool {
 }
 
 // unreadable gives up on the database of an ended job that cannot be read at all: it is kept aside for people.
-func (g *gatherer) unreadable(ctx context.Context, db kit.JobDB, err error) {
-	g.unread[db.JobID]++
-	g.log.Warn().Err(err).Str("job", db.JobID).Int("failures", g.unread[db.JobID]).Msg("cannot read a job's games")
-	if !db.Done || g.unread[db.JobID] < 10 {
+func (g *gatherer) unreadable(ctx context.Context, f fresh, found []fresh) {
+	db := f.db
+	g.unread[db.Path]++
+	g.log.Warn().Err(f.err).Str("job", db.JobID).Int("failures", g.unread[db.Path]).Msg("cannot read a job's games")
+	if !db.Done || g.unread[db.Path] < 10 {
 		return
 	}
-	delete(g.unread, db.JobID)
-	if err := g.store.Quarantine(ctx, db.Path, err.Error()); err != nil {
+	delete(g.unread, db.Path)
+	if err := g.store.Quarantine(ctx, db.Path, f.err.Error()); err != nil {
 		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot quarantine a job's games")
 		return
 	}
-	if err := g.release(ctx, db); err != nil {
+	if slices.ContainsFunc(found, func(o fresh) bool { return o.db.JobID == db.JobID && o.db.Path != db.Path }) {
+		return // the job settles with its others
+	}
+	if err := g.release(ctx, db.JobID); err != nil {
 		g.log.Warn().Err(err).Str("job", db.JobID).Msg("cannot release")
 	}
 }
@@ -236,7 +198,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			return err
 		}
 		if len(good) > 0 {
-			p.Games[f.db.JobID] = good
+			p.Games[f.db.JobID] = append(p.Games[f.db.JobID], good...)
 			all = append(all, good...)
 		}
 	}

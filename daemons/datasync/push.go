@@ -41,6 +41,7 @@ func (g *gatherer) push(ctx context.Context) error {
 		}
 	}
 	var wanted []kit.Delivery
+	var again []ring.Artifact
 	short := false
 	members := v.Fleet.Members()
 	copies := v.Ring.CopiesOf(ring.KindPack)
@@ -52,6 +53,12 @@ func (g *gatherer) push(ctx context.Context) error {
 		need := min(copies, potential(members, g.self.ID))
 		short = short || need < copies
 		if n, core := kit.Copies(members, a, g.self.ID); n >= max(1, need) && core {
+			if !a.Safe {
+				// The ring has become smaller since the last receipt. Until the state agrees the games count as unsynced, or they
+				// would count as nothing.
+				again = append(again, g.artifact(p))
+				continue
+			}
 			if err := g.settle(ctx, v, p, a); err != nil {
 				return err
 			}
@@ -67,6 +74,11 @@ func (g *gatherer) push(ctx context.Context) error {
 		}
 		for _, n := range targets {
 			wanted = append(wanted, kit.Delivery{Digest: p.Digest, Node: n})
+		}
+	}
+	if len(again) > 0 {
+		if err := g.effects.AddArtifacts(ctx, again...); err != nil {
+			return fmt.Errorf("have packs judged again: %w", err)
 		}
 	}
 	g.gauge("copies_short", map[bool]float64{true: 1}[short])
@@ -133,10 +145,9 @@ func (g *gatherer) settle(ctx context.Context, v kit.View, p packed, a ring.Arti
 }
 
 // release lets the job's folder go: everything in it that is worth keeping is safe.
-func (g *gatherer) release(ctx context.Context, db kit.JobDB) error {
-	if err := g.jobs.Release(ctx, db.JobID); err != nil {
-		return fmt.Errorf("release job %s: %w", db.JobID, err)
+func (g *gatherer) release(ctx context.Context, job string) error {
+	if err := g.jobs.Release(ctx, job); err != nil {
+		return fmt.Errorf("release job %s: %w", job, err)
 	}
-	delete(g.read, db.JobID)
-	return g.books.forget(db.JobID)
+	return g.books.forget(job)
 }

@@ -191,7 +191,8 @@ type Local interface {
 // Jobs is what the worker runs here.
 type Jobs interface {
 	// Databases lists the game databases of this node's self-play jobs, running and ended, that are not yet released.
-	Databases() []JobDB
+	// It is false while the jobs of a former agent of this node have not all been taken over.
+	Databases() ([]JobDB, bool)
 	// Release says that everything worth keeping of a job's games is safe elsewhere, so its folder may go.
 	Release(ctx context.Context, jobID string) error
 }

@@ -98,6 +98,12 @@ func (s Spec) RunsOn(m ring.Member) bool {
 	return false
 }
 
+// Counter is what a daemon may offer that keeps finished games until they are safe: how many of this node's have no
+// receipts, by config, counted when it is called. An error means unknown. It is called beside Run.
+type Counter interface {
+	Unsynced(ctx context.Context) (map[id.Config]int64, error)
+}
+
 // Drainer is what a daemon may offer when it holds something that must leave the machine before the agent does: Drain
 // pushes it out and returns when all is safe, or with what is left when ctx ends. Run goes on meanwhile.
 type Drainer interface {

@@ -2,6 +2,7 @@ package ring
 
 import (
 	"encoding/json"
+	"iter"
 	"time"
 
 	"github.com/ringagent/ringagent/eventlog/event"
@@ -37,6 +38,26 @@ type Artifact struct {
 	// Safe is set once a game pack has had all its receipts, and stays: what was counted is never uncounted, whatever
 	// becomes of its holders later.
 	Safe bool `json:"safe,omitempty"`
+}
+
+// Receipted says whether a game pack has its receipts: as many as are wanted, or as many as the members' failure domains
+// allow, at least one on a core node. The copy on the rented node that played the games counts neither as a receipt nor as
+// a place for one.
+func (a Artifact) Receipted(members iter.Seq[Member], copies int) bool {
+	have, room, core := map[string]bool{}, map[string]bool{}, false
+	for m := range members {
+		if m.Revoked || m.ID == a.Origin && m.Class == id.Edge {
+			continue
+		}
+		if a.Held(m.ID) {
+			have[m.Domain()] = true
+			core = core || m.Class == id.Core
+		}
+		if m.Status != Left {
+			room[m.Domain()] = true
+		}
+	}
+	return core && len(have) >= max(1, min(copies, len(room)))
 }
 
 // Held says whether n has a receipt for the artifact.

@@ -134,32 +134,12 @@ func (t *txn) addReceipts(b AddReceipts) (any, error) {
 	return unknown, nil
 }
 
-// receipted marks a game pack as safe once it has its receipts: as many as the settings want, or as many as the ring has
-// failure domains, at least one on a core node. The copy on the edge node that played the games never counts.
+// receipted marks a game pack as safe once it has its receipts. Who announces a pack again has it judged anew: the ring may
+// have become smaller meanwhile.
 func (t *txn) receipted(a ring.Artifact) ring.Artifact {
-	if a.Kind != ring.KindPack || a.Safe {
-		return a
+	if a.Kind == ring.KindPack && !a.Safe {
+		a.Safe = a.Receipted(t.s.Members(), t.s.settings.CopiesOf(a.Kind))
 	}
-	have, core := map[string]bool{}, false
-	for _, n := range a.Holders {
-		r, ok := t.s.members.get(string(n))
-		if !ok || r.Revoked || n == a.Origin && r.Class == id.Edge {
-			continue
-		}
-		have[r.Domain()] = true
-		core = core || r.Class == id.Core
-	}
-	want := t.s.settings.CopiesOf(a.Kind)
-	if len(have) < want {
-		all := map[string]bool{}
-		for _, r := range t.s.members.all() {
-			if !r.Revoked && r.Status != ring.Left {
-				all[r.Domain()] = true
-			}
-		}
-		want = min(want, len(all))
-	}
-	a.Safe = core && len(have) >= max(1, want)
 	return a
 }
 

@@ -50,10 +50,10 @@ func (l local) Keys(prefix string) ([]string, error) {
 
 type jobs struct{ n *Node }
 
-func (j jobs) Databases() []kit.JobDB {
+func (j jobs) Databases() ([]kit.JobDB, bool) {
 	j.n.mu.Lock()
 	defer j.n.mu.Unlock()
-	return slices.Clone(j.n.jobs)
+	return slices.Clone(j.n.jobs), !j.n.Adopting
 }
 
 func (j jobs) Release(_ context.Context, jobID string) error {

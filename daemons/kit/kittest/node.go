@@ -30,6 +30,7 @@ type Node struct {
 	jobs  []kit.JobDB
 
 	Released   []string           // jobs
+	Adopting   bool               // the jobs of a former agent are still being taken over
 	Quarantine map[string]string  // path → reason
 	Gauges     map[string]float64 // name → value
 	Health     kit.Health         // last report

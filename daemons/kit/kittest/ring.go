@@ -213,12 +213,20 @@ func (r *Ring) addArtifact(a ring.Artifact) ring.Artifact {
 			holders := slices.Concat(old.Holders, a.Holders)
 			slices.Sort(holders)
 			old.Holders = slices.Compact(holders)
-			r.artifacts[i] = old
-			return old
+			r.artifacts[i] = r.receipted(old)
+			return r.artifacts[i]
 		}
 	}
 	a.Seq = r.index
+	a = r.receipted(a)
 	r.artifacts = append(r.artifacts, a)
+	return a
+}
+
+func (r *Ring) receipted(a ring.Artifact) ring.Artifact {
+	if a.Kind == ring.KindPack && !a.Safe {
+		a.Safe = a.Receipted(slices.Values(r.members), r.settings.CopiesOf(a.Kind))
+	}
 	return a
 }
 
@@ -229,7 +237,7 @@ func (r *Ring) addReceipt(n id.Node, d id.Digest) error {
 				a.Holders = append(slices.Clone(a.Holders), n)
 				slices.Sort(a.Holders)
 				r.index++
-				r.artifacts[i] = a
+				r.artifacts[i] = r.receipted(a)
 			}
 			return nil
 		}
