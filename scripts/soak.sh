@@ -23,6 +23,8 @@ scenarios=${SCENARIOS:-failover stopped publishers edge strength}
 events=${EVENTS:-10000}
 
 workspace soak
+TOOL=$WORK/soak
+(cd "$(dirname "$0")/.." && "${GO:-go}" build -trimpath -tags hashicorpmetrics -o "$TOOL" ./scripts/soak) || fail 'scripts/soak does not build'
 for s in $scenarios; do
   case $s in failover | stopped | publishers | edge | strength) ;; *) echo "SCENARIOS: no scenario $s" >&2; exit 2 ;; esac
 done
@@ -35,10 +37,14 @@ for round in $(seq "$rounds"); do
   await 120000 'the first promotion' promoted 1 n1
   figure 'first promotion, s' $(($(now) - STARTED))
   for s in $in_ring; do
+    began=$(now)
     "scenario_$s" "$round"
+    figure "$s in all, s" $(($(now) - began))
   done
+  paid "$(other)"
   sound "$(other)"
   holds 'the ring stops and leaves no process behind' ring_stop
+  figure 'a round in all, s' $(($(now) - STARTED))
   [ -n "$KEEP" ] || rm -rf "$RING" "$RING.log"
 done
 case " $scenarios " in *' strength '*) scenario_strength ;; esac
