@@ -1,13 +1,10 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,7 +14,6 @@ import (
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/deploy/workloads"
 	"github.com/ringagent/ringagent/eventlog/event"
-	"github.com/ringagent/ringagent/internal/connect4"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
@@ -58,22 +54,7 @@ func TestLyingEvaluatorAndNoise(t *testing.T) {
 		settings = *s
 	}})
 	n := r.Node("c1")
-	upload := func(seed uint64) id.Digest {
-		path := filepath.Join(t.TempDir(), "model")
-		m := &connect4.Model{Net: connect4.NewNetwork(seed), Info: connect4.ModelInfo{Seed: seed}}
-		if err := connect4.SaveModel(path, m); err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var a api.Artifact
-		r.Until("upload", func(ctx context.Context) error {
-			return n.Client().Upload(ctx, "/api/v1/artifacts", map[string][]string{"kind": {"model"}, "config": {"connect4_2p"}}, bytes.NewReader(b), &a)
-		})
-		return a.SHA256
-	}
+	upload := func(seed uint64) id.Digest { return uploadModel(t, r, n, seed) }
 	nothingPromoted := func() {
 		t.Helper()
 		var ms api.Models

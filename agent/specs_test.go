@@ -1,9 +1,12 @@
 package agent_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -13,6 +16,7 @@ import (
 	"github.com/ringagent/ringagent/daemons"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/connect4"
 	"github.com/ringagent/ringagent/internal/id"
 )
 
@@ -156,4 +160,22 @@ func lines(ctx context.Context, n *agenttest.Node, eventType string) ([]event.Li
 		out = append(out, l)
 	}
 	return out, nil
+}
+
+// uploadModel gives node n a network made from seed.
+func uploadModel(t *testing.T, r *agenttest.Ring, n *agenttest.Node, seed uint64) id.Digest {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "model")
+	if err := connect4.SaveModel(path, &connect4.Model{Net: connect4.NewNetwork(seed), Info: connect4.ModelInfo{Seed: seed}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a api.Artifact
+	r.Until("upload", func(ctx context.Context) error {
+		return n.Client().Upload(ctx, "/api/v1/artifacts", map[string][]string{"kind": {"model"}, "config": {"connect4_2p"}}, bytes.NewReader(b), &a)
+	})
+	return a.SHA256
 }
