@@ -22,6 +22,10 @@ func servePropose(ctx context.Context, t *term, from id.Node, in []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
+	if res.Code == state.CodeStale && c.Fence != nil {
+		t.n.log.Info().Str("from", string(from)).Str("daemon", c.Fence.Daemon).Uint64("epoch", uint64(c.Fence.Epoch)).
+			Msg("refused an effect under an epoch that is over")
+	}
 	return json.Marshal(res)
 }
 

@@ -102,22 +102,26 @@ paid() {
   OWED=
 }
 
-# Show line 3. Odd rounds stop the coordinator, even ones another holder.
+# Show line 3. Odd rounds stop the coordinator, even ones the holder of AUTO_PROMOTION in the moment in which a candidate has
+# been measured: it then has a verdict in hand, which is to be given once, by its successor if not before.
 scenario_stopped() {
-  local victim via pid stopped last late boot wait
+  local victim via pid stopped last late boot wait in_hand=
   via=$(other) victim=$(coordinator "$(other)")
-  if [ $(($1 % 2)) -eq 0 ]; then
-    victim=$(singletons "$via" | awk -v c="$victim" '$2 != c && $2 != "-" { n[$2]++ } END { for (x in n) if (n[x] > m) { m = n[x]; v = x } print v }')
-    [ -n "$victim" ] || fail 'nobody but the coordinator holds a singleton'
-  fi
+  [ $(($1 % 2)) -eq 1 ] || victim=$(singletons "$via" | awk '$1 == "AUTO_PROMOTION" { print $2 }')
   via=$(other "$victim" n4 n5)
   pid=$(pid_of "$victim") boot=$(boot_of "$victim" "$via")
-  singletons "$via" > "$WORK/before"
-  awk -v v="$victim" '$2 == v { print $1, $3 }' "$WORK/before" > "$WORK/held"
-  say "  stopped: SIGSTOP of $victim, which holds $(wc -l < "$WORK/held") singletons"
-  [ -s "$WORK/held" ] || { victim=$(awk '{ print $2; exit }' "$WORK/before"); fail "$victim holds nothing to lose"; }
+  if [ $(($1 % 2)) -eq 0 ]; then
+    timeout 180 "$BIN" --data-dir "$RING/$via" events tail -f --type EVALUATION_COMPLETED --limit 1 --json > "$WORK/evaluated" ||
+      fail 'no candidate is measured within 180 s'
+    in_hand=1
+  fi
   kill -STOP "$pid"
   stopped=$(now)
+  # Nobody else is assigned before the lease is over, so this is what it held. It does not answer for its own rows.
+  singletons "$via" 2> /dev/null > "$WORK/before"
+  awk -v v="$victim" '$2 == v { print $1, $3 }' "$WORK/before" > "$WORK/held"
+  [ -s "$WORK/held" ] || fail "$victim holds nothing to lose"
+  say "  stopped: SIGSTOP of $victim, which holds $(wc -l < "$WORK/held") singletons"
   await 22500 'successors of a stopped holder' all_run "$via" "$victim" "$WORK/before"
   figure 'stopped: successors run, s' $(($(now) - stopped))
   wait=$((22500 - ($(now) - stopped)))
@@ -138,7 +142,26 @@ scenario_stopped() {
   ra "$via" work list --all --json | rows | cols id epoch | grep -vwFf "$WORK/work-before" |
     awk 'NR == FNR { old[$2]; next } $2 in old' "$WORK/held" - > "$WORK/late"
   [ ! -s "$WORK/late" ] || fail "work was queued under an old epoch after SIGCONT: $(cat "$WORK/late")"
+  count 'stopped: effects refused under an old epoch' "$(cat "$RING"/n?/agent.log | grep -F 'epoch that is over' | wc -l)"
+  [ -z "$in_hand" ] || decided_once "$via" "$last"
   sound "$via"
+}
+
+# decided_once VIA LAST: the candidate that was measured when the holder was stopped has one verdict: by a successor, or by the
+# holder before it was stopped, which had to be in the log (at LAST or before) when it was continued.
+decided_once() {
+  local candidate seq epoch old
+  candidate=$(cols sha256 < "$WORK/evaluated") old=$(awk '$1 == "AUTO_PROMOTION" { print $2 }' "$WORK/held")
+  await 60000 "a verdict on $candidate" verdicts "$1" "$candidate"
+  [ "$(wc -l < "$WORK/verdicts")" -eq 1 ] || fail "more than one verdict on $candidate: $(cat "$WORK/verdicts")"
+  read -r seq epoch < "$WORK/verdicts"
+  [ "$epoch" -gt "${old:-0}" ] || [ "$seq" -le "$2" ] || fail "the verdict on $candidate at seq $seq is under the old epoch $epoch, after SIGCONT"
+  count 'stopped: verdicts in hand, given by the successor' $((epoch > ${old:-0}))
+}
+
+verdicts() {
+  log_of "$1" | grep -E '"type":"(MODEL_PROMOTED|PROMOTION_REJECTED)"' | grep -F "\"sha256\":\"$2\"" | cols seq epoch > "$WORK/verdicts"
+  [ -s "$WORK/verdicts" ]
 }
 
 # arrived NODE TAG N: the node's replica has N of them; their seq, publisher, number and id are left in a file.
@@ -198,13 +221,8 @@ packed() {
     awk -v n="$1" '$1 == n { h = $2; gsub(n, "", h); gsub(/[-,]/, "", h); if (h != "") s += $3 } END { print s + 0 }'
 }
 
-# in_databases N: a core node's merged database really has N games.
-in_databases() {
-  local got
-  got=$("$BIN" workload connect4 export --games "$RING/n1/games/$CONFIG.db" --out "$WORK/count.npz" | sed -n 's/^EXPORT_SUMMARY: .*games=\([0-9]*\).*/\1/p')
-  rm -f "$WORK/count.npz"
-  [ "${got:-0}" -ge "$1" ]
-}
+# in_database N: a core node's merged database really has N games, and each can be read.
+in_database() { [ "$("$TOOL" count "$RING/n1/games/$CONFIG.db")" -ge "$1" ]; }
 
 # read_back N: the packs that there were before the loss hold N games or more, and all of them are in a merged database.
 read_back() {
@@ -253,7 +271,7 @@ scenario_edge() {
     sleep 0.2
   done
   count 'edge: games counted before, and never less' "$before"
-  await 60000 "all $counted counted games in n1's database" in_databases "$counted"
+  await 60000 "all $counted counted games in n1's database" in_database "$counted"
   await 60000 "every pack of before read back: $(cat "$WORK/readback.txt" 2>/dev/null)" read_back "$before"
   figure 'edge: every counted game read back, s' "$TOOK"
   count 'edge: unsynced games shown before' "$unsynced"

@@ -106,6 +106,17 @@ func isSQLite(path string) bool {
 	return err == nil && string(head[:]) == "SQLite format 3\x00"
 }
 
+// count DB: reads every game of DB whole and prints how many there are.
+func count(ctx context.Context, a []string) error {
+	if len(a) != 1 {
+		return errors.New("usage: count DB")
+	}
+	n := 0
+	err := gamedb.Read(ctx, a[0], func(gamedb.Game) error { n++; return nil })
+	fmt.Println(n)
+	return err
+}
+
 // missing IDS DB: prints how many of the games in the file IDS are not in the database DB.
 func missing(ctx context.Context, a []string) error {
 	if len(a) != 2 {

@@ -14,8 +14,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	verbs := map[string]func(context.Context, []string) error{"publish": publish, "finished": finished, "missing": missing, "readback": readback}
-	err := errors.New("usage: soak publish|finished|missing|readback …")
+	verbs := map[string]func(context.Context, []string) error{"publish": publish, "finished": finished, "missing": missing, "count": count, "readback": readback}
+	err := errors.New("usage: soak publish|finished|count|missing|readback …")
 	if len(os.Args) > 1 && verbs[os.Args[1]] != nil {
 		err = verbs[os.Args[1]](ctx, os.Args[2:])
 	}
