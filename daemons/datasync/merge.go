@@ -64,18 +64,20 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	var receipts []id.Digest
 	var open []id.Digest
 	var errs []error
-	steps := 0
+	steps, since := 0, cursor.Seq
 	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
 		retry := slices.Contains(cursor.Open, a.Digest)
-		if a.Seq <= cursor.Seq && !retry {
+		if a.Seq <= since && !retry {
 			continue
 		}
-		if steps++; steps > perStep {
+		// Packs that were announced together have one Seq, and the cursor passes all of them or none.
+		if steps >= perStep && (retry || a.Seq > cursor.Seq) {
 			if retry {
 				open = append(open, a.Digest)
 			}
 			continue
 		}
+		steps++
 		here, err := m.merge(ctx, c, a)
 		if err != nil {
 			// Whatever is wrong with one pack, the next ones are merged.

@@ -3,6 +3,7 @@ package datasync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -206,6 +207,38 @@ func TestMergedDatabases(t *testing.T) {
 		edge.Play("clash", c4, true, "g-0", "new")
 		b.Start(AutoSync(), `{"every":"10s"}`)
 		r.Eventually(time.Minute, "the new game is merged", func() bool { return merged(a) == 13 && merged(b) == 13 })
+	})
+}
+
+// Packs that one command announces have the same place in the order of arrival: all of them are merged, also where they lie
+// across the end of a step.
+func TestPacksAnnouncedTogetherAreAllMerged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		s := EphemeralSync()
+		env := edge.Env(s, "")
+		var together []ring.Artifact
+		for i := range perStep + 10 {
+			db := edge.Play(fmt.Sprint("job-", i), c4, true, fmt.Sprint("g-", i))
+			d, bytes, err := env.Store.PutFile(t.Context(), db.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			together = append(together, ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: bytes, Origin: edge.ID,
+				Holders: []id.Node{edge.ID}, Counters: map[string]int64{kit.CounterGames: 1}})
+		}
+		edge.SetJobs()
+		for _, part := range [][]ring.Artifact{together[:5], together[5:8], together[8:]} {
+			if err := env.Effects.AddArtifacts(t.Context(), part...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.Start(AutoSync(), `{"every":"10s"}`)
+		r.Eventually(time.Minute, "every game is merged", func() bool {
+			return len(kittest.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) == len(together)
+		})
 	})
 }
 

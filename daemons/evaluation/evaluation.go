@@ -81,10 +81,10 @@ func (s Settings) plan(v kit.View, _ time.Time) (kit.Plan, error) {
 		before := mark
 		var events []kit.Statement
 		for _, m := range v.Library.Artifacts(ring.KindModel, c) {
-			if m.Seq <= mark.Seq {
+			if m.Seq <= before.Seq {
 				continue
 			}
-			if depth >= s.HardLimit {
+			if depth >= s.HardLimit && m.Seq > mark.Seq { // those that one command brought have one Seq
 				break
 			}
 			mark.Seq = m.Seq

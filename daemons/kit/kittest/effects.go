@@ -100,6 +100,7 @@ func (e effects) AddArtifacts(ctx context.Context, as ...ring.Artifact) error {
 		return err
 	}
 	defer e.r.mu.Unlock()
+	e.r.index++
 	for _, a := range as {
 		e.r.addArtifact(a)
 	}

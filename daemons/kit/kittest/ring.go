@@ -202,11 +202,12 @@ func (r *Ring) AddArtifact(k ring.Kind, c id.Config, content string, counters ma
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.index++
 	return r.addArtifact(a)
 }
 
+// addArtifact adds at the present index, as a command does with all that it brings.
 func (r *Ring) addArtifact(a ring.Artifact) ring.Artifact {
-	r.index++
 	slices.Sort(a.Holders)
 	for i, old := range r.artifacts {
 		if old.Digest == a.Digest {

@@ -89,6 +89,7 @@ func (r *Ring) Finish(n *Node, workID string, out Outcome) {
 		return
 	}
 	res := &ring.WorkResult{Counters: out.Counters, Values: out.Values, Seconds: time.Since(w.Claim.Started).Seconds(), Node: n.ID}
+	r.index++
 	for _, a := range out.Artifacts {
 		a.Origin, a.Holders, a.Created, a.Config = n.ID, []id.Node{n.ID}, time.Now(), w.Config
 		for _, in := range w.Inputs {
