@@ -66,6 +66,10 @@ func openDataDir(root string) (*dataDir, error) {
 		_, _ = f.WriteAt([]byte(fmt.Sprintln(os.Getpid())), 0)
 	}
 	d := &dataDir{root: root, lock: f}
+	if err := d.sweepUnfinished(); err != nil {
+		d.close()
+		return nil, err
+	}
 	for _, sub := range []string{"blobs", "games", "datasets", "models", "spool", "quarantine", "jobs", "staging"} {
 		if err := os.MkdirAll(d.path(sub), 0o700); err != nil {
 			d.close()
@@ -73,6 +77,36 @@ func openDataDir(root string) (*dataDir, error) {
 		}
 	}
 	return d, nil
+}
+
+// unfinished tells what a crash leaves of a file that was being replaced, and which file that was; it may hold a key.
+func unfinished(name string) (of string, ok bool) {
+	stem, hidden := strings.CutPrefix(name, ".")
+	i := strings.LastIndexByte(stem, '.')
+	if !hidden || i <= 0 || i+1 == len(stem) || strings.Trim(stem[i+1:], "0123456789") != "" {
+		return "", false
+	}
+	return stem[:i], true
+}
+
+// sweepUnfinished removes such files. Whoever holds the lock is the only one who writes here.
+func (d *dataDir) sweepUnfinished() error {
+	for _, dir := range []string{d.root, d.path("tls")} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("sweep data dir: %w", err)
+		}
+		for _, e := range entries {
+			of, ok := unfinished(e.Name())
+			if !ok || !e.Type().IsRegular() || dir == d.root && !slices.Contains(layout[:], of) {
+				continue
+			}
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("sweep data dir: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 func (d *dataDir) close() {
@@ -214,8 +248,9 @@ func lookBefore(root string) (before, error) {
 	}
 	for _, e := range entries {
 		b.had[e.Name()] = true
+		of, _ := unfinished(e.Name())
 		switch ext := filepath.Ext(e.Name()); {
-		case slices.Contains(layout[:], e.Name()), e.Name() == "lost+found", strings.HasPrefix(e.Name(), "token"):
+		case slices.Contains(layout[:], e.Name()), slices.Contains(layout[:], of), e.Name() == "lost+found", strings.HasPrefix(e.Name(), "token"):
 		case ext == ".yaml", ext == ".yml", ext == ".log", ext == ".token":
 		default:
 			if info, err := e.Info(); err == nil && e.Type().IsRegular() && info.Size() == 0 {

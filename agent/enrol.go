@@ -20,19 +20,46 @@ import (
 // Enrolled says whether a data dir belongs to a ring.
 func Enrolled(dataDir string) bool { return used(dataDir) }
 
+// Granted says whether an enrolment has bought this machine its place and was interrupted before the data dir was whole.
+// Enrol needs no token then.
+func Granted(dataDir string) bool {
+	_, _, ok, err := pending(dataDir)
+	return ok && err == nil
+}
+
+// pending is what Granted speaks of, and the hash of the ring's authority.
+func pending(dataDir string) (mesh.Enrolled, id.Digest, bool, error) {
+	if used(dataDir) {
+		return mesh.Enrolled{}, "", false, nil
+	}
+	return mesh.Granted(dataDir) //nolint:wrapcheck // the mesh has said what it did
+}
+
 // Enrolment is how a machine gets into a ring.
 type Enrolment struct {
 	Config config.Config
 	Seeds  []string
-	Token  identity.Secret
-	Class  id.Class // "" takes what the token gives
+	Token  identity.Secret // may be empty where the data dir is Granted
+	Class  id.Class        // "" takes what the token gives
 	// Network carries the connection; nil means TCP. Tests put a network in memory here.
 	Network mesh.Network
 }
 
 // Enrol buys this machine a place in a ring with a join token and writes it to the data dir. It starts nothing. A refusal
-// leaves nothing behind; an answer that was lost can be asked for again with the same data dir and token.
+// leaves nothing behind; an answer that was lost can be asked for again with the same data dir and token. From the moment
+// that the answer is on disk, whatever is interrupted is finished from there, without asking anybody.
 func Enrol(ctx context.Context, e Enrolment) error {
+	got, authority, granted, err := pending(e.Config.DataDir)
+	if err != nil {
+		return err
+	}
+	if granted {
+		return e.resume(got, authority)
+	}
+	if mesh.Founding(e.Config.DataDir) && !used(e.Config.DataDir) {
+		return api.Errorf(api.CodeRefused, "in data dir %s a new ring was begun", e.Config.DataDir).
+			WithHint("finish it with: ringagent init; to join another ring name an empty folder with --data-dir")
+	}
 	token, err := identity.ParseToken(e.Token.Reveal())
 	if err != nil {
 		return api.Errorf(api.CodeUnauthorised, "%v", err).WithHint("a token looks like ra1.<ca hash>.<id>.<secret>; make one with: ringagent token create")
@@ -55,28 +82,62 @@ func Enrol(ctx context.Context, e Enrolment) error {
 	if a := advertised(e.Config); a != "" {
 		advertise = []string{a}
 	}
-	got, err := mesh.Enrol(ctx, mesh.EnrolOptions{
+	got, err = mesh.Enrol(ctx, mesh.EnrolOptions{
 		DataDir: d.root, Token: token, Seeds: e.Seeds, Name: e.Config.NodeName, Class: e.Class, Advertise: advertise, Boot: id.NewBoot(),
 		Network: e.Network,
+		Keep: func(state json.RawMessage) error {
+			var first rosterFile
+			if err := json.Unmarshal(state, &first); err != nil || len(first.Members) == 0 {
+				return nil //nolint:nilerr // the seed sent no roster that this build understands
+			}
+			return writeJSONFile(d.path("roster.json"), first)
+		},
 	})
 	if err != nil {
 		b.undo(true)
 		return meshError(err)
 	}
+	return e.finish(d, got)
+}
+
+// resume finishes what an earlier Enrol was granted. A token of another ring, or for another class, means that somebody
+// wants something else here.
+func (e Enrolment) resume(got mesh.Enrolled, authority id.Digest) error {
+	if e.Token.Reveal() != "" {
+		token, err := identity.ParseToken(e.Token.Reveal())
+		if err != nil {
+			return api.Errorf(api.CodeUnauthorised, "%v", err)
+		}
+		if token.CA != authority {
+			return api.Errorf(api.CodeRefused, "data dir %s has a place in ring %s already, and the token is another ring's", e.Config.DataDir, got.RingName).
+				WithHint("name an empty folder with --data-dir")
+		}
+	}
+	if e.Class != "" && e.Class != got.Class {
+		return api.Errorf(api.CodeRefused, "this machine was taken in as class %s, not %s", got.Class, e.Class)
+	}
+	d, err := openDataDir(e.Config.DataDir)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return e.finish(d, got)
+}
+
+// finish makes the data dir whole around a granted identity. It may be interrupted anywhere and done again.
+func (e Enrolment) finish(d *dataDir, got mesh.Enrolled) error {
 	if err := ensureAPIToken(d.path("api.token")); err != nil {
 		return err
 	}
-	var first rosterFile
-	if err := json.Unmarshal(got.State, &first); err == nil && len(first.Members) > 0 {
-		if err := writeJSONFile(d.path("roster.json"), first); err != nil {
-			return err
-		}
-	}
 	c := e.Config
-	c.Class, c.NodeName, c.Join = got.Class, got.Name, e.Seeds
+	c.Class, c.NodeName = got.Class, got.Name
+	if len(e.Seeds) > 0 {
+		c.Join = e.Seeds
+	}
 	if err := writeConfigFile(d, c); err != nil {
 		return err
 	}
+	// node.json comes last: a folder with it is whole.
 	return d.writeNode(nodeFile{ID: got.Node, Name: got.Name, Ring: got.RingName, RingID: got.Ring, Class: got.Class})
 }
 

@@ -49,6 +49,10 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 		return made, api.Errorf(api.CodeRefused, "data dir %s belongs to a ring already", c.DataDir).
 			WithHint("start it with: ringagent agent; for a new ring name an empty folder with --data-dir")
 	}
+	if Granted(c.DataDir) {
+		return made, api.Errorf(api.CodeRefused, "data dir %s has a place in a ring, bought by a join that was interrupted", c.DataDir).
+			WithHint("finish it with: ringagent join SEED; for a new ring name an empty folder with --data-dir")
+	}
 	b, err := lookBefore(c.DataDir)
 	if err != nil {
 		return made, err
@@ -65,6 +69,14 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 	}()
 	if err := d.reserveBallast(); err != nil {
 		return made, err
+	}
+	if err := mesh.Unfound(d.root); err != nil {
+		return made, err
+	}
+	for _, hint := range []string{"roster.json", "peers.json"} { // a join that got no further may have left them
+		if err := os.Remove(d.path(hint)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return made, fmt.Errorf("make ring: %w", err)
+		}
 	}
 	founded, err := mesh.InitRing(mesh.InitOptions{DataDir: d.root, RingName: ringName, NodeName: c.NodeName, Hosts: hosts(c)})
 	if err != nil {

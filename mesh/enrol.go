@@ -27,6 +27,8 @@ type EnrolOptions struct {
 	Advertise []string // host:port under which others shall dial this node
 	Boot      id.Boot
 	Network   Network // nil means TCP
+	// Keep gets what the Enroller sent along, before the identity is complete on disk. May be nil.
+	Keep func(state json.RawMessage) error
 }
 
 // Enrolled is a machine's new place in a ring.
@@ -36,8 +38,7 @@ type Enrolled struct {
 	Node     id.Node
 	Class    id.Class
 	Name     string
-	Seed     id.Node         // who took it in
-	State    json.RawMessage // what the Enroller sent along, such as a first copy of the roster
+	Seed     id.Node // who took it in
 }
 
 // enrolPatience bounds one attempt at one seed; the token's use has to be committed in it.
@@ -154,24 +155,47 @@ func enrolAt(ctx context.Context, o EnrolOptions, at *identity.Attempt, seed str
 	return done, granted, nil
 }
 
-// settle writes the identity that was granted, the authority last.
+// settle writes the identity that was granted, the authority last: where it stands, Granted finds all the rest.
 func settle(o EnrolOptions, at *identity.Attempt, intro wire.Introduction, seed string, answer enrolAnswer) (Enrolled, error) {
 	cert, err := x509.ParseCertificate(answer.Certificate)
 	if err != nil {
 		return Enrolled{}, fmt.Errorf("parse granted certificate: %w", err)
 	}
-	if err := at.Settle(intro.Authority, answer.Node, cert); err != nil {
-		return Enrolled{}, err //nolint:wrapcheck // identity has said what it did
+	if o.Keep != nil {
+		if err := o.Keep(answer.State); err != nil {
+			return Enrolled{}, err
+		}
 	}
 	book, _ := wire.OpenBook(filepath.Join(o.DataDir, FilePeers))
 	book.Add(intro.Server.Node, seed)
 	if err := book.Save(); err != nil {
 		return Enrolled{}, err //nolint:wrapcheck // the book has said what it did
 	}
+	if err := at.Settle(intro.Authority, answer.Node, cert); err != nil {
+		return Enrolled{}, err //nolint:wrapcheck // identity has said what it did
+	}
 	return Enrolled{
 		Ring: intro.Authority.Ring(), RingName: intro.Authority.Name(), Node: answer.Node, Class: answer.Class,
-		Name: answer.Name, Seed: intro.Server.Node, State: answer.State,
+		Name: answer.Name, Seed: intro.Server.Node,
 	}, nil
+}
+
+// Granted reads from the disk alone the place in a ring that Enrol has written there, whoever died after it. ok is false
+// where there is none, and where InitRing has made the identity: a founder's signing key lies beside it from the first.
+func Granted(dataDir string) (e Enrolled, authority id.Digest, ok bool, err error) {
+	if Founding(dataDir) || !identity.Settled(dataDir) {
+		return Enrolled{}, "", false, nil
+	}
+	store, err := identity.OpenStore(dataDir)
+	if err != nil {
+		return Enrolled{}, "", false, fmt.Errorf("read granted identity: %w", err)
+	}
+	c, err := identity.LoadCredentials(store)
+	if err != nil {
+		return Enrolled{}, "", false, fmt.Errorf("read granted identity: %w", err)
+	}
+	s, a := c.Subject(), c.Authority()
+	return Enrolled{Ring: a.Ring(), RingName: a.Name(), Node: s.Node, Class: s.Class, Name: s.Name}, a.Hash(), true, nil
 }
 
 // EnrolRequest is what a newcomer asks for, after its key has been proved. The secret itself goes no further than this.

@@ -73,6 +73,19 @@ func InitRing(o InitOptions) (Founded, error) {
 	}, nil
 }
 
+// Founding says whether a directory holds a ring's signing key. In one that no agent has ever run in, that is what an
+// InitRing has begun.
+func Founding(dataDir string) bool { return identity.HoldsAuthorityKey(dataDir) }
+
+// Unfound makes room for another InitRing where one was interrupted. It is for directories that no agent has ever run in:
+// of their ring nobody else knows.
+func Unfound(dataDir string) error {
+	if err := identity.ForgetAuthority(dataDir); err != nil {
+		return fmt.Errorf("make room for a new ring: %w", err)
+	}
+	return nil
+}
+
 func errUsed(dir string) *Error {
 	return Errorf(CodeRefused, "data directory %s already belongs to a ring", dir).
 		WithHint("use another --data-dir, or remove this one if its ring is gone")

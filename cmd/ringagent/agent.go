@@ -30,6 +30,14 @@ func agentCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if agent.Granted(conf.DataDir) { // a join was interrupted after it had been granted its place
+				if err := agent.Enrol(c.Context, agent.Enrolment{Config: conf, Seeds: conf.Join}); err != nil {
+					return err
+				}
+				if conf, _, err = machine(c); err != nil {
+					return err
+				}
+			}
 			return runAgent(c, conf)
 		},
 	}

@@ -63,6 +63,10 @@ func join(c *cli.Context) error {
 		return show(c, out, func(w io.Writer, d api.Done) { _, _ = io.WriteString(w, printable(d.Detail)+"\n") })
 	}
 	token, err := readToken(c)
+	var none *api.Error
+	if errors.As(err, &none) && none.Code == api.CodeUnauthorised && agent.Granted(conf.DataDir) {
+		err = nil // an interrupted join has bought the place already
+	}
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,25 @@ func OpenStore(dataDir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
+// Settled says whether a data directory holds a ring's authority, without making anything there.
+func Settled(dataDir string) bool { return (&Store{dir: filepath.Join(dataDir, dirTLS)}).Used() }
+
+// HoldsAuthorityKey says whether a data directory holds a ring's signing key.
+func HoldsAuthorityKey(dataDir string) bool {
+	_, err := os.Lstat(filepath.Join(dataDir, dirTLS, fileCAKey))
+	return err == nil
+}
+
+// ForgetAuthority removes a ring's authority, the key last: whoever is interrupted here finds the key, and does it again.
+func ForgetAuthority(dataDir string) error {
+	for _, name := range []string{fileCA, fileCAKey} {
+		if err := os.Remove(filepath.Join(dataDir, dirTLS, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget authority: %w", err)
+		}
+	}
+	return nil
+}
+
 // Used says whether the directory already holds a ring's authority: `init` and a second enrolment must not touch it.
 func (s *Store) Used() bool {
 	_, err := os.Lstat(filepath.Join(s.dir, fileCA))
