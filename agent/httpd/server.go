@@ -65,13 +65,14 @@ type Config struct {
 
 // Limits of every listener.
 const (
-	maxConnections   = 256
+	maxConnections   = 384
+	maxAnswers       = 256 // requests at once
 	maxHeader        = 16 << 10
 	headerTime       = 5 * time.Second
 	idleTime         = 30 * time.Second
 	bodyTime         = 20 * time.Second // for a whole body within its limit
 	writeTime        = 30 * time.Second // for each piece of an answer; a reader that takes none of it for so long is cut off
-	maxStreams       = 128              // of maxConnections, so that who only asks is always answered
+	maxStreams       = 128              // of maxAnswers, so that who only asks is always answered
 	defaultBody      = 1 << 20
 	shutdownPatience = 2 * time.Second
 )
@@ -117,8 +118,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, trust Trust) error {
 		}
 	})
 	defer stopped()
-	room := newRoom(l, maxConnections)
-	srv.ConnState = room.watch
+	room := newRoom(l, maxConnections, maxAnswers)
+	srv.ConnState, srv.ConnContext = room.watch, room.introduce
 	err := srv.Serve(room)
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -185,6 +186,15 @@ func (s *Server) handler(route Route) http.Handler {
 			w.Header().Set("Connection", "close")
 			writeError(w, err)
 			return
+		}
+		// Probes are not counted: that an agent is busy is no reason to kill it.
+		if g, ok := r.Context().Value(guestKey{}).(*guest); ok && g != nil && route.Access != Open {
+			if !g.begin() {
+				w.Header().Set("Connection", "close")
+				writeError(w, api.Errorf(api.CodeBusy, "%d requests are being answered already", maxAnswers).WithHint("try again in a moment"))
+				return
+			}
+			defer g.end()
 		}
 		defer func() {
 			if p := recover(); p != nil && p != http.ErrAbortHandler {
