@@ -91,8 +91,7 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			return api.Models{Models: r.models(id.Config(q.Get("config")), q.Get("history") != ""), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/ratings": func(ctx context.Context, r reading, q url.Values) (any, error) {
-			rows, err := a.ratings(ctx, r, id.Config(q.Get("config")))
-			return api.Ratings{Ratings: rows, AsOf: a.asOf(r)}, err
+			return a.ratings(ctx, r, id.Config(q.Get("config"))), nil
 		},
 		"/api/v1/tokens": func(_ context.Context, r reading, _ url.Values) (any, error) {
 			return api.Tokens{Tokens: r.tokens()}, nil

@@ -14,7 +14,6 @@ import (
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/id"
-	"github.com/ringagent/ringagent/internal/rating"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/mesh"
@@ -257,40 +256,6 @@ func (a *Agent) spec(name string) (kit.Spec, bool) {
 	return kit.Spec{}, false
 }
 
-// ratings folds the stored matches of a config. The fold is a pure function of the set, so every node has the same.
-func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) ([]api.Rating, error) {
-	byConfig := map[id.Config][]rating.Match{}
-	for art := range r.s.Artifacts(ring.KindMatches, want, 0) {
-		path, err := a.store.Ensure(ctx, art.Digest)
-		if err != nil {
-			return nil, fmt.Errorf("get matches %s: %w", art.Digest.Short(), err)
-		}
-		ms, err := rating.ReadMatches(path)
-		if err != nil {
-			return nil, fmt.Errorf("read matches %s: %w", art.Digest.Short(), err)
-		}
-		byConfig[art.Config] = append(byConfig[art.Config], ms...)
-	}
-	out := []api.Rating{}
-	for c, ms := range byConfig {
-		for name, x := range rating.Fold(ms, pins()) {
-			out = append(out, api.Rating{Config: c, Model: name, Elo: x.Elo, Low: x.Low, High: x.High, Games: x.Games, Wins: x.Wins, Losses: x.Losses, Draws: x.Draws})
-		}
-	}
-	slices.SortFunc(out, func(x, y api.Rating) int {
-		switch {
-		case x.Config != y.Config:
-			return strings.Compare(string(x.Config), string(y.Config))
-		case x.Elo > y.Elo:
-			return -1
-		case x.Elo < y.Elo:
-			return 1
-		}
-		return strings.Compare(x.Model, y.Model)
-	})
-	return out, nil
-}
-
 func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
 	out := api.VerifyNode{Node: a.node.Name, Oldest: a.replica.Status().Oldest}
 	v, err := a.replica.Verify(ctx)
@@ -376,9 +341,4 @@ func countWork(v any, into map[string]int) map[string]int {
 		into[string(w.State)]++
 	}
 	return into
-}
-
-// pins are the baselines' ratings, which everything is measured against.
-func pins() map[string]float64 {
-	return map[string]float64{"random": 400, "heuristic": 1200, "minimax": 1400}
 }

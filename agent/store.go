@@ -82,10 +82,7 @@ func (s *artifacts) hold(ctx context.Context, d id.Digest) error {
 		return err
 	}
 	if !s.blobs.Has(d) {
-		if _, err := s.client.Fetch(ctx, d, a.Bytes, s.order(a.Holders)); err != nil {
-			return fmt.Errorf("fetch %s: %w", d.Short(), err)
-		}
-		if err := s.validate(ctx, a); err != nil {
+		if err := s.bring(ctx, a); err != nil {
 			return err
 		}
 	}
@@ -94,6 +91,14 @@ func (s *artifacts) hold(ctx context.Context, d id.Digest) error {
 		return nil
 	}
 	return s.receipt.state(ctx, d)
+}
+
+// bring fetches an artifact and looks into it; nobody is told.
+func (s *artifacts) bring(ctx context.Context, a ring.Artifact) error {
+	if _, err := s.client.Fetch(ctx, a.Digest, a.Bytes, s.order(a.Holders)); err != nil {
+		return fmt.Errorf("fetch %s: %w", a.Digest.Short(), err)
+	}
+	return s.validate(ctx, a)
 }
 
 // known asks for an artifact's record: the near copy first, else the coordinator.

@@ -274,21 +274,29 @@ type Model struct {
 
 // Ratings answers `elo`.
 type Ratings struct {
-	Ratings []Rating `json:"ratings"`
+	Ratings []Rating         `json:"ratings"`
+	Missing []MissingMatches `json:"missing,omitempty"` // there are any: the answer is partial
 	AsOf
 }
 
-// Rating is one player's rating.
+// Rating is one player's rating; its figures are null while matches of its config are missing.
 type Rating struct {
 	Config id.Config `json:"config"`
 	Model  string    `json:"model"` // digest, or a baseline's name
-	Elo    float64   `json:"elo"`
-	Low    float64   `json:"low"`
-	High   float64   `json:"high"`
-	Games  int       `json:"games"`
-	Wins   int       `json:"wins"`
-	Losses int       `json:"losses"`
-	Draws  int       `json:"draws"`
+	Elo    *float64  `json:"elo"`
+	Low    *float64  `json:"low"`
+	High   *float64  `json:"high"`
+	Games  *int      `json:"games"`
+	Wins   *int      `json:"wins"`
+	Losses *int      `json:"losses"`
+	Draws  *int      `json:"draws"`
+}
+
+// MissingMatches is a stored file of matches that cannot be had now.
+type MissingMatches struct {
+	Config id.Config `json:"config"`
+	SHA256 id.Digest `json:"sha256"`
+	Reason string    `json:"reason"`
 }
 
 // TokenCreated answers `token create`; the only place where a token is shown.

@@ -140,7 +140,9 @@ func (r *running) summary() (Summary, error) {
 		s.Promoted = append(s.Promoted, m.SHA256)
 	}
 	for _, rating := range p.ratings {
-		s.Ratings[rating.Model] = rating.Elo
+		if rating.Elo != nil {
+			s.Ratings[rating.Model] = *rating.Elo
+		}
 	}
 	if len(p.models) == 0 {
 		return s, api.Errorf(api.CodeFailed, "nothing was promoted").WithHint("the agents' logs are in " + r.dir + "/n*/agent.log")

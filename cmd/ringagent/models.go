@@ -113,14 +113,24 @@ func eloCommand() *cli.Command {
 			if err := client(c).Get(ctx, "/api/v1/ratings", configQuery(c), &out); err != nil {
 				return err
 			}
-			return show(c, out, func(w io.Writer, rs api.Ratings) {
+			err := show(c, out, func(w io.Writer, rs api.Ratings) {
 				t := newTable(w, "CONFIG", "MODEL", "ELO", "LOW", "HIGH", "GAMES", "WINS", "DRAWS", "LOSSES")
 				for _, r := range rs.Ratings {
-					t.row(r.Config, short(r.Model), fmt.Sprintf("%.0f", r.Elo), fmt.Sprintf("%.0f", r.Low), fmt.Sprintf("%.0f", r.High), r.Games, r.Wins, r.Draws, r.Losses)
+					if r.Elo == nil {
+						t.row(r.Config, short(r.Model), "unknown", "", "", "", "", "", "")
+						continue
+					}
+					t.row(r.Config, short(r.Model), fmt.Sprintf("%.0f", *r.Elo), fmt.Sprintf("%.0f", *r.Low), fmt.Sprintf("%.0f", *r.High), *r.Games, *r.Wins, *r.Draws, *r.Losses)
 				}
 				t.flush()
 				printAsOf(w, rs.AsOf)
 			})
+			if err != nil || len(out.Missing) == 0 {
+				return err
+			}
+			m := out.Missing[0]
+			return api.Errorf(api.CodePartial, "%d match files cannot be had, so ratings of their configs are unknown; %s of %s: %s", len(out.Missing), short(string(m.SHA256)), m.Config, m.Reason).
+				WithHint("bring their holders back: ringagent data where " + short(string(m.SHA256)))
 		},
 	}
 }
