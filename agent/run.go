@@ -104,12 +104,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 	a.log.Info().Msg("agent stops")
+	stops := time.Now()
 	a.wind(base, leave)
+	wound := time.Now()
 	endWork()
 	if werr := <-workDone; werr != nil && err == nil && ctx.Err() == nil && leave == nil {
 		err = werr
 	}
+	ended := time.Now()
 	a.linger(base)
+	lingered := time.Now()
 	if leave != nil {
 		_ = a.mesh.Leave(withLimit(base, 3*time.Second))
 	}
@@ -117,6 +121,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if berr := <-baseDone; berr != nil && err == nil && ctx.Err() == nil && leave == nil {
 		err = berr
 	}
+	a.log.Info().Dur("drain_ms", wound.Sub(stops)).Dur("daemons_ms", ended.Sub(wound)).Dur("outbox_ms", lingered.Sub(ended)).
+		Dur("parts_ms", time.Since(lingered)).Msg("agent stopped")
 	if leave != nil {
 		leave.done <- nil
 	}

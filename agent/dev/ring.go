@@ -231,12 +231,15 @@ func holder(dataDir string) (int, bool) {
 }
 
 // stop ends all agents of the folder, also those that somebody started again by hand, and then their jobs. Edge nodes go
-// first: they bring their last games to the core nodes before they end.
+// first: they bring their last games to the core nodes before they end. Jobs end right after their agents, or they would
+// take the processors from those that are still to stop.
 func (r *running) stop() {
 	r.say("stopping")
-	r.end(func(n Node) bool { return n.Class == id.Edge })
-	r.end(func(n Node) bool { return n.Class != id.Edge })
-	r.stopJobs()
+	for _, edge := range []bool{true, false} {
+		which := func(n Node) bool { return (n.Class == id.Edge) == edge }
+		r.end(which)
+		r.stopJobs(which)
+	}
 }
 
 // end stops the agents of some nodes at once.
@@ -269,10 +272,13 @@ func (r *running) end(which func(Node) bool) {
 }
 
 // stopJobs ends the jobs that outlive their agents: nobody is left to gather what they play.
-func (r *running) stopJobs() {
+func (r *running) stopJobs(which func(Node) bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for _, n := range r.nodes {
+		if !which(n) {
+			continue
+		}
 		runner := &proc.Runner{Dir: filepath.Join(n.DataDir, "jobs")}
 		handles, err := runner.Adopt(ctx)
 		if err != nil {

@@ -60,7 +60,8 @@ type gatherer struct {
 	reads   readings
 	shunned map[kit.Delivery]time.Time // until when
 	urgent  chan struct{}              // closed when the node drains
-	empty   chan int                   // how many games are left, for Drain; below 0: unknown
+	owed    map[string]map[string]bool // job → games that Drain waits for; nil before it
+	empty   chan int                   // how many of them are left; below 0: unknown
 }
 
 func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
@@ -90,6 +91,9 @@ func (g *gatherer) step(ctx context.Context) error {
 			left += int(n)
 		}
 		g.gauge("unsynced_games", float64(left))
+		if g.draining() {
+			left = g.stillOwed(found)
+		}
 	}
 	select {
 	case <-g.empty:
@@ -142,6 +146,41 @@ func (g *gatherer) due(found []fresh) map[id.Config][]fresh {
 		}
 	}
 	return lists
+}
+
+// stillOwed counts the games that Drain waits for: those that were not safe at the first look after it was called. What jobs
+// that go on finish later is for the next start to bring away: waiting for that, too, a node that plays would never be done.
+func (g *gatherer) stillOwed(found []fresh) int {
+	open := map[string]map[string]bool{}
+	add := func(job string, games []string) {
+		if open[job] == nil {
+			open[job] = map[string]bool{}
+		}
+		for _, i := range games {
+			open[job][i] = true
+		}
+	}
+	for _, f := range found {
+		add(f.db.JobID, f.ids)
+	}
+	for _, p := range g.books.pending() {
+		for job, games := range p.Games {
+			add(job, games)
+		}
+	}
+	if g.owed == nil {
+		g.owed = open
+	}
+	n := 0
+	for job, games := range g.owed {
+		for i := range games {
+			if !open[job][i] {
+				delete(games, i)
+			}
+		}
+		n += len(games)
+	}
+	return n
 }
 
 func (g *gatherer) draining() bool {

@@ -89,8 +89,8 @@ func (d *syncer) gather(ctx context.Context) error {
 	return d.g.step(ctx)
 }
 
-// Drain implements kit.Drainer: nothing waits for a batch any more, the newest games go first, and it returns when no game
-// of this node is unsafe. What runs must have been stopped before, or new games go on coming.
+// Drain implements kit.Drainer: nothing waits for a batch any more, the newest games go first, and it returns when every
+// game that was finished when it was called is safe.
 func (d *syncer) Drain(ctx context.Context) error {
 	d.once.Do(func() { close(d.g.urgent) })
 	// One look from here so that the count is no older than this call.

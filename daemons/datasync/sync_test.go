@@ -179,6 +179,59 @@ func TestDrainPushesEverythingOut(t *testing.T) {
 	})
 }
 
+// A job that goes on playing does not hold up the end of its node; what was finished before is safe all the same.
+func TestDrainDoesNotWaitForWhatStillPlays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core := r.AddNode("a", id.Core, ring.Slots{})
+		r.AddNode("b", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		slow := func(ctx context.Context, _ id.Digest) error {
+			select {
+			case <-time.After(2 * time.Second):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		core.FetchFault = slow
+		s := EphemeralSync()
+		d, err := s.New(edge.Env(s, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 2)
+		go func() { end <- d.Run(ctx) }()
+		before := kittest.IDs("before", 30)
+		db := edge.Play("job", c4, false, before...)
+		go func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				edge.WriteGames(db.Path, c4, fmt.Sprintf("late-%d", i))
+				time.Sleep(50 * time.Millisecond)
+			}
+			end <- nil
+		}()
+		time.Sleep(time.Second)
+		limited, stop := context.WithTimeout(ctx, 10*time.Second) // as the agent gives it
+		defer stop()
+		if err := d.(kit.Drainer).Drain(limited); err != nil {
+			t.Errorf("drain: %v", err)
+		}
+		safe := games(r, core)
+		for _, g := range before {
+			if !slices.Contains(safe, g) {
+				t.Errorf("drained, and game %s is only here", g)
+			}
+		}
+		cancel()
+		if err := errors.Join(<-end, <-end); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Core nodes end with the same games from all packs; a damaged copy is put aside and fetched again; the same id with other
 // contents is told and not merged.
 func TestMergedDatabases(t *testing.T) {
