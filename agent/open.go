@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/config"
+	"github.com/ringagent/ringagent/agent/worker"
+	"github.com/ringagent/ringagent/eventlog"
+	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/blob"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/proc"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/transfer"
+	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/mesh"
+)
+
+func (d *dataDir) sweepStaging() error {
+	if err := os.RemoveAll(d.path("staging")); err != nil {
+		return fmt.Errorf("sweep staging: %w", err)
+	}
+	if err := os.MkdirAll(d.path("staging"), 0o700); err != nil {
+		return fmt.Errorf("make staging: %w", err)
+	}
+	return nil
+}
+
+// partialAge is how long a half-fetched artifact is kept for whoever goes on with it.
+const partialAge = 48 * time.Hour
+
+func (a *Agent) openStore() error {
+	blobs, err := blob.Open(a.dir.path("blobs"), blob.Options{Quarantine: a.dir.path("quarantine"), Log: a.log})
+	if err != nil {
+		return fmt.Errorf("open artifacts: %w", err)
+	}
+	if n, err := transfer.Sweep(blobs.PartialDir(), partialAge, time.Now()); err != nil {
+		return fmt.Errorf("sweep half-fetched artifacts: %w", err)
+	} else if n > 0 {
+		a.log.Info().Int("files", n).Msg("half-fetched artifacts that nobody went on with are gone")
+	}
+	s := &artifacts{a: a, blobs: blobs}
+	o := transfer.Options{Log: a.log, Damaged: func(d id.Digest, err error) {
+		a.log.Error().Err(err).Str("artifact", string(d)).Msg("own copy is damaged")
+		go func() { _ = s.Verify(context.Background(), d) }()
+	}}
+	if s.server, err = transfer.NewServer(blobs, o); err != nil {
+		return fmt.Errorf("open artifacts: %w", err)
+	}
+	if s.client, err = transfer.NewClient(a.node.ID, blobs, s, o); err != nil {
+		return fmt.Errorf("open artifacts: %w", err)
+	}
+	s.receipt = batcher{delay: 20 * time.Millisecond, flush: func(ctx context.Context, ds []id.Digest) error {
+		return a.nodeEffects("").AddReceipts(ctx, ds...)
+	}}
+	a.store = s
+	return nil
+}
+
+func (a *Agent) openMesh(c config.Config) error {
+	var advertise []string
+	if s := advertised(c); s != "" {
+		advertise = []string{s}
+	}
+	profile := mesh.LAN
+	if c.Gossip == "wan" {
+		profile = mesh.WAN
+	}
+	gen := generations{current: func() uint64 {
+		if a.leader == nil {
+			return 0
+		}
+		return a.leader.View().Generation()
+	}}
+	conf := mesh.Config{
+		DataDir: a.dir.root, Listen: c.Listen, Advertise: advertise, Boot: a.boot, Profile: profile, Roster: a.roster, Life: a.opts.CertLife,
+		Meta: mesh.Meta{Version: Version, Protocol: Protocol, State: StateVersion}, Network: a.opts.Network, Log: a.log,
+		Hooks: mesh.Hooks{Generation: gen.current, Seen: gen.seen},
+		OnRefused: func(by id.Node, reason *mesh.Error) {
+			a.log.Warn().Str("peer", string(by)).Err(reason).Msg("another node refuses this one")
+			switch {
+			case mesh.IsCode(reason, mesh.CodeDuplicate):
+				// Two machines with one identity must not both go on: this one started later.
+				a.giveUp(api.Errorf(api.CodeRefused, "%s", reason.Message).WithHint(reason.Hint))
+			case mesh.IsCode(reason, mesh.CodeRevoked):
+				a.alarms.raise("revoked", reason.Message)
+			}
+			if mesh.IsCode(reason, mesh.CodeRevoked) {
+				a.shutOut.Store(true)
+			}
+		},
+	}
+	if a.node.Class == id.Core {
+		conf.Enroller = enroller{self: a.node.ID, now: time.Now, leader: proposeLater{a}, roster: a.roster.file}
+	}
+	m, err := mesh.Open(context.Background(), conf)
+	if err != nil {
+		return meshError(err)
+	}
+	a.mesh = m
+	a.plain, a.secure = &turnstile{real: m.PlainHTTP()}, &turnstile{real: m.TLSHTTP()}
+	for _, s := range a.roster.file().Members {
+		for _, addr := range s.Addresses {
+			m.AddAddress(s.ID, addr)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) openLeader(seeded bool) error {
+	conf := leader.Config{
+		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Timing: a.lastTiming(), Log: a.log,
+		Caller: a.mesh, Snapshots: a.opts.Snapshots,
+		Ports: leader.Ports{
+			Seeds: a.coreNodes, Replica: lateReplica{a}, Reach: reach{a.mesh}, Complete: a.replicaComplete,
+			Placed: a.placed, Singletons: a.singletons, Vet: vet,
+			Introduce: func(ctx context.Context) {
+				if err := a.sayHello(ctx); err != nil {
+					a.log.Debug().Err(err).Msg("not introduced yet")
+				}
+			},
+		},
+	}
+	if a.opts.Faults.AnyVoter {
+		conf.Ports.Complete = nil
+	}
+	if a.node.Class == id.Core {
+		conf.Streams = raftStreams{mesh: a.mesh, listener: a.mesh.Listener(mesh.RaftProtocol)}
+	}
+	var err error
+	if seeded && !exists(a.dir.path("raft")) {
+		a.leader, err = leader.Bootstrap(conf)
+	} else {
+		a.leader, err = leader.Open(conf)
+	}
+	if err != nil {
+		return fmt.Errorf("open leader: %w", err)
+	}
+	return nil
+}
+
+// lastTiming is the timing that was in force when this node last ran: until the settings are known, a dev ring must not
+// wait as long as one across the world.
+func (a *Agent) lastTiming() ring.Timing {
+	if seed, ok, err := a.dir.readSeed(); err == nil && ok {
+		return seed.Settings.Timing
+	}
+	b, err := os.ReadFile(a.dir.path("timing"))
+	if err != nil {
+		return ring.TimingLAN
+	}
+	return ring.Timing(strings.TrimSpace(string(b)))
+}
+
+// replicaGather is how long a busy node's copy of the log gathers between two fsyncs: they compete with those of the
+// outbox and of Raft on the same disk, for which publishers wait. The first event after a pause does not wait.
+const replicaGather = 4 * time.Millisecond
+
+func (a *Agent) openEvents() error {
+	alarm := func(al eventlog.Alarm) {
+		if al.Over {
+			a.alarms.clear(string(al.Kind))
+			return
+		}
+		a.log.Error().Str("kind", string(al.Kind)).Uint64("seq", al.Seq).Msg(al.Detail)
+		a.alarms.raise(string(al.Kind), al.Detail)
+	}
+	var err error
+	a.replica, err = eventlog.OpenReplica(eventlog.ReplicaOptions{
+		Path: a.dir.path("events.db"), Quarantine: a.dir.path("quarantine"), Sources: sources{a}, Log: a.log, Alarm: alarm,
+		Gather: replicaGather,
+		OnAppend: func(rs []event.Record) {
+			a.outbox.Observe(rs)
+			a.router.observe(rs)
+		},
+		Floor: func() (uint64, bool) { return a.dispatcher.Floor() },
+		Retention: func() eventlog.Retention {
+			s, _ := a.leader.View().Settings()
+			return eventlog.Retention{Age: time.Duration(s.Retention.Age), Count: s.Retention.Count, Bytes: s.Retention.Bytes}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("open event replica: %w", err)
+	}
+	a.outbox, err = eventlog.OpenOutbox(eventlog.OutboxOptions{
+		Path: a.dir.path("outbox.db"), Quarantine: a.dir.path("quarantine"), Node: a.node.ID, Catalogue: event.Catalogue(),
+		Sequencer: sequencer{a.leader}, Finder: a.replica, Log: a.log, Alarm: alarm,
+	})
+	if err != nil {
+		return fmt.Errorf("open outbox: %w", err)
+	}
+	if a.local, err = openLocal(a.dir.path("state.db")); err != nil {
+		return err
+	}
+	return a.openDispatcher()
+}
+
+func (a *Agent) openWorker(c config.Config) error {
+	slots, err := worker.Configured(worker.Measure(context.Background(), a.dir.root), slotsByName(c.Slots))
+	if err != nil {
+		return api.Errorf(api.CodeInvalid, "slots: %v", err)
+	}
+	w, err := worker.New(worker.Config{
+		Pace: a.pace(),
+		Node: a.node.ID, Boot: a.boot, Self: a.opts.Self, Slots: slots, MinFreeMiB: 64,
+		Runner: &proc.Runner{Dir: a.dir.path("jobs"), Shim: []string{a.opts.Self, "job-shim"}, Log: a.log},
+		Queue:  &workQueue{a: a}, Artifacts: workArtifacts{a.store}, Games: workGames{a}, Validators: jobValidators(),
+		Workload: a.workload, Configs: a.configs, Holds: a.holds, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.worker = w
+	return nil
+}
