@@ -23,7 +23,7 @@ import (
 // A candidate may stand while this node still remembers a coordinator that is silent. The library forgets one only when
 // its own timer runs out, which is drawn up to three times as long as the shortest; of two survivors the first to stand is
 // then refused by the other, and a failover lasts as long as the longer of two draws. Here a coordinator is forgotten when
-// it was not heard for half of that, longer than its calls are apart. The rule is there (4.2.3) to keep a disturber from
+// it was not heard for three fifths of that, longer than its calls are apart. The rule is there (4.2.3) to keep a disturber from
 // deposing a coordinator that is heard.
 //
 // Of two that stand at the same moment with the same log one gives way. The library lets both win the pre-vote and split
@@ -32,7 +32,8 @@ type ballot struct {
 	self    id.Node
 	raft    atomic.Pointer[raft.Raft] // nil until it has started
 	silence time.Duration
-	off     bool // for tests: as the library has it
+	busy    func() bool // the library's loop is in a write: calls of the coordinator may wait behind it
+	off     bool        // for tests: as the library has it
 
 	mu  sync.Mutex
 	own standing
@@ -83,7 +84,7 @@ func (b *ballot) admit(command any, peer id.Node) {
 	}
 	e := electorate{self: b.self, servers: configuration(r)}
 	e.coordinator, _ = r.LeaderWithID()
-	e.silent = r.State() == raft.Follower && time.Since(r.LastContact()) >= b.silence
+	e.silent = r.State() == raft.Follower && time.Since(r.LastContact()) >= b.silence && !b.busy()
 	b.mu.Lock()
 	if time.Since(b.own.at) < b.silence { // else it failed, and has no claim on anybody's patience
 		e.own = b.own

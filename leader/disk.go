@@ -137,7 +137,7 @@ func (n *Node) DiskBad() bool { return n.idle.Load() }
 // campaign lets the seat stand for election, or not.
 func (n *Node) campaign(s *seat, on bool) {
 	c := s.raft.ReloadableConfig()
-	t := n.times().Heartbeat
+	t := s.heartbeat
 	if !on {
 		t = abstain
 	}

@@ -22,11 +22,16 @@ func servePropose(ctx context.Context, t *term, from id.Node, in []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
+	t.noteStale(c, res)
+	return json.Marshal(res)
+}
+
+// noteStale logs that a former holder was refused.
+func (t *term) noteStale(c state.Command, res state.Result) {
 	if res.Code == state.CodeStale && c.Fence != nil {
-		t.n.log.Info().Str("from", string(from)).Str("daemon", c.Fence.Daemon).Uint64("epoch", uint64(c.Fence.Epoch)).
+		t.n.log.Info().Str("from", string(c.By)).Str("daemon", c.Fence.Daemon).Uint64("epoch", uint64(c.Fence.Epoch)).
 			Msg("refused an effect under an epoch that is over")
 	}
-	return json.Marshal(res)
 }
 
 func decodeAnswer(k state.Kind, b []byte) (state.Result, error) { return state.DecodeResult(k, b) }

@@ -24,19 +24,31 @@ type proof struct {
 
 	mu     sync.Mutex
 	nudged time.Time // when the last nudge was, or will be
+
+	nudging atomic.Bool // the library takes none while its loop hangs
 }
 
 // now returns nil once this node has surely coordinated at a moment after the call, and has applied what was committed
 // before it. Without hurry it waits for the next heartbeats, which come anyway.
 func (p *proof) now(ctx context.Context, hurry bool) error {
 	t := p.t
+	if s := t.n.seat.Load(); s == nil || s.guard.stalled() > t.n.times().Lease {
+		return fmt.Errorf("%w: its disk hangs", ErrNoCoordinator) // it is heard still, but can decide nothing
+	}
 	index, asked := t.raft.CommitIndex(), time.Now()
 	if hurry {
 		t.heard.want(asked)
-		p.nudge()
+		if len(voters(t.raft)) > 1 {
+			p.nudge()
+		}
 	}
 	if err := p.heard(ctx, asked); err != nil {
 		return err
+	}
+	// It counts itself among those that answered, which is right only while it has followed nobody else since: the library
+	// raises the term before it answers a vote, also of the one to whom this node hands over.
+	if t.ctx.Err() != nil || t.raft.State() != raft.Leader || t.raft.CurrentTerm() != t.number {
+		return ErrNoCoordinator
 	}
 	if t.n.machine.View().Index() >= index || p.whole.Load() >= index {
 		return nil
@@ -73,8 +85,9 @@ func (p *proof) nudge() {
 		return // one is to come
 	}
 	send := func() {
-		if p.t.ctx.Err() == nil {
+		if p.t.ctx.Err() == nil && p.nudging.CompareAndSwap(false, true) {
 			p.t.raft.VerifyLeader()
+			p.nudging.Store(false)
 		}
 	}
 	if wait := p.nudged.Add(nudgeEvery).Sub(now); wait > 0 {

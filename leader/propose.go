@@ -47,7 +47,9 @@ func (n *Node) Propose(ctx context.Context, c state.Command) (state.Result, erro
 	for {
 		var res state.Result
 		err = n.atCoordinator(ctx, func(ctx context.Context, t *term) error {
-			res, err = t.submit(ctx, data)
+			if res, err = t.submit(ctx, data); err == nil {
+				t.noteStale(c, res)
+			}
 			return err
 		}, func(ctx context.Context, r remote) error {
 			b, err := r.raw(ctx, methodPropose, data)

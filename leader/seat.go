@@ -36,6 +36,8 @@ type seat struct {
 	notify chan bool
 	lost   chan struct{} // closed when Raft has ended
 	again  chan struct{} // look again whether this node is elected
+
+	heartbeat time.Duration // with which it was opened; other times hold from the next start on
 }
 
 func raftConfig(self id.Node, t ring.Times, s Snapshots) *raft.Config {
@@ -84,7 +86,9 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	s.trans = newTransport(n.cfg.Self.Node, n.board, n.times().Heartbeat, logger)
 	s.trans.heard.late = n.cfg.Faults.late
 	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
-	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, n.times().Heartbeat/2
+	s.heartbeat = n.times().Heartbeat
+	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, s.heartbeat*3/5
+	s.trans.ballot.busy = func() bool { return s.guard.stalled() > 0 }
 	s.trans.ballot.off = n.cfg.Faults.strictBallot
 	conf.Logger = logger
 	conf.NotifyCh = s.notify

@@ -154,6 +154,9 @@ func (t *term) removeFaulty(ctx context.Context, node id.Node) (faultyAnswer, er
 	return faultyAnswer{Removed: true}, nil
 }
 
+// catchUpPoll is how often a node that began anew looks whether it has read what it had before.
+const catchUpPoll = 500 * time.Millisecond
+
 // spoilt is called by the guard when a seat's files are bad.
 func (n *Node) spoilt(err error) {
 	n.log.Error().Err(err).Msg("the raft files of this node are bad: it stops voting")
@@ -195,8 +198,23 @@ func (n *Node) mendSeats(ctx context.Context) {
 			n.fail(fmt.Errorf("begin anew as a node that does not vote: %w", err))
 			return
 		}
+		// The entries come again from the first one on. While they do, the newest configuration that this node has read may be
+		// that of a ring of one, with which it would elect itself.
+		n.campaign(s, false)
 		n.seat.Store(s)
 		n.log.Warn().Msg("the raft files were wiped; this node begins anew without a vote")
+		n.begin(func() { n.standWhenCaughtUp(ctx, s) })
+	}
+}
+
+func (n *Node) standWhenCaughtUp(ctx context.Context, s *seat) {
+	for s.raft.AppliedIndex() < n.machine.View().Index() {
+		if !sleep(ctx, catchUpPoll) || n.seat.Load() != s {
+			return
+		}
+	}
+	if !n.DiskBad() {
+		n.campaign(s, true)
 	}
 }
 
