@@ -20,8 +20,14 @@ const (
 
 // write is the only goroutine that changes the file. What arrives while a commit runs is stored by the next one.
 func (o *Outbox) write(ctx context.Context) error {
-	tick := time.NewTicker(tickEvery)
+	tick, period := time.NewTicker(tickEvery), tickEvery
 	defer tick.Stop()
+	every := func(d time.Duration) { // not at every turn: a ticker that is put back all the time never ticks
+		if d != period {
+			period = d
+			tick.Reset(d)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -34,15 +40,15 @@ func (o *Outbox) write(ctx context.Context) error {
 			return nil
 		case u := <-o.puts:
 			o.store(o.gather(u))
-			tick.Reset(tickEvery)
+			every(tickEvery)
 		case f := <-o.control:
 			f()
 		case <-tick.C:
-			next := tickEvery
 			if o.tick() {
-				next = tickIdle
+				every(tickIdle)
+			} else {
+				every(tickEvery)
 			}
-			tick.Reset(next)
 		}
 	}
 }
