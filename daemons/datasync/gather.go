@@ -83,6 +83,7 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 }
 
 func (g *gatherer) step(ctx context.Context) error {
+	draining := g.draining() // before the look: what Drain waits for is no older than its call
 	found, t, known := g.look(ctx)
 	left := -1
 	if known {
@@ -91,7 +92,7 @@ func (g *gatherer) step(ctx context.Context) error {
 			left += int(n)
 		}
 		g.gauge("unsynced_games", float64(left))
-		if g.draining() {
+		if draining {
 			left = g.stillOwed(found)
 		}
 	}
@@ -174,7 +175,7 @@ func (g *gatherer) stillOwed(found []fresh) int {
 	n := 0
 	for job, games := range g.owed {
 		for i := range games {
-			if !open[job][i] {
+			if !open[job][i] && !open[released][i] {
 				delete(games, i)
 			}
 		}
@@ -192,18 +193,24 @@ func (g *gatherer) draining() bool {
 	}
 }
 
-// unreadable gives up on the database of an ended job that cannot be read at all: it is kept aside for people.
+// unreadable gives up on the database of an ended job that cannot be read at all: it is kept aside for people. A node that
+// is about to go does not, since its disk goes with it.
 func (g *gatherer) unreadable(ctx context.Context, f fresh, found []fresh) {
 	db := f.db
 	g.unread[db.Path]++
 	g.log.Warn().Err(f.err).Str("job", db.JobID).Int("failures", g.unread[db.Path]).Msg("cannot read a job's games")
-	if !db.Done || g.unread[db.Path] < 10 {
+	if !db.Done || g.unread[db.Path] < 10 || g.draining() {
 		return
 	}
 	delete(g.unread, db.Path)
-	if err := g.store.Quarantine(ctx, db.Path, f.err.Error()); err != nil {
-		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot quarantine a job's games")
-		return
+	for _, path := range []string{db.Path + "-wal", db.Path} { // games may be in the write-ahead log only
+		if _, err := os.Lstat(path); path != db.Path && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := g.store.Quarantine(ctx, path, f.err.Error()); err != nil {
+			g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot quarantine a job's games")
+			return
+		}
 	}
 	if slices.ContainsFunc(found, func(o fresh) bool { return o.db.JobID == db.JobID && o.db.Path != db.Path }) {
 		return // the job settles with its others

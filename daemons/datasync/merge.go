@@ -37,8 +37,13 @@ type merged struct {
 	Open []id.Digest `json:"open,omitempty"`
 }
 
-// perStep bounds one step, so that it makes progress that the watchdog sees.
-const perStep = 50
+const (
+	// perStep bounds one step, so that it makes progress that the watchdog sees.
+	perStep = 50
+	// retriesPerStep bounds how many packs that could not be had before are asked for again in one step: the machines that
+	// have them may be gone for good, and each costs the time of a dial.
+	retriesPerStep = 5
+)
 
 func (m *merger) step(ctx context.Context) error {
 	v := m.views.Near()
@@ -61,38 +66,50 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	if err != nil {
 		return fmt.Errorf("read cursor: %w", err)
 	}
-	var receipts []id.Digest
-	var open []id.Digest
+	var receipts, open, failed []id.Digest
 	var errs []error
-	steps, since := 0, cursor.Seq
-	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
-		retry := slices.Contains(cursor.Open, a.Digest)
-		if a.Seq <= since && !retry {
-			continue
-		}
-		// Packs that were announced together have one Seq, and the cursor passes all of them or none.
-		if steps >= perStep && (retry || a.Seq > cursor.Seq) {
-			if retry {
-				open = append(open, a.Digest)
-			}
-			continue
-		}
+	steps := 0
+	try := func(a ring.Artifact) {
 		steps++
 		here, err := m.merge(ctx, c, a)
 		if err != nil {
-			// Whatever is wrong with one pack, the next ones are merged.
-			open = append(open, a.Digest)
+			// Whatever is wrong with one pack, the others are merged.
+			failed = append(failed, a.Digest)
 			m.tell(ctx, c, a, err)
 		}
 		if here && !a.Held(m.self.ID) {
 			receipts = append(receipts, a.Digest)
 		}
-		cursor.Seq = max(cursor.Seq, a.Seq)
+	}
+	packs := v.Library.Artifacts(ring.KindPack, c)
+	// A view that is older than the cursor, as after a restart, says nothing of packs that it lacks.
+	fresh := len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq
+	for _, d := range cursor.Open {
+		a, ok := v.Library.Artifact(d)
+		switch {
+		case !ok && fresh: // it is no more
+		case !ok || len(a.Holders) == 0 || steps >= retriesPerStep:
+			open = append(open, d)
+		default:
+			try(a)
+		}
+	}
+	since, retried := cursor.Seq, steps
+	for _, a := range packs {
+		if a.Seq <= since || slices.Contains(cursor.Open, a.Digest) {
+			continue
+		}
+		// Packs that were announced together have one Seq, and the cursor passes all of them or none.
+		if steps-retried >= perStep && a.Seq > cursor.Seq {
+			break
+		}
+		try(a)
+		cursor.Seq = a.Seq
 	}
 	if steps == 0 {
 		return nil
 	}
-	cursor.Open = open
+	cursor.Open = slices.Concat(open, failed) // those that were tried come last
 	if raw, err = json.Marshal(cursor); err == nil {
 		err = m.local.Put(key, raw)
 	}

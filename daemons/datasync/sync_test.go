@@ -295,6 +295,46 @@ func TestPacksAnnouncedTogetherAreAllMerged(t *testing.T) {
 	})
 }
 
+// Packs whose only holder is gone for good do not keep the others from being merged, however many they are; one that comes
+// back is merged yet.
+func TestLostPacksHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		env := edge.Env(EphemeralSync(), "")
+		var packs []ring.Artifact
+		for i := range perStep + 20 {
+			db := edge.Play(fmt.Sprint("job-", i), c4, true, fmt.Sprint("g-", i))
+			d, bytes, err := env.Store.PutFile(t.Context(), db.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			packs = append(packs, ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: bytes, Origin: edge.ID,
+				Holders: []id.Node{edge.ID}, Counters: map[string]int64{kit.CounterGames: 1}})
+		}
+		edge.SetJobs()
+		lost := packs[:perStep+10]
+		fault := func(_ context.Context, d id.Digest) error {
+			if slices.ContainsFunc(lost, func(p ring.Artifact) bool { return p.Digest == d }) {
+				return errors.New("deliberate: nobody has it")
+			}
+			return nil
+		}
+		a.Set(func(n *kittest.Node) { n.FetchFault = fault })
+		for _, p := range packs {
+			if err := env.Effects.AddArtifacts(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.Start(AutoSync(), `{"every":"10s"}`)
+		merged := func() int { return len(kittest.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) }
+		r.Eventually(2*time.Minute, "what can be had is merged", func() bool { return merged() == 10 })
+		a.Set(func(n *kittest.Node) { n.FetchFault = nil })
+		r.Eventually(10*time.Minute, "what came back is merged", func() bool { return merged() == len(packs) })
+	})
+}
+
 func TestBooksStrikeOutWhatNeverReachedTheStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

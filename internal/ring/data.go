@@ -46,15 +46,13 @@ type Artifact struct {
 func (a Artifact) Receipted(members iter.Seq[Member], copies int) bool {
 	have, room, core := map[string]bool{}, map[string]bool{}, false
 	for m := range members {
-		if m.Revoked || m.ID == a.Origin && m.Class == id.Edge {
+		if m.Revoked || m.Status == Left || m.ID == a.Origin && m.Class == id.Edge {
 			continue
 		}
+		room[m.Domain()] = true
 		if a.Held(m.ID) {
 			have[m.Domain()] = true
 			core = core || m.Class == id.Core
-		}
-		if m.Status != Left {
-			room[m.Domain()] = true
 		}
 	}
 	return core && len(have) >= max(1, min(copies, len(room)))
