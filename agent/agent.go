@@ -129,7 +129,7 @@ func NewLogger(w io.Writer, c config.Log) (zerolog.Logger, *LogLevel, error) {
 // New opens everything that an agent stands on and starts nothing. What it has opened is closed again when it fails.
 func New(c config.Config, o Options) (a *Agent, err error) {
 	if !used(c.DataDir) {
-		return nil, noRing(c.DataDir)
+		return nil, noNode(c.DataDir)
 	}
 	dir, err := openDataDir(c.DataDir)
 	if err != nil {

@@ -122,7 +122,28 @@ func used(root string) bool {
 	return err == nil
 }
 
-func noRing(root string) error {
+// hasRun says whether an agent has run in the folder.
+func hasRun(root string) bool {
+	for _, name := range []string{"raft", "events.db", "outbox.db", "state.db"} {
+		if exists(filepath.Join(root, name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// headless is the refusal to make anything of a folder that an agent has run in and that has lost its node.json: its keys
+// may be the only ones of a ring.
+func headless(root string) error {
+	return api.Errorf(api.CodeRefused, "an agent has run in data dir %s, but its node.json is missing", root).
+		WithHint("put node.json back from a copy; for another ring name an empty folder with --data-dir")
+}
+
+// noNode is why a folder without node.json cannot be used.
+func noNode(root string) error {
+	if hasRun(root) {
+		return headless(root)
+	}
 	return api.Errorf(api.CodeRefused, "data dir %s belongs to no ring", root).
 		WithHint("make a ring with: ringagent init; or join one with: ringagent join SEED --token-file FILE")
 }
@@ -131,7 +152,7 @@ func (d *dataDir) readNode() (nodeFile, error) {
 	var n nodeFile
 	b, err := os.ReadFile(d.path("node.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return n, noRing(d.root)
+		return n, noNode(d.root)
 	}
 	if err != nil {
 		return n, fmt.Errorf("read node.json: %w", err)

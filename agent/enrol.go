@@ -56,6 +56,9 @@ func Enrol(ctx context.Context, e Enrolment) error {
 	if granted {
 		return e.resume(got, authority)
 	}
+	if !used(e.Config.DataDir) && hasRun(e.Config.DataDir) {
+		return headless(e.Config.DataDir)
+	}
 	if mesh.Founding(e.Config.DataDir) && !used(e.Config.DataDir) {
 		return api.Errorf(api.CodeRefused, "in data dir %s a new ring was begun", e.Config.DataDir).
 			WithHint("finish it with: ringagent init; to join another ring name an empty folder with --data-dir")

@@ -49,7 +49,14 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 		return made, api.Errorf(api.CodeRefused, "data dir %s belongs to a ring already", c.DataDir).
 			WithHint("start it with: ringagent agent; for a new ring name an empty folder with --data-dir")
 	}
-	if Granted(c.DataDir) {
+	if hasRun(c.DataDir) {
+		return made, headless(c.DataDir)
+	}
+	_, _, granted, err := pending(c.DataDir)
+	if err != nil {
+		return made, err
+	}
+	if granted {
 		return made, api.Errorf(api.CodeRefused, "data dir %s has a place in a ring, bought by a join that was interrupted", c.DataDir).
 			WithHint("finish it with: ringagent join SEED; for a new ring name an empty folder with --data-dir")
 	}

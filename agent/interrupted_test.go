@@ -189,6 +189,33 @@ func TestInterruptedJoin(t *testing.T) {
 	}
 }
 
+// A folder in which an agent has run and that has lost its node.json may hold the only keys of a ring: nothing is made of it.
+func TestHeadlessFolderIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	c := config.Default(filepath.Join(t.TempDir(), "data"))
+	c.NodeName, c.Listen, c.Class = "c1", "127.0.9.1:8770", id.Core
+	_, err := agent.Init("first", c, config.DefaultRing())
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(c.DataDir, "raft"), 0o700))
+	must(t, os.Remove(filepath.Join(c.DataDir, "node.json")))
+	key, err := os.ReadFile(filepath.Join(c.DataDir, "tls/ca.key"))
+	must(t, err)
+	_, err = agent.Init("second", c, config.DefaultRing())
+	if exitOf(err) != 8 {
+		t.Errorf("init: %v, want exit code 8", err)
+	}
+	token := identity.NewToken(id.Digest(strings.Repeat("0", 64)))
+	err = agent.Enrol(t.Context(), agent.Enrolment{
+		Config: c, Seeds: []string{"127.0.9.2:8770"}, Token: token.Encode(), Network: meshtest.New(1).Host("127.0.9.1"),
+	})
+	if exitOf(err) != 8 {
+		t.Errorf("join: %v, want exit code 8", err)
+	}
+	if now, err := os.ReadFile(filepath.Join(c.DataDir, "tls/ca.key")); err != nil || !bytes.Equal(now, key) {
+		t.Errorf("the key of the ring is gone: %v", err)
+	}
+}
+
 // An init that dies between any two of its writes can be said again, and makes a whole ring. A join is not taken for it.
 func TestInterruptedInit(t *testing.T) {
 	t.Parallel()

@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	matchFetches = 4               // match files that are fetched at once
-	matchesWait  = 5 * time.Second // without a coordinator, for all files together: their holders may be gone for good
+	matchFetches = 4 // match files that are fetched at once
+	// For all files together: their holders may be gone for good, and whoever asks waits for no more than half a minute.
+	matchesWait      = 15 * time.Second
+	matchesWaitAlone = 5 * time.Second // without a coordinator
 )
 
 // matchFile is one stored file of matches as far as it can be had here; why says what is in the way.
@@ -28,11 +30,12 @@ type matchFile struct {
 // ratings folds the stored matches, of one config if it is given.
 func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Ratings {
 	decided := a.leader.Freshness().Coordinator != ""
+	wait := matchesWait
 	if !decided {
-		short, cancel := context.WithTimeout(ctx, matchesWait)
-		defer cancel()
-		ctx = short
+		wait = matchesWaitAlone
 	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	var files []matchFile
 	for art := range r.s.Artifacts(ring.KindMatches, want, 0) {
 		files = append(files, matchFile{artifact: art})

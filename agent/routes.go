@@ -40,6 +40,17 @@ func (a *Agent) read(ctx context.Context) (reading, error) {
 
 func (a *Agent) near() reading { return reading{a.leader.View(), a.leader.Freshness()} }
 
+// newest is a reading as new as the coordinator's, or the one at hand where nobody coordinates.
+func (a *Agent) newest(ctx context.Context) reading {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s, err := a.leader.Read(ctx)
+	if err != nil {
+		return a.near()
+	}
+	return reading{s, a.leader.Freshness()}
+}
+
 func (a *Agent) asOf(r reading) api.AsOf {
 	s, _ := r.s.Settings()
 	return r.asOf(time.Now(), s.Timing.Times().HealthExpires)
@@ -85,6 +96,8 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 		},
 		"/api/v1/games": func(ctx context.Context, r reading, q url.Values) (any, error) {
 			unsynced, known := a.unsynced(ctx, r)
+			// The state comes after the question: a game that has become safe meanwhile is counted here, or it would be in neither.
+			r = a.newest(ctx)
 			return api.Games{Configs: r.games(id.Config(q.Get("config")), unsynced, known), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/models": func(_ context.Context, r reading, q url.Values) (any, error) {

@@ -167,6 +167,12 @@ func (a *Agent) pushLast(ctx context.Context) {
 	if err := a.supervisor.Drain(ctx); err != nil {
 		a.log.Warn().Err(err).Msg("unsynced games wait for the next start")
 	}
+	// Where the daemon that pushes was not running, nothing was drained and nothing failed.
+	if n, _ := a.unsyncedHere(ctx); n == nil {
+		a.log.Warn().Msg("it is not known whether games of this node are nowhere else")
+	} else if *n > 0 {
+		a.log.Info().Int64("games", *n).Msg("games that were finished since wait for the next start")
+	}
 }
 
 // linger lets the outbox hand over what it still has, as far as there is somebody to take it.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,9 +54,12 @@ func (w *Worker) JobDatabases() ([]JobDB, bool) {
 			continue
 		}
 		// The record in the handle counts: the workload may have changed since the start.
-		if rec, err := decodeRecord(r.handle); err == nil {
-			sources = append(sources, source{r.handle, rec, r.phase != Running, r.lost != ""})
+		rec, err := decodeRecord(r.handle)
+		if err != nil {
+			known = false
+			continue
 		}
+		sources = append(sources, source{r.handle, rec, r.phase != Running, r.lost != ""})
 	}
 	for _, k := range w.kept {
 		sources = append(sources, source{k.handle, k.rec, true, k.answer.Stale})
@@ -63,7 +67,9 @@ func (w *Worker) JobDatabases() ([]JobDB, bool) {
 	w.mu.Unlock()
 	var list []JobDB
 	for _, s := range sources {
-		for _, path := range databases(s.handle, s.rec) {
+		paths, all := databases(s.handle, s.rec)
+		known = known && all
+		for _, path := range paths {
 			list = append(list, JobDB{
 				JobID: s.handle.ID(), Path: path, Config: s.rec.Claim.Config, WorkID: s.rec.Claim.WorkID,
 				Done: s.done, Stale: s.stale,
@@ -74,19 +80,33 @@ func (w *Worker) JobDatabases() ([]JobDB, bool) {
 	return list, known
 }
 
-// databases are the games files of a job that exist and may still hold what is nowhere else.
-func databases(h *proc.Handle, rec jobRecord) []string {
+// databases are the games files of a job that exist and may still hold what is nowhere else; all is false where there may
+// be more.
+func databases(h *proc.Handle, rec jobRecord) (paths []string, all bool) {
 	if _, err := os.Stat(filepath.Join(h.Dir(), releasedName)); err == nil {
-		return nil
+		return nil, true
 	}
-	var paths []string
+	all = true
 	for _, o := range rec.Outputs {
 		path := filepath.Join(h.OutDir(), o.Path)
-		if info, err := os.Lstat(path); o.Kind == workload.KindGames && err == nil && info.Mode().IsRegular() {
+		if o.Kind != workload.KindGames {
+			continue
+		}
+		info, err := os.Lstat(path)
+		switch {
+		case err == nil && info.Mode().IsRegular():
 			paths = append(paths, path)
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			all = false
 		}
 	}
-	return paths
+	return paths, all
+}
+
+// empty says that a job has surely left no games that may be nowhere else.
+func empty(h *proc.Handle, rec jobRecord) bool {
+	paths, all := databases(h, rec)
+	return all && len(paths) == 0
 }
 
 // Release says that the games of a job that has ended are safe elsewhere. Its directory goes at once if its claim is
@@ -146,13 +166,13 @@ func (w *Worker) tidy(job string) {
 	w.mu.Lock()
 	var spare []*kept
 	for _, k := range w.kept {
-		if len(databases(k.handle, k.rec)) == 0 {
+		if empty(k.handle, k.rec) {
 			spare = append(spare, k)
 		}
 	}
 	k := w.kept[job]
 	w.mu.Unlock()
-	if k != nil && k.answer.Outcome.Result == Done && !k.answer.Stale && len(databases(k.handle, k.rec)) == 0 {
+	if k != nil && k.answer.Outcome.Result == Done && !k.answer.Stale && empty(k.handle, k.rec) {
 		// The outputs are in the store. Log and status stay for inspection.
 		if err := os.RemoveAll(k.handle.OutDir()); err != nil {
 			w.log.Warn().Str("job", job).Err(err).Msg("outputs not removed")

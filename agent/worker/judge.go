@@ -119,7 +119,7 @@ func (w *Worker) judge(ctx context.Context, r *run, rec jobRecord, st proc.Statu
 		o.Detail = "exit code 2 at once: the command does not understand its arguments" + w.lastWords(r)
 	case st.Reason == proc.DiskFull:
 		w.avoid.fail(r.claim.Type, o.Reason)
-		if len(databases(r.handle, rec)) == 0 {
+		if empty(r.handle, rec) {
 			// Nobody will miss it, and everybody needs the room. Finished games stay.
 			if err := os.RemoveAll(r.handle.OutDir()); err != nil {
 				log.Error().Err(err).Msg("outputs not removed")
