@@ -53,6 +53,8 @@ type Options struct {
 type Faults struct {
 	// Fetch stands before each pull of events from another node; an error fails it.
 	Fetch func() error
+	// Cursors stands before the store of the singletons' positions.
+	Cursors func(eventlog.CursorStore) eventlog.CursorStore
 	// AnyVoter takes nodes in as voters whose copy of the log is not complete.
 	AnyVoter bool
 }

@@ -132,6 +132,9 @@ func (e daemonEvents) Consume(ctx context.Context, c kit.Consumer) error {
 	if e.fence != nil {
 		// A singleton's place in the log and its failures belong to the ring, so that its successor goes on from there.
 		out.Cursors, out.Letters, out.SaveEvery = ringCursors{e, ctx}, ringLetters{a: e.a, fence: *e.fence}, time.Second
+		if f := e.a.opts.Faults.Cursors; f != nil {
+			out.Cursors = f(out.Cursors)
+		}
 	}
 	return e.a.router.during(ctx, func(ctx context.Context) error { return e.a.dispatcher.Subscribe(ctx, out) })
 }

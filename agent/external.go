@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/agent/httpd"
+	"github.com/ringagent/ringagent/agent/supervise"
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/eventlog/event"
 )
@@ -115,10 +116,36 @@ func (x *external) publishFile(ctx context.Context, path, name string) error {
 
 // publish states an event for a client.
 func (x *external) publish(ctx context.Context, in api.Publish) (api.Published, error) {
-	if !x.running.Load() {
-		return api.Published{}, errPoller()
+	if err := x.ready(ctx); err != nil {
+		return api.Published{}, err
 	}
 	return x.state(ctx, in)
+}
+
+// pollerWait is how long who asks a young agent waits for the poller.
+const pollerWait = 5 * time.Second
+
+// ready waits for the poller where it is about to run: whoever asks an agent that has just started need not know that its
+// daemons come after its API. What was stopped, or gave up, is not waited for.
+func (x *external) ready(ctx context.Context) error {
+	late := time.NewTimer(pollerWait)
+	defer late.Stop()
+	for !x.running.Load() {
+		changed := x.a.supervisor.Changed()
+		switch st, ok := x.a.supervisor.State("CROSS_PROCESS_POLLER"); {
+		case !ok, st == supervise.Stopped, st == supervise.Failed:
+			return errPoller()
+		}
+		select {
+		case <-changed:
+		case <-time.After(20 * time.Millisecond): // it is RUNNING a moment before it says so here
+		case <-late.C:
+			return api.Errorf(api.CodeBusy, "CROSS_PROCESS_POLLER does not run yet").WithHint("try again; ringagent daemon explain CROSS_PROCESS_POLLER says what it waits for")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 func errPoller() *api.Error {
@@ -169,8 +196,8 @@ func (a *Agent) streamConsumer(w http.ResponseWriter, r *http.Request) error {
 	if !consumerName.MatchString(name) {
 		return api.Errorf(api.CodeInvalid, "consumer %q: want 1 to 64 letters, digits, dots, dashes or underscores", name)
 	}
-	if !x.running.Load() {
-		return errPoller()
+	if err := x.ready(r.Context()); err != nil {
+		return err
 	}
 	after, err := x.cursor(name)
 	if err != nil {
@@ -215,12 +242,12 @@ func (x *external) cursor(name string) (uint64, error) {
 }
 
 // ack moves a consumer's cursor forward, never back, and never past the end of the log.
-func (x *external) ack(name string, seq uint64) error {
+func (x *external) ack(ctx context.Context, name string, seq uint64) error {
 	if !consumerName.MatchString(name) {
 		return api.Errorf(api.CodeInvalid, "consumer %q: want 1 to 64 letters, digits, dots, dashes or underscores", name)
 	}
-	if !x.running.Load() {
-		return errPoller()
+	if err := x.ready(ctx); err != nil {
+		return err
 	}
 	if last := x.a.replica.Status().Last; seq > last {
 		return api.Errorf(api.CodeInvalid, "seq %d: the log ends at %d here", seq, last)

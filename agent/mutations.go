@@ -119,7 +119,7 @@ func (a *Agent) mutations() []httpd.Route {
 			if err := httpd.Decode(r, &in); err != nil {
 				return nil, err
 			}
-			return done(a.external.ack(r.PathValue("name"), in.Seq))
+			return done(a.external.ack(r.Context(), r.PathValue("name"), in.Seq))
 		}),
 		post("/api/v1/dlq/{id}/{verb}", func(r *http.Request) (any, error) {
 			switch r.PathValue("verb") {

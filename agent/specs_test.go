@@ -126,12 +126,16 @@ func note(ctx context.Context, n *agenttest.Node, text string, wait bool) (api.P
 	return out, err
 }
 
-func mustNote(t *testing.T, r *agenttest.Ring, n *agenttest.Node, text string) {
+func mustNote(t *testing.T, r *agenttest.Ring, n *agenttest.Node, text string) (seq uint64) {
 	t.Helper()
 	r.Until("note "+text, func(ctx context.Context) error {
-		_, err := note(ctx, n, text, true)
+		p, err := note(ctx, n, text, true)
+		if p.Seq != nil {
+			seq = *p.Seq
+		}
 		return err
 	})
+	return seq
 }
 
 // textOf is the text of an OPERATOR_NOTE.
