@@ -24,6 +24,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == shimVerb {
 		os.Exit(proc.ShimMain(os.Args[2:]))
 	}
+	// With somebody listening for SIGPIPE a write to a closed stdout is an error, see report, and does not end the process; with
+	// it ignored, the commands that an agent runs would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {
