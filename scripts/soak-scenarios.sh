@@ -306,6 +306,7 @@ scenario_strength() {
   read -r v sha _ < "$WORK/champions"
   cp "$(blob n1 "$sha")" "$WORK/first.c4net" || fail "n1 has no bytes of version $v"
   read -r v sha _ <<< "$(tail -n 1 "$WORK/champions")"
+  await 30000 "the bytes of version $v on n1" [ -f "$(blob n1 "$sha")" ]
   cp "$(blob n1 "$sha")" "$WORK/last.c4net" || fail "n1 has no bytes of version $v"
   sound n1
   holds 'the ring stops and leaves no process behind' ring_stop
@@ -325,8 +326,6 @@ scenario_strength() {
   promise 'rating: from the first champion to the sixth' $(($(rated last) - $(rated first))) 200
 }
 
-# generations N VIA: N candidates have been promoted or rejected.
-generations() { [ "$(log_of "$2" | grep -cE '"type":"(MODEL_PROMOTED|PROMOTION_REJECTED)"')" -ge "$1" ]; }
 
 match() { "$BIN" workload connect4 evaluate --seed 99 --min-games 200 --max-games 200 --out "$WORK/matches-$1.jsonl" "${@:2}" > "$WORK/$1.txt" || fail "evaluate $1"; }
 points() { awk -v o="opponent=$2" '$1 == o { sub("score=", "", $6); printf "%.1f", 100 * $6 }' "$WORK/$1.txt"; }
