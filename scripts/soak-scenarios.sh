@@ -326,7 +326,6 @@ scenario_strength() {
   promise 'rating: from the first champion to the sixth' $(($(rated last) - $(rated first))) 200
 }
 
-
 match() { "$BIN" workload connect4 evaluate --seed 99 --min-games 200 --max-games 200 --out "$WORK/matches-$1.jsonl" "${@:2}" > "$WORK/$1.txt" || fail "evaluate $1"; }
 points() { awk -v o="opponent=$2" '$1 == o { sub("score=", "", $6); printf "%.1f", 100 * $6 }' "$WORK/$1.txt"; }
 rated() { sed -n 's/^EVALUATION_SUMMARY: .* elo=\(-\{0,1\}[0-9]*\) .*/\1/p' "$WORK/$1.txt"; }
