@@ -263,6 +263,22 @@ func TestMergedDatabases(t *testing.T) {
 	})
 }
 
+// playedPacks are n packs of one game each that nobody but the node which played them has yet, and that no command has named.
+func playedPacks(t *testing.T, edge *kittest.Node, env kit.Env, n int) (packs []ring.Artifact) {
+	t.Helper()
+	for i := range n {
+		db := edge.Play(fmt.Sprint("job-", i), c4, true, fmt.Sprint("g-", i))
+		d, bytes, err := env.Store.PutFile(t.Context(), db.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		packs = append(packs, ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: bytes, Origin: edge.ID,
+			Holders: []id.Node{edge.ID}, Counters: map[string]int64{kit.CounterGames: 1}})
+	}
+	edge.SetJobs()
+	return packs
+}
+
 // Packs that one command announces have the same place in the order of arrival: all of them are merged, also where they lie
 // across the end of a step.
 func TestPacksAnnouncedTogetherAreAllMerged(t *testing.T) {
@@ -272,17 +288,7 @@ func TestPacksAnnouncedTogetherAreAllMerged(t *testing.T) {
 		a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
 		s := EphemeralSync()
 		env := edge.Env(s, "")
-		var together []ring.Artifact
-		for i := range perStep + 10 {
-			db := edge.Play(fmt.Sprint("job-", i), c4, true, fmt.Sprint("g-", i))
-			d, bytes, err := env.Store.PutFile(t.Context(), db.Path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			together = append(together, ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: bytes, Origin: edge.ID,
-				Holders: []id.Node{edge.ID}, Counters: map[string]int64{kit.CounterGames: 1}})
-		}
-		edge.SetJobs()
+		together := playedPacks(t, edge, env, perStep+10)
 		for _, part := range [][]ring.Artifact{together[:5], together[5:8], together[8:]} {
 			if err := env.Effects.AddArtifacts(t.Context(), part...); err != nil {
 				t.Fatal(err)
@@ -303,17 +309,7 @@ func TestLostPacksHoldNobodyUp(t *testing.T) {
 		r := kittest.New(t, c4)
 		a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
 		env := edge.Env(EphemeralSync(), "")
-		var packs []ring.Artifact
-		for i := range perStep + 20 {
-			db := edge.Play(fmt.Sprint("job-", i), c4, true, fmt.Sprint("g-", i))
-			d, bytes, err := env.Store.PutFile(t.Context(), db.Path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			packs = append(packs, ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: bytes, Origin: edge.ID,
-				Holders: []id.Node{edge.ID}, Counters: map[string]int64{kit.CounterGames: 1}})
-		}
-		edge.SetJobs()
+		packs := playedPacks(t, edge, env, perStep+20)
 		lost := packs[:perStep+10]
 		fault := func(_ context.Context, d id.Digest) error {
 			if slices.ContainsFunc(lost, func(p ring.Artifact) bool { return p.Digest == d }) {
