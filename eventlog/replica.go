@@ -195,6 +195,7 @@ func (r *Replica) Offer(records []Encoded) {
 	}
 	r.mu.Lock()
 	r.target = max(r.target, records[len(records)-1].Seq)
+	records = r.unknown(records)
 	size := 0
 	for i := range records {
 		size += len(records[i].Bytes)
@@ -205,6 +206,24 @@ func (r *Replica) Offer(records []Encoded) {
 	}
 	r.mu.Unlock()
 	r.nudge()
+}
+
+// unknown leaves out of what is offered, and of the end of the queue, records that are stored already but the newest, with
+// which all before it are compared. A node that starts applies again whatever its last snapshot lacks, and all of that must
+// not take the place of the little that is new: where nobody else has a copy, what is refused here is not to be had again.
+func (r *Replica) unknown(records []Encoded) []Encoded {
+	n := 0
+	for n < len(records) && records[n].Seq <= r.head.Last {
+		n++
+	}
+	if n == 0 {
+		return records
+	}
+	if end := len(r.queue) - 1; end >= 0 && r.queue[end].Seq < records[n-1].Seq {
+		r.queued -= len(r.queue[end].Bytes)
+		r.queue = r.queue[:end]
+	}
+	return records[n-1:]
 }
 
 // Chain puts running hashes to records that follow after prev.

@@ -75,6 +75,32 @@ func TestReplicaFollowsOffersAndPulls(t *testing.T) {
 	}
 }
 
+// A node that starts applies again everything since its last snapshot, before its replica runs. Where nobody else has a
+// copy, what is new at the end of it must not be turned away for what is stored already.
+func TestKnownOffersLeaveRoomForNewOnes(t *testing.T) {
+	t.Parallel()
+	ring, dir := filled("a", 40), t.TempDir()
+	r, stop := replicaAt(t, dir, nil, nil)
+	r.Offer(ring.log[:30])
+	if err := r.WaitDurable(t.Context(), 30); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	room := 0
+	for _, e := range ring.log[29:] {
+		room += len(e.Bytes)
+	}
+	r, err := OpenReplica(ReplicaOptions{Path: r.opt.Path, Quarantine: r.opt.Quarantine, Log: r.opt.Log, QueueBytes: room})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range ring.log { // the state machine tells each entry alone
+		r.Offer(ring.log[i : i+1])
+	}
+	start(t, r.Run)
+	caughtUp(t, r, ring)
+}
+
 // TestOffersInAnyOrder: whatever is offered, doubled, left out or swapped, the copy is the ring's.
 func TestOffersInAnyOrder(t *testing.T) {
 	t.Parallel()
