@@ -57,6 +57,8 @@ type Faults struct {
 	Cursors func(eventlog.CursorStore) eventlog.CursorStore
 	// AnyVoter takes nodes in as voters whose copy of the log is not complete.
 	AnyVoter bool
+
+	openReplica func(*Agent) // stands before the opening of the event replica
 }
 
 // Agent is one node put together.
@@ -187,6 +189,11 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 		return nil, err
 	}
 	undo = append(undo, a.mesh.Close)
+	// The leader elects itself and applies its log again as soon as it is open, and what it places goes to the replica.
+	if err := a.openReplica(); err != nil {
+		return nil, err
+	}
+	undo = append(undo, a.closeReplica)
 	if err := a.openLeader(seeded); err != nil {
 		return nil, err
 	}

@@ -42,22 +42,8 @@ func vet(draft []byte) string {
 	return ""
 }
 
-// lateReplica is the gate for snapshots, over a replica that is opened after the leader.
-type lateReplica struct{ a *Agent }
-
-// Durable implements leader.ReplicaGate.
-func (r lateReplica) Durable() uint64 {
-	if r.a.replica == nil {
-		return 0
-	}
-	return r.a.replica.Durable()
-}
-
 // placed hands on what each applied entry placed in the log. It never blocks.
 func (a *Agent) placed(records []state.Placed, head ring.LogHead) {
-	if a.replica == nil {
-		return // still opening; the replica pulls what it missed
-	}
 	if len(records) == 0 {
 		a.replica.Expect(head.Seq)
 		return

@@ -117,7 +117,7 @@ func (a *Agent) openLeader(seeded bool) error {
 		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Timing: a.lastTiming(), Log: a.log,
 		Caller: a.mesh, Snapshots: a.opts.Snapshots,
 		Ports: leader.Ports{
-			Seeds: a.coreNodes, Replica: lateReplica{a}, Reach: reach{a.mesh}, Complete: a.replicaComplete,
+			Seeds: a.coreNodes, Replica: a.replica, Reach: reach{a.mesh}, Complete: a.replicaComplete,
 			Placed: a.placed, Singletons: a.singletons, Vet: vet,
 			Introduce: func(ctx context.Context) {
 				if err := a.sayHello(ctx); err != nil {
@@ -161,18 +161,24 @@ func (a *Agent) lastTiming() ring.Timing {
 // outbox and of Raft on the same disk, for which publishers wait. The first event after a pause does not wait.
 const replicaGather = 4 * time.Millisecond
 
-func (a *Agent) openEvents() error {
-	alarm := func(al eventlog.Alarm) {
-		if al.Over {
-			a.alarms.clear(string(al.Kind))
-			return
-		}
-		a.log.Error().Str("kind", string(al.Kind)).Uint64("seq", al.Seq).Msg(al.Detail)
-		a.alarms.raise(string(al.Kind), al.Detail)
+// alarm tells people what is wrong with the files of the event log.
+func (a *Agent) alarm(al eventlog.Alarm) {
+	if al.Over {
+		a.alarms.clear(string(al.Kind))
+		return
+	}
+	a.log.Error().Str("kind", string(al.Kind)).Uint64("seq", al.Seq).Msg(al.Detail)
+	a.alarms.raise(string(al.Kind), al.Detail)
+}
+
+// openReplica opens this node's copy of the log. Nothing that is opened after it is asked for before Run.
+func (a *Agent) openReplica() error {
+	if f := a.opts.Faults.openReplica; f != nil {
+		f(a)
 	}
 	var err error
 	a.replica, err = eventlog.OpenReplica(eventlog.ReplicaOptions{
-		Path: a.dir.path("events.db"), Quarantine: a.dir.path("quarantine"), Sources: sources{a}, Log: a.log, Alarm: alarm,
+		Path: a.dir.path("events.db"), Quarantine: a.dir.path("quarantine"), Sources: sources{a}, Log: a.log, Alarm: a.alarm,
 		Gather: replicaGather,
 		OnAppend: func(rs []event.Record) {
 			a.outbox.Observe(rs)
@@ -187,9 +193,21 @@ func (a *Agent) openEvents() error {
 	if err != nil {
 		return fmt.Errorf("open event replica: %w", err)
 	}
+	return nil
+}
+
+// closeReplica closes a replica that was never run.
+func (a *Agent) closeReplica() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = a.replica.Run(ctx)
+}
+
+func (a *Agent) openEvents() error {
+	var err error
 	a.outbox, err = eventlog.OpenOutbox(eventlog.OutboxOptions{
 		Path: a.dir.path("outbox.db"), Quarantine: a.dir.path("quarantine"), Node: a.node.ID, Catalogue: event.Catalogue(),
-		Sequencer: sequencer{a.leader}, Finder: a.replica, Log: a.log, Alarm: alarm,
+		Sequencer: sequencer{a.leader}, Finder: a.replica, Log: a.log, Alarm: a.alarm,
 	})
 	if err != nil {
 		return fmt.Errorf("open outbox: %w", err)

@@ -41,6 +41,8 @@ type Node struct {
 	failed chan error // the first error that ends Run
 	bad    chan error // a seat's files are bad
 	ended  chan struct{}
+	runs   chan struct{} // closed once Run has been called
+	once   sync.Once     // of runs
 	wg     sync.WaitGroup
 
 	mu       sync.Mutex
@@ -67,7 +69,8 @@ func open(c Config, bootstrap bool) (*Node, error) {
 	}
 	n := &Node{
 		cfg: c, log: c.Log.With().Str("component", "leader").Logger(), machine: state.New(),
-		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), closed: make(chan struct{}),
+		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), runs: make(chan struct{}),
+		closed: make(chan struct{}),
 	}
 	n.finder.n = n
 	n.served.n = n
@@ -98,6 +101,7 @@ func open(c Config, bootstrap bool) (*Node, error) {
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	n.once.Do(func() { close(n.runs) })
 	go func() { // Close ends Run too
 		select {
 		case <-n.ended:

@@ -93,8 +93,14 @@ func (n *Node) loseTerm() {
 }
 
 // takeOffice makes the term usable and runs it until ctx ends. While Raft still calls this node its leader a failed first
-// entry is tried again.
+// entry is tried again. A node that is open but does not run yet proposes nothing: whoever takes what the entry places may
+// not be there yet.
 func (n *Node) takeOffice(ctx context.Context, s *seat) {
+	select {
+	case <-n.runs:
+	case <-ctx.Done():
+		return
+	}
 	t := newTerm(ctx, n, s)
 	defer t.cancel()
 	t.start()

@@ -27,6 +27,8 @@ type Options struct {
 	Singletons []leader.Singleton
 	// Config may change a node's configuration before each of its starts.
 	Config func(m *Member, c *leader.Config)
+	// BeforeRun may hold a node back that is open but does not run yet.
+	BeforeRun func(m *Member)
 }
 
 // Ring is a running ring.
@@ -141,6 +143,9 @@ func (r *Ring) start(m *Member, bootstrap bool) {
 	m.mu.Unlock()
 	r.Net.serve(m.ID, n.Handlers())
 	go func() {
+		if r.opt.BeforeRun != nil {
+			r.opt.BeforeRun(m)
+		}
 		err := n.Run(ctx)
 		m.mu.Lock()
 		m.err = err
