@@ -10,12 +10,18 @@ import (
 	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
-	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/state"
 )
 
 // sequencer gives an outbox's batches their places, by the coordinator.
-type sequencer struct{ leader *leader.Node }
+type sequencer struct{ leader placer }
+
+// placer is what a sequencer needs of the leader. It is no more than that, since each of its calls is made by every node
+// again when the coordinator changes: none may carry the whole state.
+type placer interface {
+	ProposeEvents(ctx context.Context, b state.EventBatch) (state.AppendResult, error)
+	Origin(ctx context.Context, o event.Origin) (ring.OriginPos, bool, error)
+}
 
 // Append implements eventlog.Sequencer.
 func (s sequencer) Append(ctx context.Context, b eventlog.Batch) <-chan eventlog.Answer {
@@ -31,13 +37,9 @@ func (s sequencer) Append(ctx context.Context, b eventlog.Batch) <-chan eventlog
 
 // Origin implements eventlog.Sequencer.
 func (s sequencer) Origin(ctx context.Context, o event.Origin) (eventlog.OriginState, error) {
-	st, err := s.leader.Read(ctx)
-	if err != nil {
+	p, ok, err := s.leader.Origin(ctx, o)
+	if err != nil || !ok {
 		return eventlog.OriginState{}, err
-	}
-	p, ok := st.Origin(o)
-	if !ok {
-		return eventlog.OriginState{}, nil
 	}
 	return eventlog.OriginState{Known: true, Next: p.Last + 1, Hash: p.Hash}, nil
 }

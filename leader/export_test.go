@@ -45,3 +45,16 @@ func (n *Node) RenewHere(ctx context.Context, from id.Node, boot id.Boot) error 
 	_, err := t.renew(ctx, from, renewCall{Boot: boot})
 	return err
 }
+
+// HoldWholeReads takes all the room there is for edge nodes that read the whole state, until the function it returns is
+// called.
+func (n *Node) HoldWholeReads() (release func()) {
+	for range wholeReads {
+		n.whole <- struct{}{}
+	}
+	return func() {
+		for range wholeReads {
+			<-n.whole
+		}
+	}
+}

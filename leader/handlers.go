@@ -15,6 +15,7 @@ const (
 	methodPropose   = "leader.propose"
 	methodEvents    = "leader.events"
 	methodRead      = "leader.read"
+	methodOrigin    = "leader.origin"
 	methodRenew     = "leader.renew"
 	methodGiveBack  = "leader.giveback"
 	methodPull      = "leader.pull"
@@ -85,6 +86,7 @@ func (n *Node) coordinatorMethods() map[string]coordinatorMethod {
 		methodPropose: {true, state.MaxEntry, servePropose},
 		methodEvents:  {true, 2 * state.MaxEntry, serveEvents},
 		methodRead:    {true, 0, serveRead},
+		methodOrigin:  {true, smallCall, jsonMethod(serveOrigin)},
 		methodRenew: {true, smallCall, jsonMethod(func(ctx context.Context, t *term, from id.Node, in renewCall) (renewal, error) {
 			return t.renew(ctx, from, in)
 		})},

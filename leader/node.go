@@ -31,6 +31,7 @@ type Node struct {
 	holder  *Holder
 	copied  pulled // an edge node's freshness
 	served  excerpts
+	whole   chan struct{} // has room for wholeReads
 
 	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
 	term atomic.Pointer[term] // nil unless this node coordinates
@@ -70,7 +71,7 @@ func open(c Config, bootstrap bool) (*Node, error) {
 	n := &Node{
 		cfg: c, log: c.Log.With().Str("component", "leader").Logger(), machine: state.New(),
 		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), runs: make(chan struct{}),
-		closed: make(chan struct{}),
+		closed: make(chan struct{}), whole: make(chan struct{}, wholeReads),
 	}
 	n.finder.n = n
 	n.served.n = n

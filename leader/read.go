@@ -101,6 +101,10 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 	return n.Watch(ctx, index)
 }
 
+// wholeReads is how many edge nodes are handed the whole state at a time: tens of MB each in a large ring, in memory, and
+// on the link over which followers are fed.
+const wholeReads = 2
+
 func serveRead(ctx context.Context, t *term, from id.Node, _ []byte) ([]byte, error) {
 	if err := t.proof.now(ctx, true); err != nil {
 		return nil, err
@@ -108,6 +112,12 @@ func serveRead(ctx context.Context, t *term, from id.Node, _ []byte) ([]byte, er
 	s := t.n.machine.View()
 	a := readAnswer{Index: s.Index()}
 	if m, ok := s.Member(from); ok && m.Class != id.Core {
+		select {
+		case t.n.whole <- struct{}{}:
+			defer func() { <-t.n.whole }()
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: too many read the whole state: %w", ErrNoCoordinator, ctx.Err())
+		}
 		var b bytes.Buffer
 		if err := state.WriteSnapshot(&b, s); err != nil {
 			return nil, fmt.Errorf("write snapshot: %w", err)
