@@ -173,10 +173,21 @@ type pullAnswer struct {
 	Coordinator id.Node `json:"coordinator,omitempty"`
 	Sum         []byte  `json:"sum"`
 	Snapshot    []byte  `json:"snapshot,omitempty"` // missing: nothing new
+	// AgeMs is how old the copy is by its holder's own clock: the two clocks may differ.
+	AgeMs int64 `json:"age_ms,omitempty"`
 }
 
-// serveExcerpt answers at once with something new, or later with nothing. A node that has no coordinator itself says so:
-// its copy would look fresher than it is.
+// mayServe says whether others should read this node's copy. One that hears no coordinator, or cannot keep up with it, says
+// so, and they turn to another.
+func (n *Node) mayServe() (Freshness, bool) {
+	f := n.Freshness()
+	if n.term.Load() == nil && (n.DiskBad() || time.Since(f.AsOf) > n.times().Lease) {
+		return f, false
+	}
+	return f, f.Known && f.Coordinator != ""
+}
+
+// serveExcerpt answers at once with something new, or later with nothing.
 func (n *Node) serveExcerpt(ctx context.Context, _ id.Node, in []byte) ([]byte, error) {
 	var c pullCall
 	if err := json.Unmarshal(in, &c); err != nil {
@@ -184,9 +195,11 @@ func (n *Node) serveExcerpt(ctx context.Context, _ id.Node, in []byte) ([]byte, 
 	}
 	deadline := time.NewTimer(pullHold)
 	defer deadline.Stop()
-	for {
-		f := n.Freshness()
-		if !f.Known || f.Coordinator == "" {
+	again := time.NewTicker(n.times().Lease) // a copy that stands still rings no bell
+	defer again.Stop()
+	for held := false; ; {
+		f, ok := n.mayServe()
+		if !ok {
 			return nil, ErrNoCoordinator
 		}
 		more := n.changed.wait()
@@ -194,8 +207,13 @@ func (n *Node) serveExcerpt(ctx context.Context, _ id.Node, in []byte) ([]byte, 
 		if err != nil {
 			return nil, err
 		}
-		if !bytes.Equal(x.sum[:], c.Sum) {
-			return json.Marshal(pullAnswer{f.Coordinator, x.sum[:], x.bytes})
+		a := pullAnswer{Coordinator: f.Coordinator, Sum: x.sum[:], AgeMs: time.Since(f.AsOf).Milliseconds()}
+		fresh := !bytes.Equal(x.sum[:], c.Sum)
+		if fresh {
+			a.Snapshot = x.bytes
+		}
+		if fresh || held {
+			return json.Marshal(a)
 		}
 		select {
 		case <-more:
@@ -203,7 +221,8 @@ func (n *Node) serveExcerpt(ctx context.Context, _ id.Node, in []byte) ([]byte, 
 				return nil, ctx.Err()
 			}
 		case <-deadline.C:
-			return json.Marshal(pullAnswer{Coordinator: f.Coordinator, Sum: x.sum[:]})
+			held = true
+		case <-again.C:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-n.ended:
@@ -275,7 +294,10 @@ func (n *Node) pullFrom(ctx context.Context, from id.Node, sum []byte) ([]byte, 
 		}
 	}
 	n.copied.mu.Lock()
-	n.copied.at, n.copied.coordinator = time.Now(), a.Coordinator
+	if at := time.Now().Add(-time.Duration(max(0, a.AgeMs)) * time.Millisecond); at.After(n.copied.at) {
+		n.copied.at = at
+	}
+	n.copied.coordinator = a.Coordinator
 	n.copied.mu.Unlock()
 	return a.Sum, nil
 }

@@ -33,7 +33,7 @@ func (n *Node) Freshness() Freshness {
 	if s == nil {
 		return f
 	}
-	if f.AsOf = s.raft.LastContact(); f.AsOf.IsZero() {
+	if f.AsOf = s.trans.told.asOf(s.raft.AppliedIndex()); f.AsOf.IsZero() {
 		return f
 	}
 	if _, leader := s.raft.LeaderWithID(); id.Node(leader) != n.cfg.Self.Node {

@@ -22,6 +22,7 @@ type term struct {
 	n      *Node
 	raft   *raft.Raft
 	heard  *contacts
+	told   *told
 	number uint64
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -88,6 +89,7 @@ func drain(s *seat) {
 func (n *Node) loseTerm() {
 	if t := n.term.Swap(nil); t != nil {
 		t.cancel()
+		t.told.spoke(time.Now())
 		n.log.Info().Uint64("term", t.number).Msg("no longer the coordinator")
 	}
 }
@@ -133,7 +135,7 @@ func (n *Node) takeOffice(ctx context.Context, s *seat) {
 func newTerm(ctx context.Context, n *Node, s *seat) *term {
 	ctx, cancel := context.WithCancel(ctx)
 	t := &term{
-		n: n, raft: s.raft, heard: &s.trans.heard, number: s.raft.CurrentTerm(), ctx: ctx, cancel: cancel,
+		n: n, raft: s.raft, heard: &s.trans.heard, told: &s.trans.told, number: s.raft.CurrentTerm(), ctx: ctx, cancel: cancel,
 		proposals: make(chan *proposal, queueLength), batches: make(chan *batchProposal, queueLength),
 	}
 	t.proof.t = t

@@ -44,6 +44,7 @@ type Transport struct {
 	wg     sync.WaitGroup
 	rest   time.Duration // a voter that was heard this recently needs no heartbeat
 	heard  contacts
+	told   told
 
 	mu        sync.Mutex
 	receivers map[id.Node]*receiver
@@ -141,6 +142,7 @@ func (t *Transport) pump(r *receiver) {
 				rpc.Respond(nil, err)
 				continue
 			}
+			t.told.hear(rpc.Command, t.ballot.raft.Load())
 			t.ballot.admit(rpc.Command, r.peer)
 			select {
 			case t.calls <- rpc:

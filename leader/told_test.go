@@ -1,0 +1,88 @@
+package leader_test
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/leadertest"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// A follower without space hears heartbeats and stores nothing. It must not pass off a copy that stands still as a fresh
+// one, neither here nor to the edge nodes that read it.
+func TestFollowerThatCannotStoreIsNotFresh(t *testing.T) {
+	t.Parallel()
+	brake := &leadertest.Brake{}
+	// Only the store is full: the probe of the disk does not see it.
+	config := func(m *leadertest.Member, c *leader.Config) {
+		if m.Name == "n1" {
+			c.Faults.WrapStore = brake.Wrap
+		}
+	}
+	bubble(t, leadertest.Options{Core: 3, Edge: 1, Voters: 3, Config: config}, func(t *testing.T, r *leadertest.Ring) {
+		full, edge := r.Members[0], r.Members[3]
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		if err := full.Node.Transfer(t.Context(), r.Members[1].ID); err != nil {
+			t.Fatal(err)
+		}
+		r.Wait(10*time.Second, "another coordinator", func() bool { c := r.Coordinator(); return c != nil && c != full })
+		r.Wait(10*time.Second, "the edge's copy", func() bool { return time.Since(edge.Node.Freshness().AsOf) < time.Second })
+		brake.Fail(syscall.ENOSPC)
+		broken := time.Now()
+		off := func(daemon string) {
+			t.Helper()
+			if _, err := r.Coordinator().Node.Propose(t.Context(), state.Command{Kind: state.KindDaemonSwitch, Body: state.SwitchDaemon{Daemon: daemon, Off: true}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		off("X")
+		took := r.Wait(15*time.Second, "the switch at the edge", func() bool { return edge.Node.View().DaemonOff("X") })
+		t.Logf("at the edge after %s", took)
+		time.Sleep(time.Minute)
+		if full.Node.DiskBad() || full.Node.View().DaemonOff("X") {
+			t.Fatal("the store is not full")
+		}
+		if f := full.Node.Freshness(); f.AsOf.After(broken.Add(time.Second)) {
+			t.Errorf("the copy has stood still for %s and says that it is %s old", time.Since(broken), time.Since(f.AsOf))
+		}
+		if f := edge.Node.Freshness(); time.Since(f.AsOf) > 30*time.Second {
+			t.Errorf("the edge's copy is %s old", time.Since(f.AsOf))
+		}
+		off("Y")
+		r.Wait(5*time.Second, "the next switch at the edge", func() bool { return edge.Node.View().DaemonOff("Y") })
+		brake.Fail(nil)
+		r.Wait(30*time.Second, "the follower to be fresh again", func() bool {
+			return full.Node.View().DaemonOff("Y") && time.Since(full.Node.Freshness().AsOf) < time.Second
+		})
+	})
+}
+
+// At rest nothing but probes of the commit index says that a copy is whole.
+func TestCopiesOfAnIdleRingAreFresh(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		time.Sleep(2 * time.Second)
+		for range 300 {
+			time.Sleep(100 * time.Millisecond)
+			for _, m := range r.Members {
+				if f := m.Node.Freshness(); !f.Known || time.Since(f.AsOf) > time.Second {
+					t.Fatalf("%s: known %v, %s old", m.Name, f.Known, time.Since(f.AsOf))
+				}
+			}
+		}
+		last := r.Coordinator()
+		r.Kill(last)
+		r.Wait(10*time.Second, "another coordinator", func() bool { return r.Coordinator(last) != nil })
+		r.Wait(2*time.Second, "fresh copies", func() bool {
+			for _, m := range r.Members {
+				if m != last && time.Since(m.Node.Freshness().AsOf) > time.Second {
+					return false
+				}
+			}
+			return true
+		})
+	})
+}
