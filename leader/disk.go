@@ -22,8 +22,8 @@ const (
 	stuckLimit = 2 * time.Minute
 	// goodCanaries in a row end the state of a bad disk.
 	goodCanaries = 3
-	// abstain is the heartbeat timeout of a node that must not stand for election.
-	abstain = 240 * time.Hour
+	// never is the heartbeat timeout of a node that must not stand for election.
+	never = 240 * time.Hour
 )
 
 // watchDisk probes the disk under the raft folder with small writes, and looks at the clock of Raft's own. A voter whose
@@ -62,7 +62,7 @@ func (n *Node) watchDisk(ctx context.Context) {
 				good = 0
 				n.diskBad(fmt.Sprintf("a write hangs for %s", hangs.Round(time.Second)), false)
 			}
-			if n.writeStalled() >= stuckLimit {
+			if n.writeStuck() >= stuckLimit {
 				n.fail(fmt.Errorf("%w: a write hangs for %s", ErrStuck, hangs.Round(time.Second)))
 			}
 		case <-ctx.Done():
@@ -74,6 +74,14 @@ func (n *Node) watchDisk(ctx context.Context) {
 func (n *Node) writeStalled() time.Duration {
 	if s := n.seat.Load(); s != nil {
 		return s.guard.stalled()
+	}
+	return 0
+}
+
+// writeStuck is writeStalled without the waiting for space, which ends by itself.
+func (n *Node) writeStuck() time.Duration {
+	if s := n.seat.Load(); s != nil {
+		return s.guard.stuck()
 	}
 	return 0
 }
@@ -99,8 +107,8 @@ func (n *Node) diskBad(why string, full bool) {
 	first := n.idle.CompareAndSwap(false, true)
 	if first {
 		n.log.Error().Str("why", why).Bool("full", full).Msg("the disk is bad: this node hands over and does not stand for election")
-		n.campaign(s, false)
 	}
+	n.abstain(s)
 	if len(voters(s.raft)) < 2 {
 		return // nobody to hand over to: proposals fail until the disk is good again
 	}
@@ -114,8 +122,21 @@ func (n *Node) diskBad(why string, full bool) {
 	}
 }
 
+// abstain keeps a node with a bad disk from standing for election, unless it coordinates: the library takes the same timeout
+// for the interval of a coordinator's heartbeats, and for how long it refuses every proposal for the sake of a hand-over
+// that fails. It is called again whenever the office is won or lost.
+func (n *Node) abstain(s *seat) {
+	n.standing.Lock()
+	defer n.standing.Unlock()
+	if n.idle.Load() {
+		n.campaign(s, s.raft.State() == raft.Leader)
+	}
+}
+
 // diskGood takes part again.
 func (n *Node) diskGood() {
+	n.standing.Lock()
+	defer n.standing.Unlock()
 	if !n.idle.CompareAndSwap(true, false) {
 		return
 	}
@@ -139,7 +160,7 @@ func (n *Node) campaign(s *seat, on bool) {
 	c := s.raft.ReloadableConfig()
 	t := s.heartbeat
 	if !on {
-		t = abstain
+		t = never
 	}
 	c.HeartbeatTimeout, c.ElectionTimeout = t, t
 	if err := s.raft.ReloadConfig(c); err != nil {

@@ -26,6 +26,7 @@ type guard struct {
 	closing chan struct{}
 	born    time.Time
 	busy    atomic.Int64 // when the running write of Raft's loop began, nanoseconds after born; 0 = none runs
+	tries   atomic.Int64 // when its running attempt began; 0 = none runs, or it waits for space
 }
 
 // Logs is what the library needs of a store; Faults.WrapStore may put a slower or a broken one in place.
@@ -42,16 +43,26 @@ func newGuard(s Logs, bad func(error)) *guard {
 }
 
 // stalled is how long the write in which Raft's loop is has been running; 0 when it is in none.
-func (g *guard) stalled() time.Duration {
-	if t := g.busy.Load(); t != 0 {
+func (g *guard) stalled() time.Duration { return g.since(&g.busy) }
+
+// stuck is how long the disk has been at one attempt of that write; 0 while it waits for space, which may take days.
+func (g *guard) stuck() time.Duration { return g.since(&g.tries) }
+
+func (g *guard) since(began *atomic.Int64) time.Duration {
+	if t := began.Load(); t != 0 {
 		return time.Since(g.born) - time.Duration(t)
 	}
 	return 0
 }
 
-func (g *guard) stopwatch() func() {
-	g.busy.Store(max(1, int64(time.Since(g.born))))
-	return func() { g.busy.Store(0) }
+func (g *guard) stopwatch(began *atomic.Int64) func() {
+	began.Store(max(1, int64(time.Since(g.born))))
+	return func() { began.Store(0) }
+}
+
+func (g *guard) attempt(write func() error) error {
+	defer g.stopwatch(&g.tries)()
+	return write()
 }
 
 func (g *guard) IsMonotonic() bool           { return g.store.IsMonotonic() }
@@ -68,8 +79,8 @@ func (g *guard) StoreLogs(l []*raft.Log) error {
 	if err := g.poison.Load(); err != nil {
 		return *err
 	}
-	defer g.stopwatch()()
-	return g.store.StoreLogs(l)
+	defer g.stopwatch(&g.busy)()
+	return g.attempt(func() error { return g.store.StoreLogs(l) })
 }
 
 func (g *guard) DeleteRange(lo, hi uint64) error {
@@ -100,7 +111,7 @@ func (g *guard) GetUint64(k []byte) (uint64, error) {
 // persist writes term or vote. Only numbers are retried: the library panics when a term cannot be written, but takes an
 // error for a vote.
 func (g *guard) persist(write func() error, retry bool) error {
-	defer g.stopwatch()()
+	defer g.stopwatch(&g.busy)()
 	for {
 		if err := g.poison.Load(); err != nil {
 			if retry {
@@ -108,7 +119,7 @@ func (g *guard) persist(write func() error, retry bool) error {
 			}
 			return *err
 		}
-		err := write()
+		err := g.attempt(write)
 		if err == nil || !retry {
 			return err
 		}

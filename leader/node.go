@@ -36,6 +36,8 @@ type Node struct {
 	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
 	term atomic.Pointer[term] // nil unless this node coordinates
 	idle atomic.Bool          // the disk is bad: do not campaign
+	// standing makes one step of a change of idle and of what follows from it for elections.
+	standing sync.Mutex
 	// agreed is the newest configuration that was committed, exact while this node coordinates.
 	agreed atomic.Pointer[raft.Configuration]
 

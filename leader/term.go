@@ -67,6 +67,7 @@ func (n *Node) watchLeadership(s *seat) {
 			end = nil
 		}
 		n.loseTerm()
+		n.abstain(s)
 		if elected {
 			var ctx context.Context
 			ctx, end = context.WithCancel(context.Background())
