@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // guard stands between the library and the store. Where the library would panic on a store's error (a committed entry
@@ -70,7 +71,11 @@ func (g *guard) FirstIndex() (uint64, error) { return g.store.FirstIndex() }
 func (g *guard) LastIndex() (uint64, error)  { return g.store.LastIndex() }
 
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
-	return g.check(g.store.GetLog(index, l))
+	err := g.store.GetLog(index, l)
+	if errors.Is(err, bbolterrors.ErrDatabaseNotOpen) {
+		runtime.Goexit() // all is over already, and the library would panic
+	}
+	return g.check(err)
 }
 
 func (g *guard) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }

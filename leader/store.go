@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrCorrupt is returned when stored bytes are not the bytes that were written. The voter that meets it must stop voting.
@@ -125,11 +126,15 @@ func (s *Store) FirstIndex() (uint64, error) { return s.db.FirstIndex() }
 // LastIndex is the last index in the log, 0 for none.
 func (s *Store) LastIndex() (uint64, error) { return s.db.LastIndex() }
 
-// GetLog reads an entry. It returns an error that is ErrCorrupt when the bytes are not those that were stored.
+// GetLog reads an entry. It returns an error that is ErrCorrupt when the bytes are not those that were stored. A store that
+// is closed says nothing of its bytes.
 func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	if err := s.db.GetLog(index, l); err != nil {
-		if errors.Is(err, raft.ErrLogNotFound) {
+		switch {
+		case errors.Is(err, raft.ErrLogNotFound):
 			return err
+		case errors.Is(err, bbolterrors.ErrDatabaseNotOpen):
+			return fmt.Errorf("read entry %d: %w", index, err)
 		}
 		return fmt.Errorf("read entry %d: %w: %w", index, ErrCorrupt, err)
 	}

@@ -295,3 +295,29 @@ func TestCallsMustComeFromWhomTheyClaim(t *testing.T) {
 		}
 	}
 }
+
+// A store that is closed under a reader is no reason to throw its files away.
+func TestClosedStoreIsNotCorrupt(t *testing.T) {
+	t.Parallel()
+	s := openFilled(t, t.TempDir(), 9)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := s.GetLog(4, &l); err == nil || errors.Is(err, ErrCorrupt) {
+		t.Errorf("read after the end: %v", err)
+	}
+	g := newGuard(s, nil) // told would panic
+	ended, returned := make(chan struct{}), false
+	go func() {
+		defer close(ended)
+		_ = g.GetLog(4, &l) // does not return
+		returned = true
+	}()
+	if <-ended; returned {
+		t.Error("an error for which the library panics was handed to it")
+	}
+	if g.poison.Load() != nil {
+		t.Error("a sound store was reported bad")
+	}
+}
