@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
@@ -22,6 +23,9 @@ const (
 	// gathers meanwhile travels for the same. A slow link still gets four large ones.
 	worthSending  = entryRoom / 4
 	smallInFlight = 2
+	// reasonRoom bounds what is kept of a verdict. An outbox sends up to 512 drafts and 192 KiB in a batch, and sends the same
+	// batch until it is placed: with a verdict on each of them it must still be small enough for an entry.
+	reasonRoom = 90
 )
 
 // batchProposal is one origin's batch on its way.
@@ -82,7 +86,7 @@ func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResul
 		b.Refused = nil
 		for i, d := range b.Drafts {
 			if reason := vet(d); reason != "" {
-				b.Refused = append(b.Refused, state.Refusal{Draft: i, Reason: reason})
+				b.Refused = append(b.Refused, state.Refusal{Draft: i, Reason: shorten(reason, reasonRoom)})
 			}
 		}
 	}
@@ -103,6 +107,17 @@ func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResul
 	case <-ctx.Done():
 		return state.AppendResult{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 	}
+}
+
+// shorten is the front of s, at most n bytes of it and no half characters.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // runBatches gathers what is waiting into entries: while one is on its way the next one grows, so that an idle ring answers

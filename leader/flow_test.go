@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -265,5 +266,26 @@ func TestTransfer(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Wait(5*time.Second, "the chosen one", func() bool { return r.Coordinator() == to })
+	})
+}
+
+// An outbox sends a batch until it is placed: the verdicts on its drafts must not make it too large for an entry.
+func TestVerdictsDoNotBlockAnOutbox(t *testing.T) {
+	t.Parallel()
+	config := func(_ *leadertest.Member, c *leader.Config) {
+		c.Ports.Vet = func([]byte) string { return strings.Repeat("ü", 200) }
+	}
+	bubble(t, leadertest.Options{Core: 1, Voters: 1, Config: config}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "a coordinator", func() bool { return r.Coordinator() != nil })
+		m := r.Members[0]
+		const most, bytes = 512, 192 << 10 // of an outbox's batch
+		b := state.EventBatch{Origin: "00000000000000a1", Node: m.ID, First: 1}
+		for range most {
+			b.Drafts = append(b.Drafts, make([]byte, bytes/most))
+		}
+		res, err := m.Node.ProposeEvents(t.Context(), b)
+		if err != nil || res.Next != most+1 {
+			t.Errorf("%+v, %v", res.Next, err)
+		}
 	})
 }
