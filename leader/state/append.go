@@ -29,7 +29,7 @@ func (a *appender) batch(e *EventBatch) AppendResult {
 	res := AppendResult{Origin: e.Origin, Next: row.Last + 1, Hash: event.Hash(row.Hash)}
 	switch {
 	case e.Origin == "" || e.Origin == event.StateOrigin || e.First == 0 || e.First+uint64(len(e.Drafts)) < e.First,
-		e.Lost != 0 && e.Lost < e.First:
+		e.Lost != 0 && (e.Lost < e.First || e.Lost+1+uint64(len(e.Drafts)) < e.Lost):
 		res.Refused = "malformed batch"
 		return res
 	case a.s.IsRevoked(e.Node):

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +111,34 @@ func TestOtherBytesUnderUsedNumber(t *testing.T) {
 			}
 			if r.seq() != end {
 				t.Fatal("something was placed")
+			}
+		})
+	}
+}
+
+// A range of lost numbers that reaches to the end of all numbers leaves none for what follows.
+func TestLostNumbersDoNotRunOver(t *testing.T) {
+	t.Parallel()
+	for name, b := range map[string]EventBatch{
+		"all":              {First: 3, Lost: math.MaxUint64},
+		"all, then one":    {First: 3, Lost: math.MaxUint64, Drafts: [][]byte{[]byte("x")}},
+		"then one too far": {First: 3, Lost: math.MaxUint64 - 1, Drafts: [][]byte{[]byte("x")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			o := &outbox{origin: "a1", node: nodeA}
+			r.events(o.batch(note(1), note(2)))
+			end := r.seq()
+			b.Origin, b.Node = "a1", nodeA
+			if got := r.events(b)[0]; got.Refused == "" || got.Altered || got.Next != 3 || got.Seqs != nil {
+				t.Errorf("%+v", got)
+			}
+			if r.seq() != end {
+				t.Error("something was placed")
+			}
+			if got := r.events(o.batch(note(3)))[0]; got.Next != 4 || len(got.Seqs) != 1 {
+				t.Errorf("afterwards: %+v", got)
 			}
 		})
 	}
