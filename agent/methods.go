@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net/url"
 	"time"
 
@@ -165,6 +166,9 @@ func (a *Agent) serveStream(ctx context.Context, r *mesh.Request) (func(context.
 	var in fetchCall
 	if err := r.Decode(&in); err != nil {
 		return nil, err
+	}
+	if in.After == math.MaxUint64 { // nothing comes after it, and what is waited for would be 0, which is always there
+		return nil, mesh.Errorf(mesh.CodeInvalid, "no event has a seq after %d", in.After)
 	}
 	return func(ctx context.Context, w io.Writer) error {
 		after := in.After
