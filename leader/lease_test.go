@@ -137,6 +137,38 @@ func TestHolderStopsBeforeItsSuccessorStarts(t *testing.T) {
 	})
 }
 
+// A node says that it leaves before it stops what it runs, and may be cut off then.
+func TestNodeThatLeavesStopsBeforeItsSuccessorsStart(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3, Voters: 3, Singletons: singletons("A", "B", "C")}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		r.Wait(10*time.Second, "held", allHeld(r, nil, "A", "B", "C"))
+		c := r.Coordinator()
+		var m *leadertest.Member
+		for _, x := range r.Members {
+			if x != c && len(x.Node.Holder().Leases()) > 0 {
+				m = x
+			}
+		}
+		h := m.Node.Holder().Leases()[0]
+		r.Net.Isolate(m.ID, r.IDs()...)
+		if _, err := c.Node.Propose(t.Context(), state.Command{Kind: state.KindStatus, Body: state.SetStatus{Node: m.ID, Boot: m.Boot, Status: ring.Left}}); err != nil {
+			t.Fatal(err)
+		}
+		took := r.Wait(20*time.Second, "a successor", func() bool {
+			on := holders(r, h.Daemon)
+			if len(on) > 1 {
+				t.Fatalf("%d holders of %s at once", len(on), h.Daemon)
+			}
+			return len(on) == 1 && on[0] != m
+		})
+		if h.Ctx.Err() == nil {
+			t.Fatal("the lease of the node that left lives on")
+		}
+		t.Logf("the successor runs %s after the node left", took)
+	})
+}
+
 func TestHolderThatSleptDoesNothing(t *testing.T) {
 	t.Parallel()
 	for name, sleep := range map[string]func(*leadertest.Clock){

@@ -147,11 +147,12 @@ func (l *leases) heard(n id.Node, boot id.Boot, d time.Duration) bool {
 }
 
 // over is when whoever may hold a daemon has surely stopped it. A term counts from its own beginning what a former
-// coordinator may have answered. A boot that another has replaced, or that has left, is over by that.
+// coordinator may have answered. A boot that another has replaced is over by that. One that has left is not: the node says
+// so first and stops what it runs then, at its next renewal at the latest.
 func (l *leases) over(s *state.State, a ring.Assignment, times ring.Times) time.Time {
 	u, ok := l.until[a.Daemon]
 	switch m, known := s.Member(u.node); {
-	case ok && known && !m.Revoked && (m.Boot != u.boot || m.Status == ring.Left):
+	case ok && known && !m.Revoked && m.Boot != u.boot:
 		return time.Time{}
 	case ok:
 		return u.over
