@@ -58,3 +58,13 @@ func (n *Node) HoldWholeReads() (release func()) {
 		}
 	}
 }
+
+// RemoveFaultyHere has this node answer a voter that asks to be removed.
+func (n *Node) RemoveFaultyHere(ctx context.Context, from id.Node) (bool, error) {
+	t := n.term.Load()
+	if t == nil {
+		return false, ErrNoCoordinator
+	}
+	a, err := t.removeFaulty(ctx, from)
+	return a.Removed, err
+}

@@ -120,38 +120,51 @@ func (t *term) readyFor(node id.Node, since map[id.Node]time.Time) time.Duration
 	return max(time.Since(since[node]), 1)
 }
 
+// faultyAnswer says that a removal is committed, and up to which index the ring had come by then.
 type faultyAnswer struct {
-	Removed bool `json:"removed"`
+	Removed bool   `json:"removed"`
+	Index   uint64 `json:"index,omitempty"`
 }
 
-// removeFaulty takes a voter whose files are bad out of the configuration, if the others are a majority without it.
+// removeFaulty takes a voter whose files are bad out of the configuration, if the others are a majority without it. It
+// answers only once that is committed: the voter wipes what it holds then.
 func (t *term) removeFaulty(ctx context.Context, node id.Node) (faultyAnswer, error) {
-	count, alive, seated := 0, 0, false
-	for _, v := range configuration(t.raft) {
-		if id.Node(v.ID) == node {
-			seated = true
-			continue
+	seated, count, alive := t.without(node)
+	switch {
+	case !seated:
+		// Raft goes by its newest configuration, which may yet be taken back.
+		if err := t.proof.barrier(ctx); err != nil {
+			return faultyAnswer{}, err
 		}
-		if v.Suffrage != raft.Voter {
-			continue
+		if seated, _, _ = t.without(node); seated || t.ctx.Err() != nil {
+			return faultyAnswer{}, ErrNoCoordinator
 		}
-		count++
-		if id.Node(v.ID) == t.n.cfg.Self.Node || t.leases.silent(id.Node(v.ID)) < t.n.times().Lease {
-			alive++
-		}
-	}
-	if !seated {
-		return faultyAnswer{Removed: true}, nil
-	}
-	if alive < count/2+1 {
+	case alive < count/2+1:
 		return faultyAnswer{}, &Refused{Code: string(state.CodeRefused),
 			Message: fmt.Sprintf("without %s only %d of %d voters would be alive", node, alive, count)}
+	default:
+		if err := t.raft.RemoveServer(raft.ServerID(node), 0, configTimeout).Error(); err != nil {
+			return faultyAnswer{}, fmt.Errorf("remove faulty voter: %w: %w", ErrUnknownOutcome, err)
+		}
+		t.n.log.Warn().Str("node", string(node)).Msg("a voter with bad files was removed")
 	}
-	if err := t.raft.RemoveServer(raft.ServerID(node), 0, configTimeout).Error(); err != nil {
-		return faultyAnswer{}, fmt.Errorf("remove faulty voter: %w: %w", ErrUnknownOutcome, err)
+	return faultyAnswer{Removed: true, Index: t.raft.CommitIndex()}, nil
+}
+
+// without counts the voters other than node, and those of them that are alive.
+func (t *term) without(node id.Node) (seated bool, count, alive int) {
+	for _, v := range configuration(t.raft) {
+		switch {
+		case id.Node(v.ID) == node:
+			seated = true
+		case v.Suffrage == raft.Voter:
+			count++
+			if id.Node(v.ID) == t.n.cfg.Self.Node || t.leases.silent(id.Node(v.ID)) < t.n.times().Lease {
+				alive++
+			}
+		}
 	}
-	t.n.log.Warn().Str("node", string(node)).Msg("a voter with bad files was removed")
-	return faultyAnswer{Removed: true}, nil
+	return seated, count, alive
 }
 
 // catchUpPoll is how often a node that began anew looks whether it has read what it had before.
