@@ -142,7 +142,7 @@ func (n *Node) diskGood() {
 	}
 	n.board.mute(false)
 	if s := n.seat.Load(); s != nil {
-		n.campaign(s, true)
+		n.campaign(s, n.behind.Load() == 0)
 		select {
 		case s.again <- struct{}{}:
 		default:

@@ -36,6 +36,14 @@ func (n *Node) PreVote() bool {
 // Raft is the running library.
 func (n *Node) Raft() *raft.Raft { return n.seat.Load().raft }
 
+// Behind is up to which index this node must read before it may stand for election, 0 if it may or has no files at present.
+func (n *Node) Behind() uint64 {
+	if n.seat.Load() == nil {
+		return 0
+	}
+	return n.behind.Load()
+}
+
 // RenewHere has this node answer a renewal as if it had just arrived here.
 func (n *Node) RenewHere(ctx context.Context, from id.Node, boot id.Boot) error {
 	t := n.term.Load()

@@ -38,6 +38,9 @@ type Node struct {
 	idle atomic.Bool          // the disk is bad: do not campaign
 	// standing makes one step of a change of idle and of what follows from it for elections.
 	standing sync.Mutex
+	// behind is up to which index this node must read before it may stand for election, as on disk; 0 = it may.
+	behind atomic.Uint64
+	markMu sync.Mutex // held while that changes
 	// agreed is the newest configuration that was committed, exact while this node coordinates.
 	agreed atomic.Pointer[raft.Configuration]
 

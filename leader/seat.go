@@ -61,6 +61,14 @@ func raftConfig(self id.Node, t ring.Times, s Snapshots) *raft.Config {
 // openSeat starts Raft on the files in the node's folder. An error that is ErrCorrupt means that they must not be used.
 func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	dir := n.cfg.Dir
+	behind, err := readMark(dir)
+	if err != nil {
+		return nil, err
+	}
+	if bootstrap && behind > 0 {
+		return nil, errors.New("bootstrap ring: the folder is that of a voter that was removed from one")
+	}
+	n.behind.Store(behind)
 	store, err := OpenStore(dir)
 	if err != nil {
 		return nil, err
@@ -90,6 +98,9 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, s.heartbeat*3/5
 	s.trans.ballot.busy = func() bool { return s.guard.stalled() > 0 }
 	s.trans.ballot.off = n.cfg.Faults.strictBallot
+	if behind > 0 { // from the first moment on: the library reads its configuration before this node can say anything
+		conf.HeartbeatTimeout, conf.ElectionTimeout = never, never
+	}
 	conf.Logger = logger
 	conf.NotifyCh = s.notify
 	if bootstrap {

@@ -167,9 +167,6 @@ func (t *term) without(node id.Node) (seated bool, count, alive int) {
 	return seated, count, alive
 }
 
-// catchUpPoll is how often a node that began anew looks whether it has read what it had before.
-const catchUpPoll = 500 * time.Millisecond
-
 // spoilt is called by the guard when a seat's files are bad.
 func (n *Node) spoilt(err error) {
 	n.log.Error().Err(err).Msg("the raft files of this node are bad: it stops voting")
@@ -182,6 +179,7 @@ func (n *Node) spoilt(err error) {
 // mendSeats gives the place of a voter with bad files back and begins anew with empty ones, as a node that does not vote.
 // If the majority cannot spare it, it ends Run: then an operator must decide.
 func (n *Node) mendSeats(ctx context.Context) {
+	n.catchUp(ctx) // what a former start began
 	for {
 		var cause error
 		select {
@@ -196,13 +194,18 @@ func (n *Node) mendSeats(ctx context.Context) {
 				return
 			}
 		}
-		if err := n.giveUpVote(ctx); err != nil {
+		index, err := n.giveUpVote(ctx)
+		if err != nil {
 			if ctx.Err() == nil {
 				n.fail(fmt.Errorf("this voter's files are bad (%w) and it cannot be spared: %w", cause, err))
 			}
 			return
 		}
-		if err := wipe(n.cfg.Dir); err != nil {
+		// The entries come again from the first one on.
+		if err = n.fallBehind(max(index, n.machine.View().Index())); err == nil {
+			err = wipe(n.cfg.Dir)
+		}
+		if err != nil {
 			n.fail(err)
 			return
 		}
@@ -211,42 +214,29 @@ func (n *Node) mendSeats(ctx context.Context) {
 			n.fail(fmt.Errorf("begin anew as a node that does not vote: %w", err))
 			return
 		}
-		// The entries come again from the first one on. While they do, the newest configuration that this node has read may be
-		// that of a ring of one, with which it would elect itself.
-		n.campaign(s, false)
 		n.seat.Store(s)
 		n.log.Warn().Msg("the raft files were wiped; this node begins anew without a vote")
-		n.begin(func() { n.standWhenCaughtUp(ctx, s) })
-	}
-}
-
-func (n *Node) standWhenCaughtUp(ctx context.Context, s *seat) {
-	for s.raft.AppliedIndex() < n.machine.View().Index() {
-		if !sleep(ctx, catchUpPoll) || n.seat.Load() != s {
-			return
-		}
-	}
-	if !n.DiskBad() {
-		n.campaign(s, true)
+		n.catchUp(ctx)
 	}
 }
 
 // giveUpVote asks the coordinator to remove this node until it answers. The patience is that with which a dead voter is
-// waited for: if nobody has answered by then there is no majority without this node.
-func (n *Node) giveUpVote(ctx context.Context) error {
+// waited for: if nobody has answered by then there is no majority without this node. index is how far the ring had come
+// when it was removed, or later.
+func (n *Node) giveUpVote(ctx context.Context) (index uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, max(n.times().VoterDead, 30*time.Second))
 	defer cancel()
 	for {
 		var a faultyAnswer
-		err := n.toCoordinator(ctx, methodFaulty, struct{}{}, &a, func(context.Context, *term) error { return ErrNoCoordinator })
+		err = n.toCoordinator(ctx, methodFaulty, struct{}{}, &a, func(context.Context, *term) error { return ErrNoCoordinator })
 		if err == nil && a.Removed {
-			return nil
+			return a.Index, nil
 		}
 		if errors.As(err, new(*Refused)) {
-			return err
+			return 0, err
 		}
 		if !sleep(ctx, time.Second) {
-			return err
+			return 0, err
 		}
 	}
 }
