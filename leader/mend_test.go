@@ -147,3 +147,44 @@ func TestWipedVoterDoesNotStandBeforeItHasCaughtUp(t *testing.T) {
 		})
 	}
 }
+
+// Close comes while new files are being opened in the place of bad ones.
+func TestCloseEndsASeatThatIsBeingOpened(t *testing.T) {
+	t.Parallel()
+	var opened atomic.Int32
+	var began atomic.Pointer[leadertest.Member]
+	var closed chan error // of the bubble
+	bubble(t, leadertest.Options{Core: 3, Voters: 3, Config: func(m *leadertest.Member, c *leader.Config) {
+		if m.Name != "n3" {
+			return
+		}
+		c.Faults.WrapStore = func(l leader.Logs) leader.Logs {
+			if m := began.Load(); m != nil && opened.Add(1) == 1 {
+				go func() { closed <- m.Node.Close() }()
+				time.Sleep(time.Second) // it has come as far as it can
+			}
+			return l
+		}
+	}}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		if _, err := r.Coordinator().Node.Propose(t.Context(), token("MARKEDTOKEN")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		m := r.Members[2]
+		r.Stop(m)
+		flipEntry(t, m.Dir, "MARKEDTOKEN")
+		closed = make(chan error, 1)
+		began.Store(m)
+		r.Start(m)
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		r.Kill(m)
+		if opened.Load() != 1 {
+			t.Fatalf("%d seats", opened.Load())
+		}
+		r.Start(m) // fails while somebody has the file
+		r.Wait(40*time.Second, "it to vote again", voters(r, 3))
+	})
+}

@@ -214,10 +214,29 @@ func (n *Node) mendSeats(ctx context.Context) {
 			n.fail(fmt.Errorf("begin anew as a node that does not vote: %w", err))
 			return
 		}
-		n.seat.Store(s)
+		if !n.sit(s) {
+			return
+		}
 		n.log.Warn().Msg("the raft files were wiped; this node begins anew without a vote")
 		n.catchUp(ctx)
 	}
+}
+
+// sit makes a seat the node's, or closes it if Close has passed by while it was being opened.
+func (n *Node) sit(s *seat) bool {
+	n.seat.Store(s)
+	n.mu.Lock()
+	closing := n.closing
+	n.mu.Unlock()
+	if !closing {
+		return true
+	}
+	if s := n.seat.Swap(nil); s != nil {
+		if err := s.close(closePatience); err != nil {
+			n.log.Warn().Err(err).Msg("raft was not ended in order")
+		}
+	}
+	return false
 }
 
 // giveUpVote asks the coordinator to remove this node until it answers. The patience is that with which a dead voter is
