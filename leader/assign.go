@@ -69,14 +69,16 @@ func (t *term) assign(d Singleton) error {
 	if a.Node != "" {
 		m, ok := s.Member(a.Node)
 		able := ok && r.Fit(place.Node{Member: m, Ready: true}) == "" && m.Boot == a.Boot
-		if able && !t.leases.givenBack(a) && t.leases.heard(a.Node, a.Boot, times.Lease+times.Margin) {
-			t.leases.keep(a, times)
+		runs := able && !t.leases.givenBack(a) && t.leases.heard(a.Node, a.Boot, times.Lease+times.Margin)
+		if runs && t.leases.keep(a, times) {
 			return nil
 		}
 		if !able {
 			t.leases.withdraw(d.Name)
 		}
-		r.But = a.Node
+		if !runs { // else its lease ran out while it was not answered for: it may have the daemon again, under a new epoch
+			r.But = a.Node
+		}
 	} else {
 		r.Last.Node = t.leases.lastNode(d.Name)
 	}

@@ -3,6 +3,7 @@ package leader_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -166,6 +167,22 @@ func TestNodeThatLeavesStopsBeforeItsSuccessorsStart(t *testing.T) {
 			t.Fatal("the lease of the node that left lives on")
 		}
 		t.Logf("the successor runs %s after the node left", took)
+	})
+}
+
+// Whenever a daemon is switched on again after it was switched off: it runs before long, also when its holder's lease has
+// run out since without having been taken from it.
+func TestSingletonThatIsWantedAgainRuns(t *testing.T) {
+	t.Parallel()
+	var off atomic.Bool
+	a := leader.Singleton{Name: "A", Enabled: func(ring.Settings) bool { return !off.Load() }}
+	bubble(t, leadertest.Options{Core: 1, Voters: 1, Singletons: []leader.Singleton{a}}, func(t *testing.T, r *leadertest.Ring) {
+		for pause := 3500 * time.Millisecond; pause < 5500*time.Millisecond; pause += 70 * time.Millisecond {
+			r.Wait(10*time.Second, fmt.Sprintf("held, after having been off for %s", pause-70*time.Millisecond), allHeld(r, nil, "A"))
+			off.Store(true)
+			time.Sleep(pause)
+			off.Store(false)
+		}
 	})
 }
 

@@ -67,30 +67,39 @@ func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, e
 	if err := t.proof.now(ctx, hurry); err != nil {
 		return renewal{}, err
 	}
-	s := t.n.machine.View()
+	return t.leases.answer(from, c)
+}
+
+// answer names what a node's boot may hold. The state is read while nothing can be moved: in an older one a daemon may still
+// be with the node from which it has just been taken.
+func (l *leases) answer(from id.Node, c renewCall) (renewal, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, times, now := l.t.n.machine.View(), l.t.n.times(), time.Now()
 	m, ok := s.Member(from)
 	if !ok || m.Revoked {
 		return renewal{}, &Refused{Code: "unauthorised", Message: fmt.Sprintf("%s is not in the roster", from)}
 	}
-	times := t.n.times()
 	r := renewal{Generation: s.Generation(), Index: s.Index(), Lease: times.Lease, Renew: times.Renew, Margin: times.Margin}
-	l := t.leases
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
 	l.nodes[from] = seen{c.Boot, now}
 	if m.Boot != c.Boot {
 		r.Unknown = true
 		return r, nil
 	}
 	for a := range s.Assignments() {
-		if a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] {
+		if a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] || l.another(s, a, times, now) {
 			continue
 		}
 		l.until[a.Daemon] = answered{from, c.Boot, now.Add(times.Lease + times.Margin)}
 		r.Held = append(r.Held, a)
 	}
 	return r, nil
+}
+
+// another says that somebody else than whom a names was told that it may run the daemon, and may still do so.
+func (l *leases) another(s *state.State, a ring.Assignment, times ring.Times, now time.Time) bool {
+	u, ok := l.until[a.Daemon]
+	return ok && (u.node != a.Node || u.boot != a.Boot) && now.Before(l.over(s, a, times))
 }
 
 // regular says that a renewal brings a node nothing new and comes in good time: then it need not hurry.
@@ -191,21 +200,22 @@ func (l *leases) settle(a ring.Assignment, times ring.Times) {
 }
 
 // keep ends a move that is no more: its reason has passed while the holder still runs, or its outcome was unknown and the
-// state shows that it was made.
-func (l *leases) keep(a ring.Assignment, times ring.Times) {
+// state shows that it was made. It says whether the holder goes on; if not, the move must be brought to its end.
+func (l *leases) keep(a ring.Assignment, times ring.Times) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.moving[a.Daemon] {
-		return
+		return true
 	}
 	now := time.Now()
 	switch u := l.until[a.Daemon]; {
 	case u.node != a.Node || u.boot != a.Boot:
 		l.until[a.Daemon] = answered{a.Node, a.Boot, now.Add(times.Lease + times.Margin)}
-		delete(l.moving, a.Daemon)
-	case now.Before(u.over):
-		delete(l.moving, a.Daemon)
+	case !now.Before(u.over):
+		return false
 	}
+	delete(l.moving, a.Daemon)
+	return true
 }
 
 // lastNode is where a daemon ran last, as far as this term knows.
