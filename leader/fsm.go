@@ -19,6 +19,7 @@ type fsm struct {
 // Apply answers with a state.Result. An entry that this binary does not understand ends the goroutine that applies, and
 // with it Run: everything after it would be applied to a state that is no longer the others'.
 func (f fsm) Apply(l *raft.Log) any {
+	before := f.n.machine.View()
 	res, placed, err := f.n.machine.Apply(l.Index, l.Data)
 	if errors.Is(err, state.ErrReplayed) {
 		// The log was wiped and comes again from its start; the state is ahead of it and committed.
@@ -28,6 +29,7 @@ func (f fsm) Apply(l *raft.Log) any {
 		f.n.fail(fmt.Errorf("apply entry %d: %w", l.Index, err))
 		runtime.Goexit()
 	}
+	f.n.noteTiming(before)
 	if len(placed) > 0 && f.n.cfg.Ports.Placed != nil {
 		f.n.cfg.Ports.Placed(placed, f.n.machine.View().LogHead())
 	}
@@ -61,6 +63,7 @@ func (f fsm) Restore(r io.ReadCloser) error {
 		return nil
 	}
 	f.n.machine.Restore(s)
+	f.n.noteTiming(now)
 	if f.n.cfg.Ports.Placed != nil {
 		f.n.cfg.Ports.Placed(nil, s.LogHead())
 	}

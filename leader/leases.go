@@ -156,7 +156,7 @@ func (l *leases) heard(n id.Node, boot id.Boot, d time.Duration) bool {
 }
 
 // over is when whoever may hold a daemon has surely stopped it. A term counts from its own beginning what a former
-// coordinator may have answered. A boot that another has replaced is over by that. One that has left is not: the node says
+// coordinator may have answered, and from a change of timing what was answered under the former one. A boot that another has replaced is over by that. One that has left is not: the node says
 // so first and stops what it runs then, at its next renewal at the latest.
 func (l *leases) over(s *state.State, a ring.Assignment, times ring.Times) time.Time {
 	u, ok := l.until[a.Daemon]
@@ -168,7 +168,27 @@ func (l *leases) over(s *state.State, a ring.Assignment, times ring.Times) time.
 	case a.Epoch == 0: // never assigned
 		return time.Time{}
 	}
-	return l.t.began.Add(times.Lease + times.Margin)
+	first := l.t.began.Add(times.Lease + times.Margin)
+	if former := l.t.n.former.Load(); former != nil && former.After(first) {
+		return *former
+	}
+	return first
+}
+
+// noteTiming takes note of a change of timing since a former state. What was asked for before it may have been answered with
+// the former one's lease, by this coordinator or by one before it; what is asked for later is not, since a coordinator
+// answers by a state that holds what was committed before it was asked.
+func (n *Node) noteTiming(before *state.State) {
+	old, version := before.Settings()
+	now, changed := n.machine.View().Settings()
+	if version == 0 || changed == version || now.Timing == old.Timing {
+		return
+	}
+	times := old.Timing.Times()
+	over := time.Now().Add(times.Lease + times.Margin)
+	if last := n.former.Load(); last == nil || over.After(*last) {
+		n.former.Store(&over)
+	}
 }
 
 // take starts moving a daemon if its last lease is over. From then on no renewal names it, until settle.

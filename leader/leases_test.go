@@ -1,6 +1,8 @@
 package leader
 
 import (
+	"bytes"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,4 +64,58 @@ func TestDaemonThatAnotherMayRunIsNotNamed(t *testing.T) {
 			t.Fatal("not named though the other's boot was replaced")
 		}
 	})
+}
+
+// A lease that was answered under a longer timing is waited for by a coordinator that knows the shorter one only.
+func TestFirstWaitOfATermKnowsFormerTimings(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(t *testing.T, n *Node){
+		"by an entry": func(t *testing.T, n *Node) {
+			apply(t, n, 12, state.KindSettings, state.PutSettings{Settings: ring.Settings{Timing: ring.TimingLAN, Voters: 3}, Expect: 2})
+		},
+		"by a snapshot": func(t *testing.T, n *Node) {
+			other := bare(Ports{})
+			var b bytes.Buffer
+			if err := state.WriteSnapshot(&b, n.machine.View()); err != nil {
+				t.Fatal(err)
+			}
+			if err := (fsm{other}).Restore(io.NopCloser(&b)); err != nil {
+				t.Fatal(err)
+			}
+			apply(t, other, 12, state.KindSettings, state.PutSettings{Settings: ring.Settings{Timing: ring.TimingLAN, Voters: 3}, Expect: 2})
+			if err := state.WriteSnapshot(&b, other.machine.View()); err != nil {
+				t.Fatal(err)
+			}
+			if err := (fsm{n}).Restore(io.NopCloser(&b)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := leasesOfTwo(t)
+				n := l.t.n
+				apply(t, n, 11, state.KindSettings, state.PutSettings{Settings: ring.Settings{Timing: ring.TimingWAN, Voters: 3}, Expect: 1})
+				time.Sleep(time.Minute)
+				a, _ := n.machine.View().Assignment("AUTO_EXPORT")
+				long := n.times().Lease + n.times().Margin
+				changed := time.Now()
+				change(t, n)
+				short := n.times().Lease + n.times().Margin
+				if short >= long {
+					t.Fatalf("%s is not shorter than %s", short, long)
+				}
+				for _, c := range []struct{ after, want time.Duration }{
+					{2 * time.Second, long}, // as soon as the lease may be gone, counted from the change
+					{long - short, long},
+					{long, long + short}, // nothing of the former timing is left
+				} {
+					l.t.began = changed.Add(c.after)
+					if got := l.over(n.machine.View(), a, n.times()).Sub(changed); got != c.want {
+						t.Errorf("a term that begins %s after the change waits until %s after it, want %s", c.after, got, c.want)
+					}
+				}
+			})
+		})
+	}
 }

@@ -33,6 +33,9 @@ type Node struct {
 	served  excerpts
 	whole   chan struct{} // has room for wholeReads
 
+	// former is when the last lease that was answered under a former timing is over.
+	former atomic.Pointer[time.Time]
+
 	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
 	term atomic.Pointer[term] // nil unless this node coordinates
 	idle atomic.Bool          // the disk is bad: do not campaign
