@@ -112,10 +112,16 @@ func planVoters(r roll) []change {
 		drop()
 		drop()
 	}
-	if count%2 == 1 && count > target && len(dead) == 0 { // the settings want fewer
-		a := leastNeeded(keep, r.Self)
-		rest := slices.DeleteFunc(slices.Clone(keep), func(c chair) bool { return c.Node == a })
-		plan = append(plan, change{remove, a}, change{remove, leastNeeded(rest, r.Self)})
+	if count%2 == 1 && count > target { // the settings want fewer: a pair, the dead first
+		for range 2 {
+			if len(dead) > 0 {
+				drop()
+				continue
+			}
+			a := leastNeeded(keep, r.Self)
+			keep = slices.DeleteFunc(keep, func(c chair) bool { return c.Node == a })
+			plan, count = append(plan, change{remove, a}), count-1
+		}
 	}
 	return safe(plan, voters, dead)
 }

@@ -79,6 +79,9 @@ func TestPlanVoters(t *testing.T) {
 		{"who left goes first", "a b c d- e! f?", nil, 5, "+f -d"},
 		{"dead non-voters go", "a b:!", nil, 5, "-b"},
 		{"fewer are wanted", "a b c d e", nil, 3, "-e -d"},
+		{"fewer are wanted while one is dead", "a b c d e!", nil, 3, "-e -d"},
+		{"fewer are wanted while two are dead", "a b c! d e!", nil, 3, "-c -e"},
+		{"fewer are wanted while too many are dead", "a b c! d! e!", nil, 3, ""},
 		{"not below three for that", "a b c", nil, 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
