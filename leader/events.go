@@ -33,6 +33,7 @@ type batchProposal struct {
 	batch state.EventBatch
 	size  int
 	done  chan batchOutcome // buffered
+	taken bool              // out of the queue: it is answered
 }
 
 type batchOutcome struct {
@@ -101,12 +102,11 @@ func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResul
 	case <-ctx.Done():
 		return state.AppendResult{}, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
 	}
-	select {
-	case o := <-p.done:
-		return o.res, o.err
-	case <-ctx.Done():
-		return state.AppendResult{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	o, err := reply(ctx, p.done, t.batchesEnded, &p.taken)
+	if err != nil {
+		return state.AppendResult{}, err
 	}
+	return o.res, o.err
 }
 
 // shorten is the front of s, at most n bytes of it and no half characters.
@@ -127,6 +127,7 @@ func (t *term) runBatches() {
 	taken := make(chan waiting, entriesInFlight)
 	go await(taken)
 	defer close(taken)
+	defer close(t.batchesEnded)
 	var held []*batchProposal
 	size, flying := 0, 0
 	for {
@@ -142,10 +143,12 @@ func (t *term) runBatches() {
 		}
 		select {
 		case p := <-in:
+			p.taken = true
 			held, size = append(held, p), size+p.size
 			for more := true; more && size < entryRoom; { // whoever is there by now comes along
 				select {
 				case p := <-in:
+					p.taken = true
 					held, size = append(held, p), size+p.size
 				default:
 					more = false
@@ -177,6 +180,7 @@ func (t *term) sendAway(held []*batchProposal) {
 	for {
 		select {
 		case p := <-t.batches:
+			p.taken = true
 			held = append(held, p)
 			continue
 		default:

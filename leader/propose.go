@@ -13,8 +13,9 @@ import (
 
 // proposal is one entry on its way.
 type proposal struct {
-	data []byte
-	done chan outcome // buffered
+	data  []byte
+	done  chan outcome // buffered
+	taken bool         // out of the queue: it is answered
 }
 
 type outcome struct {
@@ -99,11 +100,28 @@ func (t *term) submit(ctx context.Context, data []byte) (state.Result, error) {
 	case <-ctx.Done():
 		return state.Result{}, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
 	}
-	select {
-	case o := <-p.done:
-		return o.res, o.err
-	case <-ctx.Done():
-		return state.Result{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	o, err := reply(ctx, p.done, t.proposalsEnded, &p.taken)
+	if err != nil {
+		return state.Result{}, err
+	}
+	return o.res, o.err
+}
+
+// reply waits for the answer to what was put into a queue. ended is closed when nothing is taken out of it any more: what was
+// put there after the last look was surely not proposed, and nobody would answer it.
+func reply[T any](ctx context.Context, done <-chan T, ended <-chan struct{}, taken *bool) (answer T, err error) {
+	for {
+		select {
+		case answer = <-done:
+			return answer, nil
+		case <-ctx.Done():
+			return answer, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+		case <-ended:
+			if !*taken {
+				return answer, ErrNoCoordinator
+			}
+			ended = nil
+		}
 	}
 }
 
@@ -112,14 +130,17 @@ func (t *term) runProposals() {
 	taken := make(chan waiting, queueLength)
 	go await(taken)
 	defer close(taken)
+	defer close(t.proposalsEnded)
 	for {
 		select {
 		case p := <-t.proposals:
+			p.taken = true
 			taken <- waiting{t.raft.Apply(p.data, enqueueTimeout), func(r state.Result, err error) { p.done <- outcome{r, err} }}
 		case <-t.ctx.Done():
 			for {
 				select {
 				case p := <-t.proposals:
+					p.taken = true
 					p.done <- outcome{err: ErrNoCoordinator}
 				default:
 					return

@@ -31,9 +31,12 @@ type term struct {
 
 	proposals chan *proposal
 	batches   chan *batchProposal
-	proof     proof
-	leases    *leases
-	claims    *claims
+	// Closed when nothing is taken out of these any more.
+	proposalsEnded, batchesEnded chan struct{}
+
+	proof  proof
+	leases *leases
+	claims *claims
 }
 
 // watchLeadership turns the library's notifications into terms. LeaderCh would drop transitions; this channel blocks Raft,
@@ -138,6 +141,7 @@ func newTerm(ctx context.Context, n *Node, s *seat) *term {
 	t := &term{
 		n: n, raft: s.raft, heard: &s.trans.heard, told: &s.trans.told, number: s.raft.CurrentTerm(), ctx: ctx, cancel: cancel,
 		proposals: make(chan *proposal, queueLength), batches: make(chan *batchProposal, queueLength),
+		proposalsEnded: make(chan struct{}), batchesEnded: make(chan struct{}),
 	}
 	t.proof.t = t
 	t.leases = newLeases(t)
