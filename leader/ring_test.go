@@ -90,20 +90,22 @@ func TestRingElectsAppliesAndFailsOver(t *testing.T) {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		c := r.Coordinator()
-		index := c.Node.View().Index()
-		want := c.Node.Digest()
 		for _, m := range r.Members[:3] {
-			d, err := c.Node.DigestOf(ctx, m.ID, index)
 			if m == c {
 				continue
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d.Index == want.Index && d.Digest != want.Digest {
-				t.Fatalf("%s has another state at %d", m.Name, d.Index)
+			var want, got leader.Digest
+			r.Wait(5*time.Second, m.Name+" to be where the coordinator is", func() bool {
+				var err error
+				want = c.Node.Digest()
+				if got, err = c.Node.DigestOf(ctx, m.ID, want.Index); err != nil {
+					t.Fatal(err)
+				}
+				return got.Index == want.Index
+			})
+			if got.Digest != want.Digest {
+				t.Fatalf("%s has another state at %d", m.Name, got.Index)
 			}
 		}
-		_ = leader.ErrNoCoordinator
 	})
 }
