@@ -76,3 +76,10 @@ func (n *Node) RemoveFaultyHere(ctx context.Context, from id.Node) (bool, error)
 	a, err := t.removeFaulty(ctx, from)
 	return a.Removed, err
 }
+
+// RetakeOffice has this node lose its term while Raft still calls it the leader, and take office again, as after its disk was
+// bad for a while.
+func (n *Node) RetakeOffice() {
+	n.loseTerm()
+	n.seat.Load().again <- struct{}{}
+}

@@ -188,3 +188,23 @@ func TestCloseEndsASeatThatIsBeingOpened(t *testing.T) {
 		r.Wait(40*time.Second, "it to vote again", voters(r, 3))
 	})
 }
+
+func TestOfficeIsTakenAgainInTheSameTerm(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 1, Voters: 1}, func(t *testing.T, r *leadertest.Ring) {
+		n := r.Members[0].Node
+		r.Wait(5*time.Second, "a coordinator", n.Coordinates)
+		term := n.Raft().CurrentTerm()
+		n.RetakeOffice()
+		if n.Coordinates() {
+			t.Fatal("it coordinates still")
+		}
+		r.Wait(5*time.Second, "it to coordinate again", n.Coordinates)
+		if now := n.Raft().CurrentTerm(); now != term {
+			t.Fatalf("Raft is in term %d, was %d", now, term)
+		}
+		if _, err := n.Propose(t.Context(), token("after")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

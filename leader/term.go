@@ -164,6 +164,10 @@ func (t *term) introduce() error {
 	_, err := t.propose(t.ctx, state.Command{
 		Kind: state.KindLead, At: time.Now(), By: t.n.cfg.Self.Node, Body: state.Lead{Node: t.n.cfg.Self.Node, Term: t.number},
 	})
+	// A Lead entry of this node in this term stands already if its outcome was unknown, or if the office was taken up anew.
+	if s := t.n.machine.View(); errors.As(err, new(*Refused)) && s.Term() == t.number && s.Coordinator() == t.n.cfg.Self.Node {
+		return nil
+	}
 	return err
 }
 
