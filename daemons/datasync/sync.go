@@ -26,10 +26,7 @@ func AutoSync() kit.Spec {
 		Name: "AUTO_SYNC", Classes: []id.Class{id.Core}, Every: 60 * time.Second,
 		Doc:   "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
 		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type()},
-	}, func(env kit.Env) *merger {
-		return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
-			effects: env.Effects, events: env.Events, told: map[id.Digest]bool{}}
-	})
+	}, newMerger)
 }
 
 func gathering(s kit.Spec, merging func(kit.Env) *merger) kit.Spec {

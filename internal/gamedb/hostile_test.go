@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -192,4 +193,21 @@ func TestFlippedBitsNeverCrash(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d refused", refused, runs)
+}
+
+// A disk that stalls is not the file's fault: the check that ran out of time says so, and blames nobody.
+func TestSlowCheckBlamesNoFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.db")
+	if err := os.WriteFile(path, goodPack(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := verifyWithin(t.Context(), path, 0); !errors.Is(err, ErrSlow) || Damaged(err) {
+		t.Errorf("no time at all: %v", err)
+	}
+	for _, machine := range []error{os.ErrNotExist, syscall.EMFILE, syscall.EIO, context.DeadlineExceeded, ErrSlow, ErrNewerSchema} {
+		if Damaged(fmt.Errorf("read: %w", machine)) {
+			t.Errorf("%v is taken for damage", machine)
+		}
+	}
 }

@@ -13,6 +13,10 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// ErrSlow says that a check did not end in time. A disk that stalls and a file that was made to take for ever look alike, so
+// it is no verdict on the file: try again.
+var ErrSlow = errors.New("check of a game database took too long")
+
 // verifyTime ends the check of a file that was made to take for ever.
 const verifyTime = 30 * time.Second
 
@@ -22,29 +26,36 @@ const magic = "SQLite format 3\x00"
 // Verify checks a finished file from elsewhere, within 30 s or the context's deadline: that it is a whole SQLite database
 // (header, page count, structure by quick_check), that nobody was still writing to it, and that it holds nothing but
 // ordinary tables and indexes: no view, trigger, virtual table or computed column, and few of them. Everything that is wrong
-// with the file is ErrUnsafe or ErrNewerSchema; other errors are this machine's.
-func Verify(ctx context.Context, path string) error {
+// with the file is ErrUnsafe or ErrNewerSchema; other errors, ErrSlow among them, are this machine's.
+func Verify(ctx context.Context, path string) error { return verifyWithin(ctx, path, verifyTime) }
+
+func verifyWithin(ctx context.Context, path string, most time.Duration) error {
 	if err := settled(path); err != nil {
 		return fmt.Errorf("verify %s: %w", path, err)
 	}
-	limited, cancel := context.WithTimeout(ctx, verifyTime)
+	limited, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	err := verify(limited, path)
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, ErrUnsafe) || errors.Is(err, ErrNewerSchema):
 	case ctx.Err() == nil && limited.Err() != nil:
-		err = fmt.Errorf("not done within %v: %w", verifyTime, ErrUnsafe)
-	case badFile(err):
+		err = fmt.Errorf("not done within %v: %w", most, ErrSlow)
+	case Damaged(err):
 		err = fmt.Errorf("%w: %w", ErrUnsafe, err)
 	}
 	return fmt.Errorf("verify %s: %w", path, err)
 }
 
-// badFile tells SQLite's complaints about a file from those about this machine.
-func badFile(err error) bool {
+// Damaged tells SQLite's complaints about a file, and ours, from those about this machine, such as too many open files or a
+// disk that does not answer. Those say nothing of the file.
+func Damaged(err error) bool {
+	if errors.Is(err, ErrUnsafe) {
+		return true
+	}
 	var e *sqlite.Error
-	if !errors.As(err, &e) || errors.Is(err, ErrUnsafe) {
+	if !errors.As(err, &e) {
 		return false
 	}
 	switch e.Code() & 0xff {
