@@ -104,6 +104,10 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 	defer have.Close()
 	for _, gameID := range ids {
 		r, err := from.load(ctx, gameID)
+		if ofOneGame(err) {
+			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: err.Error()})
+			continue
+		}
 		if err != nil {
 			return res, err
 		}
@@ -117,10 +121,15 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 		}
 		switch rows, _ := old.find("games"); {
 		case len(rows) == 0:
-			if err := in.insert(ctx, r); err != nil {
+			err := in.insert(ctx, r)
+			if err == nil {
+				res.Added++
+				continue
+			}
+			if !ofOneGame(err) {
 				return res, err
 			}
-			res.Added++
+			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: err.Error()})
 		case old.sum() == r.sum():
 			res.Present++
 		default:

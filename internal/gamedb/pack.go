@@ -21,15 +21,16 @@ type PackInfo struct {
 	Configs  map[id.Config]int
 	Last     time.Time   // completion of the newest game
 	Rejected []Rejection // asked for, but no usable game; none of them is in the pack
+	Damaged  []Rejection // asked for, but src is damaged where they lie: somebody may yet save them
 }
 
 // ErrNoGames says that none of the games asked for can be packed.
 var ErrNoGames = errors.New("no games to pack")
 
 // Pack writes a new SQLite file at dst that holds exactly the named finished games of src, which may be live. All are read
-// from one snapshot. Games that are missing, unfinished or unusable come back as Rejected. The same games always make the
-// same bytes (of one version of this program). The file appears under its name only when it is complete and on disk; an
-// existing dst is replaced.
+// from one snapshot. Games that are missing, unfinished or unusable come back as Rejected, those that lie in a damaged part
+// of the file as Damaged; the others are packed. The same games always make the same bytes (of one version of this program).
+// The file appears under its name only when it is complete and on disk; an existing dst is replaced.
 func Pack(ctx context.Context, src, dst string, ids []string) (PackInfo, error) {
 	s, err := openSource(ctx, src, live)
 	if err != nil {
@@ -119,31 +120,42 @@ func (s *source) packInto(ctx context.Context, temp string, ids []string) (info 
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
 	for _, gameID := range slices.Compact(ids) {
-		var n int
-		if err := isFinished.QueryRowContext(ctx, gameID).Scan(&n); err != nil {
-			return PackInfo{}, err
-		}
-		if n == 0 {
-			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: "missing or not finished"})
-			continue
-		}
-		r, err := l.load(ctx, gameID)
-		if err != nil {
-			return PackInfo{}, err
-		}
-		if reason := r.fault(); reason != "" {
+		r, reason, err := copyGame(ctx, isFinished, l, in, gameID)
+		switch {
+		case err == nil && reason == "":
+			info.add(r)
+		case err == nil:
 			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: reason})
-			continue
-		}
-		if err := in.insert(ctx, r); err != nil {
+		case ofOneGame(err):
+			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: err.Error()})
+		case Damaged(err) && ctx.Err() == nil:
+			info.Damaged = append(info.Damaged, Rejection{ID: gameID, Reason: err.Error()})
+		default:
 			return PackInfo{}, err
 		}
-		info.add(r)
 	}
 	if info.Games == 0 {
 		return info, ErrNoGames
 	}
 	return info, tx.Commit()
+}
+
+// copyGame writes one finished game into the pack, or says why it is none.
+func copyGame(ctx context.Context, isFinished *sql.Stmt, from *loader, in *inserter, gameID string) (r record, reason string, err error) {
+	var n int
+	if err := isFinished.QueryRowContext(ctx, gameID).Scan(&n); err != nil {
+		return r, "", fmt.Errorf("find game %.60q: %w", gameID, err)
+	}
+	if n == 0 {
+		return r, "missing or not finished", nil
+	}
+	if r, err = from.load(ctx, gameID); err != nil {
+		return r, "", err
+	}
+	if reason = r.fault(); reason != "" {
+		return r, reason, nil
+	}
+	return r, "", in.insert(ctx, r)
 }
 
 func (p *PackInfo) add(r record) {
@@ -158,6 +170,7 @@ func (p *PackInfo) add(r record) {
 
 // inserter writes records into a file of ours, whose tables it widens to what the records have.
 type inserter struct {
+	tx    *sql.Tx
 	stmts map[string]*sql.Stmt // closed with the transaction
 }
 
@@ -169,7 +182,7 @@ func newInserter(ctx context.Context, tx *sql.Tx, tables []tableColumns) (*inser
 	if err := createSchema(ctx, tx, optional); err != nil {
 		return nil, err
 	}
-	in := &inserter{stmts: make(map[string]*sql.Stmt, len(tables))}
+	in := &inserter{tx: tx, stmts: make(map[string]*sql.Stmt, len(tables))}
 	for _, t := range tables {
 		if err := addColumns(ctx, tx, t.name, t.cols); err != nil {
 			return nil, err
@@ -183,7 +196,25 @@ func newInserter(ctx context.Context, tx *sql.Tx, tables []tableColumns) (*inser
 	return in, nil
 }
 
+// insert writes a game, all its rows or none: after an error the transaction is as it was before.
 func (in *inserter) insert(ctx context.Context, r record) error {
+	if _, err := in.tx.ExecContext(ctx, "SAVEPOINT game"); err != nil {
+		return fmt.Errorf("begin game %.60q: %w", r.id, err)
+	}
+	err := in.rows(ctx, r)
+	if err != nil {
+		if _, back := in.tx.ExecContext(ctx, "ROLLBACK TO game"); back != nil {
+			// Half a game would stay: the whole transaction must not be committed.
+			return fmt.Errorf("%w; take back game %.60q: %w", err, r.id, errors.Join(back, in.tx.Rollback()))
+		}
+	}
+	if _, end := in.tx.ExecContext(ctx, "RELEASE game"); end != nil {
+		return fmt.Errorf("end game %.60q: %w", r.id, end)
+	}
+	return err
+}
+
+func (in *inserter) rows(ctx context.Context, r record) error {
 	for _, p := range r.parts {
 		for _, row := range p.rows {
 			if _, err := in.stmts[p.name].ExecContext(ctx, row...); err != nil {

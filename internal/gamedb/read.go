@@ -101,6 +101,9 @@ func (s *source) read(ctx context.Context, fn func(Game) error) error {
 	defer l.Close()
 	for _, gameID := range ids {
 		r, err := l.load(ctx, gameID)
+		if ofOneGame(err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

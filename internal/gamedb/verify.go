@@ -66,6 +66,19 @@ func Damaged(err error) bool {
 	return false
 }
 
+// ofOneGame says that a game is too large, or does not fit the tables: whatever file it is in, it cannot be used.
+func ofOneGame(err error) bool {
+	if errors.Is(err, ErrUnsafe) {
+		return true
+	}
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	code := e.Code() & 0xff
+	return code == sqlite3.SQLITE_CONSTRAINT || code == sqlite3.SQLITE_TOOBIG || code == sqlite3.SQLITE_MISMATCH
+}
+
 // settled refuses a file beside which a journal or write-ahead log still holds part of it: the file alone is not the
 // database.
 func settled(path string) error {
