@@ -339,7 +339,14 @@ func crash(dir, at string) {
 			wait()
 		}
 	}
-	_, _, err = s.Put(context.Background(), strings.NewReader(crashText))
+	if os.Getenv("BLOB_TEST_ADOPT") != "" {
+		part := filepath.Join(s.PartialDir(), "x")
+		if err = os.WriteFile(part, []byte(crashText), 0o600); err == nil {
+			_, err = s.Adopt(context.Background(), part, id.DigestOf([]byte(crashText)))
+		}
+	} else {
+		_, _, err = s.Put(context.Background(), strings.NewReader(crashText))
+	}
 	fmt.Println("not reached", err)
 	os.Exit(1)
 }
@@ -359,13 +366,18 @@ func check(t *testing.T, s *Store) error {
 
 func TestKilledWriterLeavesNoNameWithoutItsBytes(t *testing.T) {
 	t.Parallel()
-	for at, want := range map[string]struct{ named, caught bool }{
-		"half": {}, "written": {}, "synced": {}, "renamed": {named: true}, "broken": {named: true, caught: true}} {
-		t.Run(at, func(t *testing.T) {
+	for name, want := range map[string]struct{ named, caught bool }{
+		"half": {}, "written": {}, "synced": {}, "renamed": {named: true}, "broken": {named: true, caught: true},
+		"adopt checked": {}, "adopt synced": {}, "adopt renamed": {named: true}} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(t.TempDir(), "blobs")
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			at, adopt := strings.CutPrefix(name, "adopt ")
 			cmd.Env = append(os.Environ(), "BLOB_TEST_CRASH_AT="+at, "BLOB_TEST_DIR="+dir)
+			if adopt { // what was fetched from another node
+				cmd.Env = append(cmd.Env, "BLOB_TEST_ADOPT=1")
+			}
 			stdin, err1 := cmd.StdinPipe()
 			stdout, err2 := cmd.StdoutPipe()
 			if err := errors.Join(err1, err2, cmd.Start()); err != nil {

@@ -20,6 +20,15 @@ const copyPiece = 256 << 10
 // Put stores what r yields and returns its digest and size in bytes. When it returns nil the artifact is on disk. Bytes that
 // are there already are not written again. On error nothing is left behind.
 func (s *Store) Put(ctx context.Context, r io.Reader) (id.Digest, int64, error) {
+	return s.PutChecked(ctx, r, nil)
+}
+
+// Check looks into a file before it gets its final name. It may only read it.
+type Check func(ctx context.Context, path string) error
+
+// PutChecked is Put for bytes that must pass a check, also where they are in the store already. A copy that is there stays,
+// whatever the check says.
+func (s *Store) PutChecked(ctx context.Context, r io.Reader, check Check) (id.Digest, int64, error) {
 	temp, err := os.CreateTemp(s.staging(), "put-*")
 	if err != nil {
 		return "", 0, fmt.Errorf("stage artifact: %w", full(err))
@@ -33,6 +42,11 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (id.Digest, int64, error) 
 		return "", 0, fmt.Errorf("stage artifact: %w", full(err))
 	}
 	s.step("written")
+	if check != nil {
+		if err := check(ctx, temp.Name()); err != nil {
+			return "", 0, fmt.Errorf("check artifact %s: %w", digest.Short(), err)
+		}
+	}
 	if s.presentWith(digest, size) {
 		return digest, size, nil
 	}
@@ -69,6 +83,12 @@ func (s *Store) PutFile(ctx context.Context, path string) (id.Digest, int64, err
 // digest want, and returns its size. The file's bytes are hashed first: ErrDamaged if they are others, and then the file
 // stays where it is. After nil it is gone from path.
 func (s *Store) Adopt(ctx context.Context, path string, want id.Digest) (int64, error) {
+	return s.AdoptChecked(ctx, path, want, nil)
+}
+
+// AdoptChecked is Adopt for bytes that must pass a check, once their hash is right, before they get their name. After an
+// error of the check the file stays where it is.
+func (s *Store) AdoptChecked(ctx context.Context, path string, want id.Digest, check Check) (int64, error) {
 	if _, err := id.ParseDigest(string(want)); err != nil {
 		return 0, fmt.Errorf("adopt file: %w", err)
 	}
@@ -84,6 +104,12 @@ func (s *Store) Adopt(ctx context.Context, path string, want id.Digest) (int64, 
 	if got != want {
 		return 0, fmt.Errorf("file for artifact %s has the bytes of %s: %w", want.Short(), got.Short(), ErrDamaged)
 	}
+	if check != nil {
+		if err := check(ctx, path); err != nil {
+			return 0, fmt.Errorf("check artifact %s: %w", want.Short(), err)
+		}
+	}
+	s.step("checked")
 	if s.presentWith(want, size) {
 		if err := os.Remove(path); err != nil {
 			return 0, fmt.Errorf("adopt %s: %w", want.Short(), err)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -48,6 +49,11 @@ type Options struct {
 	MaxBytes   int64            // of one artifact; 0: DefaultMaxBytes
 	Log        zerolog.Logger   // of sweeps and quarantines; the zero value discards
 	Now        func() time.Time // for names and reasons in quarantine; nil: time.Now
+	// Most and MostBytes bound how many artifacts are kept in quarantine: the oldest go first. Other files stay, whatever they
+	// take: they may hold what is nowhere else. 0: 256 and 4 GiB
+	Most      int
+	MostBytes int64
+	Step      func(what string) // for tests: told of each step of giving a file its name, may block there; nil: nobody
 }
 
 // Store is an open directory of artifacts.
@@ -57,6 +63,9 @@ type Store struct {
 	maxBytes   int64
 	log        zerolog.Logger
 	now        func() time.Time
+	most       int
+	mostBytes  int64
+	aside      sync.Mutex // of the bounds of quarantine
 
 	// Seams for tests: step is called between the steps of publishing, stage wraps the file being staged.
 	step  func(what string)
@@ -75,9 +84,13 @@ type Info struct {
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, quarantine: cmp.Or(o.Quarantine, filepath.Join(filepath.Dir(dir), "quarantine")),
 		maxBytes: cmp.Or(o.MaxBytes, DefaultMaxBytes), log: o.Log, now: o.Now,
-		step: func(string) {}, stage: func(f *os.File) io.Writer { return f }}
+		most: cmp.Or(o.Most, 256), mostBytes: cmp.Or(o.MostBytes, 4<<30),
+		step: o.Step, stage: func(f *os.File) io.Writer { return f }}
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.step == nil {
+		s.step = func(string) {}
 	}
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open artifact store: %w", full(err))

@@ -23,7 +23,8 @@ type Store interface {
 	// PartialDir is a directory for files that are still arriving, on the store's file system and for the Client alone.
 	PartialDir() string
 	// Adopt moves a file into the store if its bytes have the digest, and has it on disk before it returns its size. If the
-	// bytes are others, the error (or one it wraps) has a method Damaged() bool that returns true.
+	// bytes are others, the error (or one it wraps) has a method Damaged() bool that returns true; if they are right and yet
+	// not wanted, one Refused() bool, and nobody else is asked for them.
 	Adopt(ctx context.Context, path string, d id.Digest) (int64, error)
 }
 

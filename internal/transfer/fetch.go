@@ -121,6 +121,10 @@ func (f *fetch) finish(ctx context.Context, last id.Node) (n int64, again []id.N
 	if ctx.Err() != nil {
 		return 0, nil, fmt.Errorf("fetch artifact %s: %w", f.digest.Short(), ctx.Err())
 	}
+	var refused interface{ Refused() bool }
+	if errors.As(err, &refused) && refused.Refused() {
+		return 0, nil, errors.Join(fmt.Errorf("fetch artifact %s: %w", f.digest.Short(), err), f.discard())
+	}
 	var damaged interface{ Damaged() bool }
 	if !errors.As(err, &damaged) || !damaged.Damaged() {
 		return 0, nil, f.localFailure(err)
