@@ -59,6 +59,10 @@ type Faults struct {
 	AnyVoter bool
 
 	openReplica func(*Agent) // stands before the opening of the event replica
+	// Store is told of each step in which the content store gives a file its name, and may block there.
+	Store func(step string)
+	// ReceiptFirst states the receipt of an artifact before it is here.
+	ReceiptFirst bool
 }
 
 // Agent is one node put together.

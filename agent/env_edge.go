@@ -16,15 +16,19 @@ import (
 
 const methodRecords = "agent.records"
 
-// recordsCall asks for artifacts: those named, or with Own those that the caller made and that have not got their receipts.
+// recordsCall asks for artifacts: those named, or with Own those that the caller made and that have not got their receipts,
+// or with Held those that the caller has receipts for, in order of arrival after After.
 type recordsCall struct {
 	Digests []id.Digest `json:"digests,omitempty"`
 	Own     bool        `json:"own,omitempty"`
+	Held    bool        `json:"held,omitempty"`
+	After   uint64      `json:"after,omitempty"`
 }
 
 type recordsAnswer struct {
 	Index     uint64          `json:"index"`
 	Artifacts []ring.Artifact `json:"artifacts"`
+	More      bool            `json:"more,omitempty"` // of Held
 }
 
 // maxRecords bounds one call.
@@ -53,6 +57,19 @@ func (a *Agent) serveRecords(ctx context.Context, r *mesh.Request) (any, error) 
 		for art := range s.Artifacts(ring.KindPack, "", 0) {
 			if art.Origin == r.Peer.Node && !art.Safe && len(out.Artifacts) < maxRecords {
 				out.Artifacts = append(out.Artifacts, art)
+			}
+		}
+	}
+	if in.Held {
+		last := uint64(0)
+		for art := range s.Artifacts("", "", in.After) {
+			// Those that arrived together have one place in the order: all of them or none.
+			if out.More = len(out.Artifacts) >= maxRecords && art.Seq > last; out.More {
+				break
+			}
+			if art.Held(r.Peer.Node) {
+				out.Artifacts = append(out.Artifacts, art)
+				last = art.Seq
 			}
 		}
 	}

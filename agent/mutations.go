@@ -265,24 +265,27 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	if c == "" && kind != ring.KindFile && kind != ring.KindBackup {
 		return nil, api.Errorf(api.CodeInvalid, "config: a %s belongs to a config", kind)
 	}
-	d, n, err := a.store.blobs.Put(r.Context(), r.Body)
+	var counters map[string]int64
+	d, n, err := a.store.blobs.PutChecked(r.Context(), r.Body, func(ctx context.Context, path string) (err error) {
+		check, ok := validators()[string(kind)]
+		if !ok {
+			return nil
+		}
+		if counters, err = check(ctx, path); err != nil && !ofMachine(ctx, kind, err) {
+			return &unfit{kind: kind, err: err}
+		}
+		return err
+	})
+	var bad *unfit
+	if errors.As(err, &bad) {
+		return nil, api.Errorf(api.CodeInvalid, "file is %v", bad)
+	}
 	if err != nil {
 		return nil, api.Errorf(api.CodeFailed, "store artifact: %v", err)
 	}
 	art := ring.Artifact{
 		Digest: d, Kind: kind, Config: c, Bytes: n, Created: time.Now().UTC(), Origin: a.node.ID, Holders: []id.Node{a.node.ID},
-		Labels: map[string]string{"by": "operator"},
-	}
-	if check, ok := validators()[string(kind)]; ok {
-		counters, err := check(r.Context(), a.store.blobs.Path(d))
-		if err != nil && r.Context().Err() != nil {
-			return nil, api.Errorf(api.CodeFailed, "validate artifact: %v", err)
-		}
-		if err != nil {
-			_ = a.store.blobs.Quarantine(d, err.Error())
-			return nil, api.Errorf(api.CodeInvalid, "file is no good %s: %v", kind, err)
-		}
-		art.Counters = counters
+		Labels: map[string]string{"by": "operator"}, Counters: counters,
 	}
 	if err := a.nodeEffects("").AddArtifacts(r.Context(), art); err != nil {
 		return nil, decided(err)

@@ -35,7 +35,7 @@ func (d *dataDir) sweepStaging() error {
 const partialAge = 48 * time.Hour
 
 func (a *Agent) openStore() error {
-	blobs, err := blob.Open(a.dir.path("blobs"), blob.Options{Quarantine: a.dir.path("quarantine"), Log: a.log})
+	blobs, err := blob.Open(a.dir.path("blobs"), blob.Options{Quarantine: a.dir.path("quarantine"), Log: a.log, Step: a.opts.Faults.Store})
 	if err != nil {
 		return fmt.Errorf("open artifacts: %w", err)
 	}
@@ -47,12 +47,12 @@ func (a *Agent) openStore() error {
 	s := &artifacts{a: a, blobs: blobs}
 	o := transfer.Options{Log: a.log, Damaged: func(d id.Digest, err error) {
 		a.log.Error().Err(err).Str("artifact", string(d)).Msg("own copy is damaged")
-		go func() { _ = s.Verify(context.Background(), d) }()
+		s.suspect(d)
 	}}
 	if s.server, err = transfer.NewServer(blobs, o); err != nil {
 		return fmt.Errorf("open artifacts: %w", err)
 	}
-	if s.client, err = transfer.NewClient(a.node.ID, blobs, s, o); err != nil {
+	if s.client, err = transfer.NewClient(a.node.ID, incoming{blobs, s}, s, o); err != nil {
 		return fmt.Errorf("open artifacts: %w", err)
 	}
 	s.receipt = batcher{delay: 20 * time.Millisecond, flush: func(ctx context.Context, ds []id.Digest) error {

@@ -49,13 +49,15 @@ func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Rati
 			f := &files[i]
 			d := f.artifact.Digest
 			// Only a coordinator can take this node in as a holder; for reading, the verified bytes will do.
+			path := ""
 			if decided {
-				_, f.why = a.store.Ensure(ctx, d)
-			} else if !a.store.blobs.Has(d) {
-				f.why = a.store.bring(ctx, f.artifact)
+				path, f.why = a.store.Ensure(ctx, d)
 			}
-			if a.store.blobs.Has(d) {
-				f.matches, f.why = rating.ReadMatches(a.store.blobs.Path(d))
+			if !decided || f.why != nil && a.store.blobs.Has(d) {
+				path, f.why = a.store.bytes(ctx, f.artifact)
+			}
+			if f.why == nil {
+				f.matches, f.why = rating.ReadMatches(path)
 			}
 		})
 	}

@@ -406,6 +406,16 @@ func (a *Agent) verifyArtifacts(ctx context.Context, prefix string) (api.Verifie
 		}
 		out.Files = append(out.Files, v)
 	}
+	lost, err := a.store.lost(ctx)
+	if err != nil {
+		a.log.Warn().Err(err).Msg("it is not known which copies should be here")
+	}
+	for _, d := range lost {
+		if strings.HasPrefix(string(d), prefix) {
+			out.OK = false
+			out.Files = append(out.Files, api.VerifiedBytes{SHA256: d, Error: "the ring counts on this copy, and it is not here"})
+		}
+	}
 	if prefix != "" && len(out.Files) == 0 {
 		return out, api.Errorf(api.CodeNotFound, "this node has no copy of %q", prefix)
 	}

@@ -75,6 +75,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			part{"introduction", func(ctx context.Context) error { a.introduce(ctx); return nil }},
 			part{"worker", a.worker.Run},
 			part{"supervisor", a.supervisor.Run},
+			part{"copies", func(ctx context.Context) error { a.store.reconcile(ctx); return nil }},
 			part{"leases", func(ctx context.Context) error { a.passLeases(ctx); return nil }},
 		)
 	}()

@@ -5,21 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/blob"
-	"github.com/ringagent/ringagent/internal/connect4"
-	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
-	"github.com/ringagent/ringagent/internal/npz"
-	"github.com/ringagent/ringagent/internal/proc"
-	"github.com/ringagent/ringagent/internal/rating"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/internal/transfer"
-	"github.com/ringagent/ringagent/leader/state"
 	"github.com/ringagent/ringagent/mesh"
 )
 
@@ -31,6 +23,14 @@ type artifacts struct {
 	client  *transfer.Client
 	server  *transfer.Server
 	receipt batcher
+	turns   turns   // one at a time fetches, looks into or drops an artifact
+	sound   sound   // what has been hashed
+	refused refused // what was found to be no good
+	missed  missed  // what is to be fetched again
+	kinds   kinds   // of what is arriving
+
+	mu       sync.Mutex
+	suspects map[id.Digest]bool // being verified because a request found them damaged
 }
 
 // DialBlob implements transfer.Dialer.
@@ -55,50 +55,134 @@ func (s *artifacts) serve(ctx context.Context, l net.Listener) {
 	}
 }
 
-// PutFile implements kit.Store.
+// PutFile implements kit.Store. A copy that was here before is hashed, and gives way if it is damaged.
 func (s *artifacts) PutFile(ctx context.Context, path string) (id.Digest, int64, error) {
-	return s.blobs.PutFile(ctx, path)
+	d, n, err := s.blobs.PutFile(ctx, path)
+	if err != nil {
+		return d, n, err
+	}
+	if err = s.checked(ctx, d); gone(err) {
+		if d, n, err = s.blobs.PutFile(ctx, path); err == nil {
+			err = s.checked(ctx, d)
+		}
+	}
+	return d, n, err
 }
 
 // Path implements kit.Store.
 func (s *artifacts) Path(d id.Digest) (string, bool) { return s.blobs.Path(d), s.blobs.Has(d) }
 
-// Ensure implements kit.Store and worker.Artifacts: the bytes are here afterwards, and the ring knows it.
+// Ensure implements kit.Store and worker.Artifacts: the right bytes are here afterwards, and the ring knows it. A copy is
+// hashed before its first use since the start, and when the file has changed since; one that is damaged is fetched anew.
 func (s *artifacts) Ensure(ctx context.Context, d id.Digest) (string, error) {
-	if s.blobs.Has(d) {
+	if s.sound.holds(s.blobs.Path(d), d) { // without waiting for whoever has the turn
 		return s.blobs.Path(d), nil
 	}
-	if err := s.hold(ctx, d); err != nil {
+	end, err := s.turns.take(ctx, d)
+	if err != nil {
+		return "", fmt.Errorf("get artifact %s: %w", d.Short(), err)
+	}
+	defer end()
+	if err := s.check(ctx, d); err == nil {
+		return s.blobs.Path(d), nil
+	} else if !gone(err) {
+		return "", err
+	}
+	if err := s.holdNow(ctx, d); err != nil {
 		return "", err
 	}
 	return s.blobs.Path(d), nil
 }
 
-// hold makes this node a holder of d: it fetches from a holder, verifies, fsyncs, links the name that people look for, and
-// then states its receipt.
+// hold makes this node a holder of d: it fetches from a holder, verifies, looks into it, fsyncs, gives it its name, links the
+// name that people look for, and then states its receipt.
 func (s *artifacts) hold(ctx context.Context, d id.Digest) error {
+	end, err := s.turns.take(ctx, d)
+	if err != nil {
+		return fmt.Errorf("hold artifact %s: %w", d.Short(), err)
+	}
+	defer end()
+	return s.holdNow(ctx, d)
+}
+
+// holdNow is hold for whose turn it is.
+func (s *artifacts) holdNow(ctx context.Context, d id.Digest) error {
 	a, err := s.known(ctx, d)
 	if err != nil {
 		return err
 	}
-	if !s.blobs.Has(d) {
-		if err := s.bring(ctx, a); err != nil {
-			return err
-		}
+	held := a.Held(s.a.node.ID)
+	if s.a.opts.Faults.ReceiptFirst && !held {
+		_ = s.receipt.state(ctx, d)
+	}
+	fetched, err := s.have(ctx, a)
+	if err != nil {
+		return err
 	}
 	s.link(a)
-	if a.Held(s.a.node.ID) {
+	if held && !fetched {
 		return nil
 	}
 	return s.receipt.state(ctx, d)
 }
 
-// bring fetches an artifact and looks into it; nobody is told.
+// bytes is where the bytes of a are, fetched if need be. Nobody is told that they are here.
+func (s *artifacts) bytes(ctx context.Context, a ring.Artifact) (string, error) {
+	end, err := s.turns.take(ctx, a.Digest)
+	if err != nil {
+		return "", fmt.Errorf("get artifact %s: %w", a.Digest.Short(), err)
+	}
+	defer end()
+	_, err = s.have(ctx, a)
+	return s.blobs.Path(a.Digest), err
+}
+
+// have sees to it that the right bytes are here and have been looked into. A copy without a receipt may be here because
+// somebody was interrupted before the look; one with a receipt has been looked into.
+func (s *artifacts) have(ctx context.Context, a ring.Artifact) (fetched bool, err error) {
+	if why, no := s.refused.why(a.Digest); no {
+		return false, why
+	}
+	err = s.check(ctx, a.Digest)
+	if gone(err) {
+		return true, s.bring(ctx, a)
+	}
+	if err != nil || a.Held(s.a.node.ID) {
+		return false, err
+	}
+	return false, s.reject(ctx, a.Digest, fit(ctx, a.Kind, s.blobs.Path(a.Digest)))
+}
+
+// bring fetches an artifact, and looks into it before it gets its name.
 func (s *artifacts) bring(ctx context.Context, a ring.Artifact) error {
+	s.kinds.put(a.Digest, a.Kind)
+	defer s.kinds.drop(a.Digest)
 	if _, err := s.client.Fetch(ctx, a.Digest, a.Bytes, s.order(a.Holders)); err != nil {
+		var bad *unfit
+		if errors.As(err, &bad) {
+			s.refused.add(a.Digest, bad)
+		}
 		return fmt.Errorf("fetch %s: %w", a.Digest.Short(), err)
 	}
-	return s.validate(ctx, a)
+	return s.check(ctx, a.Digest)
+}
+
+// incoming is the store as package transfer fills it.
+type incoming struct {
+	*blob.Store
+	s *artifacts
+}
+
+// Adopt implements transfer.Store. What is no good artifact of its kind goes into quarantine instead of the store.
+func (in incoming) Adopt(ctx context.Context, path string, d id.Digest) (int64, error) {
+	n, err := in.Store.AdoptChecked(ctx, path, d, func(ctx context.Context, path string) error {
+		return fit(ctx, in.s.kinds.of(d), path)
+	})
+	var bad *unfit
+	if errors.As(err, &bad) {
+		err = errors.Join(err, in.Store.QuarantineArtifact(d, path, bad.Error()))
+	}
+	return n, err
 }
 
 // known asks for an artifact's record: the near copy first, else the coordinator.
@@ -149,24 +233,6 @@ func (s *artifacts) order(holders []id.Node) []id.Node {
 	return append(append(first, then...), last...)
 }
 
-// validate looks into bytes that came from elsewhere before anybody uses them.
-func (s *artifacts) validate(ctx context.Context, a ring.Artifact) error {
-	check, ok := validators()[string(a.Kind)]
-	if !ok {
-		return nil
-	}
-	if _, err := check(ctx, s.blobs.Path(a.Digest)); err != nil {
-		if ctx.Err() != nil { // nothing is known about the bytes
-			return fmt.Errorf("validate artifact %s: %w", a.Digest.Short(), err)
-		}
-		if qerr := s.blobs.Quarantine(a.Digest, err.Error()); qerr != nil {
-			err = errors.Join(err, qerr)
-		}
-		return fmt.Errorf("artifact %s is no good %s: %w", a.Digest.Short(), a.Kind, err)
-	}
-	return nil
-}
-
 // link gives datasets and models the second name under which people look for them. It is a convenience: a failure costs
 // nobody anything but a line in the log.
 func (s *artifacts) link(a ring.Artifact) {
@@ -183,120 +249,6 @@ func (s *artifacts) link(a ring.Artifact) {
 	if err := s.blobs.Link(a.Digest, dst); err != nil {
 		s.a.log.Warn().Err(err).Str("artifact", string(a.Digest)).Msg("artifact not linked")
 	}
-}
-
-// Verify implements kit.Store.
-func (s *artifacts) Verify(ctx context.Context, d id.Digest) error {
-	err := s.blobs.Verify(ctx, d)
-	if errors.Is(err, blob.ErrDamaged) {
-		if qerr := s.blobs.Quarantine(d, err.Error()); qerr != nil {
-			err = errors.Join(err, qerr)
-		}
-		_, perr := s.a.leader.Propose(ctx, s.a.command(state.KindDropCopy, state.DropCopies{
-			Receipts: []ring.Receipt{{Node: s.a.node.ID, Digest: d}}, Lost: true,
-		}))
-		err = errors.Join(err, perr)
-	}
-	return err
-}
-
-// Quarantine implements kit.Store.
-func (s *artifacts) Quarantine(_ context.Context, path, reason string) error {
-	return s.blobs.QuarantineFile(path, reason)
-}
-
-// jobValidators are for what a job has left. Its games database may still have a write-ahead log beside it, because this
-// node's sync daemon was reading when the job closed it: it is read as a live file, in a snapshot.
-func jobValidators() map[string]proc.Validator {
-	out := validators()
-	out[string(ring.KindPack)] = func(ctx context.Context, path string) (map[string]int64, error) {
-		c, err := gamedb.Count(ctx, path)
-		if err != nil {
-			return nil, err
-		}
-		return map[string]int64{"games": int64(c.Games)}, nil
-	}
-	return out
-}
-
-// validators look into a file by kind, without ever running what is in it, and count what it holds.
-func validators() map[string]proc.Validator {
-	return map[string]proc.Validator{
-		string(ring.KindPack): func(ctx context.Context, path string) (map[string]int64, error) {
-			if err := gamedb.Verify(ctx, path); err != nil {
-				return nil, err
-			}
-			c, err := gamedb.Count(ctx, path)
-			if err != nil {
-				return nil, err
-			}
-			return map[string]int64{"games": int64(c.Games)}, nil
-		},
-		string(ring.KindDataset): func(_ context.Context, path string) (map[string]int64, error) {
-			s, err := npz.Verify(path)
-			if err != nil {
-				return nil, err
-			}
-			return map[string]int64{"samples": int64(s.Samples)}, nil
-		},
-		string(ring.KindMatches): func(_ context.Context, path string) (map[string]int64, error) {
-			ms, err := rating.ReadMatches(path)
-			if err != nil {
-				return nil, err
-			}
-			return countMatches(ms), nil
-		},
-		string(ring.KindModel): validateModel,
-	}
-}
-
-// builtinModel is how the built-in workload's model files begin.
-const builtinModel = "RA-C4NET"
-
-// validateModel checks what can be told without the model's own program: the built-in format's checksum, or a checkpoint's
-// zip magic; anything must be more than a few bytes.
-func validateModel(_ context.Context, path string) (map[string]int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	head := make([]byte, 8)
-	n, _ := f.ReadAt(head, 0)
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case n == 8 && string(head) == builtinModel:
-		if _, err := connect4.LoadModel(path); err != nil {
-			return nil, err
-		}
-	case n >= 4 && string(head[:4]) == "PK\x03\x04":
-		if st.Size() < 10<<10 {
-			return nil, fmt.Errorf("checkpoint of %d bytes is too small to be one", st.Size())
-		}
-	default:
-		return nil, fmt.Errorf("%s is no model that is known here", filepath.Base(path))
-	}
-	return map[string]int64{"models": 1}, nil
-}
-
-func countMatches(ms []rating.Match) map[string]int64 {
-	out := map[string]int64{"matches": int64(len(ms)), "games": int64(len(ms))}
-	for _, m := range ms {
-		key := "vs:" + m.B + ":"
-		out[key+"games"]++
-		switch m.Score {
-		case 1:
-			out[key+"wins"]++
-		case 0:
-			out[key+"losses"]++
-		default:
-			out[key+"draws"]++
-		}
-	}
-	return out
 }
 
 // batcher states receipts of many artifacts in one command.

@@ -201,7 +201,7 @@ type workArtifacts struct{ *artifacts }
 
 // Publish implements worker.Artifacts.
 func (w workArtifacts) Publish(ctx context.Context, p worker.Publication) (id.Digest, error) {
-	d, n, err := w.blobs.PutFile(ctx, p.Path)
+	d, n, err := w.PutFile(ctx, p.Path)
 	if err != nil {
 		return "", err
 	}

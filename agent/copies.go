@@ -1,0 +1,247 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/blob"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// A receipt is true or it is taken back: whatever takes a copy out of the store goes through drop, and whatever the state
+// says is here and is not, reconcile finds at the start and from time to time.
+
+// gone says that there is no copy here that could be used.
+func gone(err error) bool { return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrDamaged) }
+
+// check hashes this node's copy unless that has been done since the file last changed. A damaged one is dropped.
+func (s *artifacts) check(ctx context.Context, d id.Digest) error {
+	path := s.blobs.Path(d)
+	if s.sound.holds(path, d) {
+		return nil
+	}
+	mark, _ := markOf(path) // before the hash: what changes meanwhile is hashed again
+	err := s.blobs.Verify(ctx, d)
+	if err == nil {
+		s.sound.note(d, mark)
+	}
+	if errors.Is(err, blob.ErrDamaged) {
+		s.missed.add(d)
+		err = errors.Join(err, s.drop(ctx, d, err.Error()))
+	}
+	return err
+}
+
+// checked is check with a turn.
+func (s *artifacts) checked(ctx context.Context, d id.Digest) error {
+	end, err := s.turns.take(ctx, d)
+	if err != nil {
+		return fmt.Errorf("check artifact %s: %w", d.Short(), err)
+	}
+	defer end()
+	return s.check(ctx, d)
+}
+
+// Verify implements kit.Store.
+func (s *artifacts) Verify(ctx context.Context, d id.Digest) error {
+	end, err := s.turns.take(ctx, d)
+	if err != nil {
+		return fmt.Errorf("verify artifact %s: %w", d.Short(), err)
+	}
+	defer end()
+	s.sound.forget(d)
+	return s.check(ctx, d)
+}
+
+// suspect verifies a copy that was found to be damaged while it was served; requests that find it so meanwhile start nothing.
+func (s *artifacts) suspect(d id.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.suspects[d] {
+		return
+	}
+	if s.suspects == nil {
+		s.suspects = map[id.Digest]bool{}
+	}
+	s.suspects[d] = true
+	go func() {
+		_ = s.Verify(context.Background(), d) // logged and dropped there
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.suspects, d)
+	}()
+}
+
+// Drop implements kit.Store. The bytes are the same everywhere, so they are not fetched again.
+func (s *artifacts) Drop(ctx context.Context, d id.Digest, reason string) error {
+	end, err := s.turns.take(ctx, d)
+	if err != nil {
+		return fmt.Errorf("drop artifact %s: %w", d.Short(), err)
+	}
+	defer end()
+	return s.reject(ctx, d, &unfit{kind: "artifact", err: errors.New(reason)})
+}
+
+// reject drops a copy that is no good artifact of its kind. Other errors, and none, are returned as they are.
+func (s *artifacts) reject(ctx context.Context, d id.Digest, err error) error {
+	var bad *unfit
+	if !errors.As(err, &bad) {
+		return err
+	}
+	s.refused.add(d, bad)
+	return errors.Join(err, s.drop(ctx, d, bad.Error()))
+}
+
+// drop puts this node's copy into quarantine and takes its receipt back. A receipt that cannot be taken back now, for want of
+// a coordinator, is taken back by reconcile.
+func (s *artifacts) drop(ctx context.Context, d id.Digest, reason string) error {
+	s.sound.forget(d)
+	if err := s.blobs.Quarantine(d, reason); err != nil && !errors.Is(err, blob.ErrNotFound) {
+		return err
+	}
+	if err := s.takeBack(ctx, d); err != nil {
+		s.a.log.Warn().Err(err).Str("artifact", string(d)).Msg("the receipt of a dropped copy stands until it can be taken back")
+	}
+	return nil
+}
+
+// takeBack says that this node's copy is lost.
+func (s *artifacts) takeBack(ctx context.Context, d id.Digest) error {
+	_, err := s.a.leader.Propose(ctx, s.a.command(state.KindDropCopy, state.DropCopies{
+		Receipts: []ring.Receipt{{Node: s.a.node.ID, Digest: d}}, Lost: true,
+	}))
+	var refused *leader.Refused
+	if errors.As(err, &refused) && state.Code(refused.Code) == state.CodeNotFound {
+		return nil // nobody counts on it
+	}
+	return err
+}
+
+// Aside implements kit.Store.
+func (s *artifacts) Aside(_ context.Context, path, reason string) (string, error) {
+	return s.blobs.KeepFile(path, reason, "-wal", "-journal")
+}
+
+// Times of reconciling.
+const (
+	reconcileEvery     = time.Minute
+	reconcileEveryEdge = 10 * time.Minute // a core node reads its whole list for it
+	reconcileRetry     = 2 * time.Second  // after a failure, and in dev timing
+	reconcileFetch     = time.Minute      // for one artifact
+)
+
+// reconcile compares, from the start on, what the state says is here with what is here.
+func (s *artifacts) reconcile(ctx context.Context) {
+	var last time.Time
+	for pause(ctx, reconcileRetry) {
+		// The timing is not known from the start.
+		if !last.IsZero() && time.Since(last) < s.reconcileEvery() {
+			continue
+		}
+		if err := s.reconcileOnce(ctx); err == nil {
+			last = time.Now()
+		} else if ctx.Err() == nil {
+			s.a.log.Debug().Err(err).Msg("copies not compared with the state")
+		}
+	}
+}
+
+func (s *artifacts) reconcileEvery() time.Duration {
+	switch {
+	case s.a.lastTiming() == ring.TimingDev:
+		return reconcileRetry
+	case s.a.node.Class == id.Edge:
+		return reconcileEveryEdge
+	}
+	return reconcileEvery
+}
+
+func (s *artifacts) reconcileOnce(ctx context.Context) error {
+	lost, err := s.lost(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range lost {
+		if err := s.admit(ctx, d); err != nil {
+			return err
+		}
+	}
+	for _, d := range s.missed.list() {
+		if err := s.again(ctx, d); err != nil && ctx.Err() == nil {
+			s.a.log.Debug().Err(err).Str("artifact", string(d)).Msg("a lost copy is not back yet")
+		}
+	}
+	return ctx.Err()
+}
+
+// lost are the artifacts that this node has a receipt for and no file.
+func (s *artifacts) lost(ctx context.Context) ([]id.Digest, error) {
+	var out []id.Digest
+	missing := func(a ring.Artifact) {
+		if a.Held(s.a.node.ID) && !s.blobs.Has(a.Digest) {
+			out = append(out, a.Digest)
+		}
+	}
+	if s.a.node.Class != id.Edge {
+		if !s.a.leader.Freshness().Known {
+			return nil, errors.New("the state is not known yet")
+		}
+		for a := range s.a.leader.View().ArtifactsByPrefix("") {
+			missing(a)
+		}
+		return out, nil
+	}
+	for after := uint64(0); ; {
+		got, err := s.a.records(ctx, recordsCall{Held: true, After: after})
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range got.Artifacts {
+			missing(a)
+			after = max(after, a.Seq)
+		}
+		if !got.More {
+			return out, nil
+		}
+	}
+}
+
+// admit takes back the receipt of a copy that is not here.
+func (s *artifacts) admit(ctx context.Context, d id.Digest) error {
+	end, err := s.turns.take(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if s.blobs.Has(d) { // meanwhile
+		return nil
+	}
+	if err := s.takeBack(ctx, d); err != nil {
+		return fmt.Errorf("take back receipt of %s: %w", d.Short(), err)
+	}
+	s.a.log.Error().Str("artifact", string(d)).Msg("a copy is not here any more; its receipt is taken back")
+	if _, no := s.refused.why(d); !no {
+		s.missed.add(d)
+	}
+	return nil
+}
+
+// again fetches a copy that got lost, if others have it.
+func (s *artifacts) again(ctx context.Context, d id.Digest) error {
+	ctx, cancel := context.WithTimeout(ctx, reconcileFetch)
+	defer cancel()
+	err := s.hold(ctx, d)
+	var bad *unfit
+	s.missed.tried(d, err == nil || errors.As(err, &bad))
+	return err
+}
+
+// Quarantine implements kit.Store.
+func (s *artifacts) Quarantine(_ context.Context, path, reason string) error {
+	return s.blobs.QuarantineFile(path, reason)
+}

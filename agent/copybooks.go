@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// maxBook bounds what is remembered of artifacts in each of the books below. A book that is full begins anew: what it held is
+// found out again.
+const maxBook = 16 << 10
+
+// turns gives one at a time a turn with an artifact.
+type turns struct {
+	mu   sync.Mutex
+	busy map[id.Digest]chan struct{} // closed when the turn ends
+}
+
+// take waits for the turn; end ends it.
+func (t *turns) take(ctx context.Context, d id.Digest) (end func(), err error) {
+	for {
+		t.mu.Lock()
+		if t.busy == nil {
+			t.busy = map[id.Digest]chan struct{}{}
+		}
+		other, busy := t.busy[d]
+		if !busy {
+			mine := make(chan struct{})
+			t.busy[d] = mine
+			t.mu.Unlock()
+			return func() {
+				t.mu.Lock()
+				delete(t.busy, d)
+				t.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// fileMark is how a file that has been hashed is known again.
+type fileMark struct {
+	device, inode uint64
+	size          int64
+	changed       time.Time
+}
+
+func markOf(path string) (fileMark, bool) {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return fileMark{}, false
+	}
+	m := fileMark{size: info.Size(), changed: info.ModTime()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		m.device, m.inode = uint64(st.Dev), st.Ino //nolint:unconvert // signed elsewhere than on Linux
+	}
+	return m, true
+}
+
+// sound are the copies that have been hashed since the start.
+type sound struct {
+	mu  sync.Mutex
+	all map[id.Digest]fileMark
+}
+
+func (s *sound) holds(path string, d id.Digest) bool {
+	now, ok := markOf(path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	then, known := s.all[d]
+	return ok && known && now == then
+}
+
+func (s *sound) note(d id.Digest, m fileMark) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil || len(s.all) >= maxBook {
+		s.all = map[id.Digest]fileMark{}
+	}
+	s.all[d] = m
+}
+
+func (s *sound) forget(d id.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, d)
+}
+
+// refused are artifacts whose bytes are no good, so that they are not fetched again only to be refused again.
+type refused struct {
+	mu  sync.Mutex
+	all map[id.Digest]*unfit
+}
+
+func (r *refused) why(d id.Digest) (error, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	why, ok := r.all[d]
+	return why, ok
+}
+
+func (r *refused) add(d id.Digest, why *unfit) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.all == nil || len(r.all) >= maxBook {
+		r.all = map[id.Digest]*unfit{}
+	}
+	// What made the error may be large and is not needed any more.
+	r.all[d] = &unfit{kind: why.kind, err: errors.New(why.err.Error())}
+}
+
+// missedTries is how often a lost copy is asked for: who has it may be gone for good.
+const missedTries = 10
+
+// missed are copies that got lost here, with the number of attempts to have them again.
+type missed struct {
+	mu  sync.Mutex
+	all map[id.Digest]int
+}
+
+func (m *missed) add(d id.Digest) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all == nil || len(m.all) >= maxBook {
+		m.all = map[id.Digest]int{}
+	}
+	m.all[d] = 0
+}
+
+func (m *missed) list() []id.Digest {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.all))
+}
+
+func (m *missed) tried(d id.Digest, done bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.all[d]; !ok {
+		return
+	}
+	if m.all[d]++; done || m.all[d] >= missedTries {
+		delete(m.all, d)
+	}
+}
+
+// kinds of the artifacts that are arriving.
+type kinds struct {
+	mu  sync.Mutex
+	all map[id.Digest]ring.Kind
+}
+
+func (k *kinds) put(d id.Digest, kind ring.Kind) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.all == nil {
+		k.all = map[id.Digest]ring.Kind{}
+	}
+	k.all[d] = kind
+}
+
+func (k *kinds) of(d id.Digest) ring.Kind {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.all[d]
+}
+
+func (k *kinds) drop(d id.Digest) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.all, d)
+}
