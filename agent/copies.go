@@ -240,8 +240,3 @@ func (s *artifacts) again(ctx context.Context, d id.Digest) error {
 	s.missed.tried(d, err == nil || errors.As(err, &bad))
 	return err
 }
-
-// Quarantine implements kit.Store.
-func (s *artifacts) Quarantine(_ context.Context, path, reason string) error {
-	return s.blobs.QuarantineFile(path, reason)
-}

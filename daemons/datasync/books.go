@@ -2,8 +2,11 @@ package datasync
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,12 +27,15 @@ type packed struct {
 	Safe   bool                `json:"safe"`  // the receipts are there and the news is out
 }
 
+// count is how many games are in the pack. Two jobs that hand in one game have handed in one game.
 func (p packed) count() int64 {
-	n := 0
+	distinct := map[string]bool{}
 	for _, ids := range p.Games {
-		n += len(ids)
+		for _, g := range ids {
+			distinct[g] = true
+		}
 	}
-	return int64(n)
+	return int64(len(distinct))
 }
 
 // books are the packs of this node, in memory and in Local. One goroutine changes them; any may take a tally.
@@ -39,17 +45,30 @@ type books struct {
 	packs map[id.Digest]*packed
 	// refused are games that are finished and yet unusable: they will never be in a pack.
 	refused map[string][]string
+	// aside are databases that cannot be read, kept in quarantine for people, by the path that they had.
+	aside map[string]aside
+}
+
+// aside is a database of an ended job whose games could not be brought away. They stay unsynced until somebody takes the file
+// out of quarantine.
+type aside struct {
+	JobID  string    `json:"job"`
+	Config id.Config `json:"config"`
+	Path   string    `json:"path"`
+	Where  string    `json:"where"` // in quarantine
+	Games  *int64    `json:"games"` // nil: nobody knows
 }
 
 const (
 	packPrefix    = "pack/"
 	refusedPrefix = "refused/"
+	asidePrefix   = "aside/"
 )
 
 // openBooks reads the books. A pending pack whose bytes did not reach the store is struck out: its games are packed again,
 // since nobody has heard of it.
 func openBooks(local kit.Local, there func(id.Digest) bool) (*books, error) {
-	b := &books{local: local, packs: map[id.Digest]*packed{}, refused: map[string][]string{}}
+	b := &books{local: local, packs: map[id.Digest]*packed{}, refused: map[string][]string{}, aside: map[string]aside{}}
 	keys, err := local.Keys(packPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("list packs: %w", err)
@@ -76,6 +95,16 @@ func openBooks(local kit.Local, there func(id.Digest) bool) (*books, error) {
 			return nil, err
 		}
 		b.refused[strings.TrimPrefix(k, refusedPrefix)] = ids
+	}
+	if keys, err = local.Keys(asidePrefix); err != nil {
+		return nil, fmt.Errorf("list databases put aside: %w", err)
+	}
+	for _, k := range keys {
+		var x aside
+		if err := b.get(k, &x); err != nil {
+			return nil, err
+		}
+		b.aside[x.Path] = x
 	}
 	return b, nil
 }
@@ -123,6 +152,45 @@ func (b *books) refuse(job string, ids []string) error {
 	return nil
 }
 
+func asideKey(path string) string { return asidePrefix + string(id.DigestOf([]byte(path))) }
+
+// putAside writes down that a database is in quarantine, with the games that are in no pack.
+func (b *books) putAside(x aside) error {
+	if err := b.set(asideKey(x.Path), x); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.aside[x.Path] = x
+	return nil
+}
+
+// tended forgets the databases that people have taken out of quarantine.
+func (b *books) tended() error {
+	for path, x := range b.aside {
+		if _, err := os.Lstat(x.Where); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if _, err := os.Lstat(path); err == nil {
+			continue // its job is not released yet: the database must not be looked at again
+		}
+		if err := b.untell(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *books) untell(path string) error {
+	if err := b.local.Delete(asideKey(path)); err != nil {
+		return fmt.Errorf("forget what was put aside: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.aside, path)
+	return nil
+}
+
 // settle writes down that a pack is safe; one whose jobs are all gone has nothing left to say.
 func (b *books) settle(d id.Digest) error {
 	p := *b.packs[d]
@@ -160,13 +228,23 @@ func (b *books) pending() []packed {
 type tally struct {
 	known   map[string]map[string]bool // job → games in a pack of any kind, or refused
 	pending map[string]bool            // jobs with games in packs that are not safe
-	games   map[id.Config]int64        // in packs that are not safe
+	games   map[id.Config]int64        // in packs that are not safe, and put aside
+	aside   map[string]bool            // paths of databases that are not looked at any more
+	lost    int                        // how many of them hold nobody knows how many games
 }
 
 func (b *books) tally() tally {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t := tally{known: map[string]map[string]bool{}, pending: map[string]bool{}, games: map[id.Config]int64{}}
+	t := tally{known: map[string]map[string]bool{}, pending: map[string]bool{}, games: map[id.Config]int64{}, aside: map[string]bool{}}
+	for path, x := range b.aside {
+		t.aside[path] = true
+		if x.Games == nil {
+			t.lost++
+		} else {
+			t.games[x.Config] += *x.Games
+		}
+	}
 	note := func(job string, ids []string) {
 		if t.known[job] == nil {
 			t.known[job] = map[string]bool{}
@@ -218,6 +296,13 @@ func (b *books) forget(job string) error {
 	}
 	if err := b.local.Delete(refusedPrefix + job); err != nil {
 		return fmt.Errorf("forget job %s: %w", job, err)
+	}
+	for path, x := range b.aside {
+		if x.JobID == job && x.Games != nil && *x.Games == 0 {
+			if err := b.untell(path); err != nil {
+				return err
+			}
+		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,6 +19,8 @@ type fresh struct {
 	db  kit.JobDB
 	ids []string
 	err error // its database could not be read
+	// aside: the database is in quarantine, and nothing more can be had of it.
+	aside bool
 }
 
 // look reads what the jobs of this node have finished beside what the books say; known is false where there may be more. The
@@ -29,6 +31,10 @@ func (g *gatherer) look(ctx context.Context) (found []fresh, t tally, known bool
 	g.reads.keep(dbs)
 	for _, db := range dbs {
 		f := fresh{db: db}
+		if f.aside = t.aside[db.Path]; f.aside {
+			found = append(found, f)
+			continue
+		}
 		ids, err := g.reads.finished(ctx, db)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			f.err, known = err, false
@@ -43,7 +49,7 @@ func (g *gatherer) look(ctx context.Context) (found []fresh, t tally, known bool
 	return found, t, known
 }
 
-// total adds up by config what is not safe: games in no pack, and games in packs without their receipts.
+// total adds up by config what is not safe: games in no pack, games in packs without their receipts, and games put aside.
 func total(found []fresh, t tally) map[id.Config]int64 {
 	sum := maps.Clone(t.games)
 	for _, f := range found {
@@ -56,7 +62,7 @@ func total(found []fresh, t tally) map[id.Config]int64 {
 func settled(found []fresh, t tally) []string {
 	open := map[string]bool{}
 	for _, f := range found {
-		open[f.db.JobID] = open[f.db.JobID] || !f.db.Done || f.err != nil || len(f.ids) > 0 || t.pending[f.db.JobID]
+		open[f.db.JobID] = open[f.db.JobID] || !f.aside && (!f.db.Done || f.err != nil || len(f.ids) > 0 || t.pending[f.db.JobID])
 	}
 	var out []string
 	for _, f := range found {
@@ -74,6 +80,9 @@ func (d *syncer) Unsynced(ctx context.Context) (map[id.Config]int64, error) {
 	if !known {
 		return nil, errors.New("not all jobs of this node can be read now")
 	}
+	if t.lost > 0 {
+		return nil, fmt.Errorf("%d databases with games are in quarantine, and cannot be read", t.lost)
+	}
 	return total(found, t), nil
 }
 
@@ -84,8 +93,9 @@ type readings struct {
 }
 
 type reading struct {
-	mark string
+	mark string // of the file; "" fits none
 	ids  []string
+	all  bool // the job had ended: there are no others
 }
 
 // tick is longer than the steps in which any file system counts the times of its files.
@@ -110,15 +120,26 @@ func (r *readings) finished(ctx context.Context, db kit.JobDB) ([]string, error)
 		return last.ids, nil
 	}
 	ids, err := gamedb.Finished(ctx, db.Path)
-	if err == nil && !young {
+	if err == nil && (!young || db.Done) {
+		if young {
+			mark = ""
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.all == nil {
 			r.all = map[string]reading{}
 		}
-		r.all[db.Path] = reading{mark, ids}
+		r.all[db.Path] = reading{mark, ids, db.Done}
 	}
 	return ids, err
+}
+
+// whole lists the games of an ended job as they were when its database could last be read; ok is false if it never could.
+func (r *readings) whole(path string) (ids []string, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.all[path]
+	return last.ids, last.all
 }
 
 // keep forgets the databases that are gone.

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 )
@@ -91,7 +91,9 @@ func (g *gatherer) step(ctx context.Context) error {
 		for _, n := range total(found, t) {
 			left += int(n)
 		}
-		g.gauge("unsynced_games", float64(left))
+		if t.lost == 0 {
+			g.gauge("unsynced_games", float64(left))
+		}
 		if draining {
 			left = g.stillOwed(found)
 		}
@@ -111,11 +113,15 @@ func (g *gatherer) step(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, f := range found {
-		if f.err != nil {
-			g.unreadable(ctx, f, found)
-		} else {
+		switch {
+		case f.err != nil:
+			g.unreadable(ctx, f)
+		case len(f.ids) == 0: // else it is packed that shows whether it can be read
 			delete(g.unread, f.db.Path)
 		}
+	}
+	if err := g.books.tended(); err != nil {
+		errs = append(errs, err)
 	}
 	for _, job := range settled(found, t) {
 		if err := g.release(ctx, job); err != nil {
@@ -193,34 +199,56 @@ func (g *gatherer) draining() bool {
 	}
 }
 
-// unreadable gives up on the database of an ended job that cannot be read at all: it is kept aside for people. A node that
-// is about to go does not, since its disk goes with it.
-func (g *gatherer) unreadable(ctx context.Context, f fresh, found []fresh) {
+// unreadable counts the failures to read a job's database, and tells of it when they do not end. A database of an ended job
+// that is itself damaged is then given up, and kept aside for people, since it may hold games that can be saved. What is wrong
+// with this machine gives nothing up, and a node that is about to go does not either, since its disk goes with it.
+func (g *gatherer) unreadable(ctx context.Context, f fresh) {
 	db := f.db
 	g.unread[db.Path]++
-	g.log.Warn().Err(f.err).Str("job", db.JobID).Int("failures", g.unread[db.Path]).Msg("cannot read a job's games")
-	if !db.Done || g.unread[db.Path] < 10 || g.draining() {
+	n := g.unread[db.Path]
+	g.log.Warn().Err(f.err).Str("job", db.JobID).Int("failures", n).Msg("cannot read a job's games")
+	if n == patience {
+		g.failed(ctx, db, f.err, n)
+	}
+	if !db.Done || n < patience || g.draining() || !gamedb.Damaged(f.err) {
 		return
 	}
+	where, err := g.store.Aside(ctx, db.Path, f.err.Error())
+	if err != nil {
+		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot put a job's games aside")
+		return
+	}
+	x := aside{JobID: db.JobID, Config: db.Config, Path: db.Path, Where: where}
+	if ids, ok := g.reads.whole(db.Path); ok {
+		x.Games = new(int64)
+		for known := g.books.tally().known[db.JobID]; len(ids) > 0; ids = ids[1:] {
+			if !known[ids[0]] {
+				*x.Games++
+			}
+		}
+	}
+	if err := g.books.putAside(x); err != nil {
+		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot note what was put aside")
+		return
+	}
+	g.log.Error().Str("job", db.JobID).Str("quarantine", where).Msg("a job's games are put aside; they count as unsynced until the file is taken from there")
 	delete(g.unread, db.Path)
-	for _, path := range []string{db.Path + "-wal", db.Path} { // games may be in the write-ahead log only
-		if _, err := os.Lstat(path); path != db.Path && errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err := g.store.Quarantine(ctx, path, f.err.Error()); err != nil {
-			g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot quarantine a job's games")
-			return
-		}
-	}
-	if slices.ContainsFunc(found, func(o fresh) bool { return o.db.JobID == db.JobID && o.db.Path != db.Path }) {
-		return // the job settles with its others
-	}
-	if err := g.release(ctx, db.JobID); err != nil {
-		g.log.Warn().Err(err).Str("job", db.JobID).Msg("cannot release")
+}
+
+// patience is how many failures in a row to read a database are told to the ring.
+const patience = 10
+
+// failed states that the games of a job do not come away.
+func (g *gatherer) failed(ctx context.Context, db kit.JobDB, cause error, n int) {
+	_, err := g.events.Publish(ctx, event.DataSyncFailed.Type(), kit.Stamp(g.self, event.SyncFailed{
+		Config: db.Config, Target: string(g.self.ID), Error: fmt.Sprintf("games of job %s: %v", db.JobID, cause), Attempts: int64(n)}), "")
+	if err != nil {
+		g.log.Warn().Err(err).Msg("cannot publish")
 	}
 }
 
-// pack makes one pack of the new games of a config, whatever jobs they are from, and writes it down.
+// pack makes one pack of the new games of a config, whatever jobs they are from, and writes it down. A job whose games cannot
+// be read is passed over: the others do not wait for it.
 func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	path := filepath.Join(g.staging, fmt.Sprintf("pack-%s-%d.db", c, g.now().UnixNano()))
 	pool := path + ".pool"
@@ -229,6 +257,8 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	p := packed{Config: c, Made: g.now(), Games: map[string][]string{}}
 	room := g.set.MaxGames
 	var all []string
+	var failed []fresh
+	var errs []error // of this machine
 	for _, f := range list {
 		ids := f.ids[:min(len(f.ids), room)]
 		room -= len(ids)
@@ -240,44 +270,62 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			into = pool
 		}
 		good, err := g.collect(ctx, f.db, path, into, ids)
-		if err != nil {
-			return err
+		switch f.err = err; {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			delete(g.unread, f.db.Path)
+		default:
+			failed = append(failed, f)
+			if !gamedb.Damaged(err) {
+				errs = append(errs, err)
+			}
 		}
 		if len(good) > 0 {
 			p.Games[f.db.JobID] = append(p.Games[f.db.JobID], good...)
 			all = append(all, good...)
 		}
 	}
-	if len(all) == 0 {
-		return nil
+	g.last[c] = g.now()
+	if len(all) > 0 {
+		if err := g.finish(ctx, p, path, pool, all, len(list)); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		delete(g.waiting, c)
 	}
-	if len(list) > 1 {
+	for _, f := range failed { // what could be packed of them is written down by now
+		g.unreadable(ctx, f)
+	}
+	return errors.Join(errs...)
+}
+
+// finish stores a pack and writes it down. The games of several jobs are in the pool, with what was collected in vain.
+func (g *gatherer) finish(ctx context.Context, p packed, path, pool string, all []string, jobs int) error {
+	if jobs > 1 {
 		if _, err := gamedb.Pack(ctx, pool, path, all); err != nil {
-			return fmt.Errorf("pack games of %d jobs: %w", len(list), err)
+			return fmt.Errorf("pack games of %d jobs: %w", jobs, err)
 		}
 	}
 	var err error
 	if p.Digest, p.Bytes, err = g.store.PutFile(ctx, path); err != nil {
 		return fmt.Errorf("store pack: %w", err)
 	}
-	if err := g.books.add(p); err != nil {
-		return err
-	}
-	g.last[c] = g.now()
-	delete(g.waiting, c)
-	return nil
+	return g.books.add(p)
 }
 
 // collect packs a job's games at path, joins them into the file at into if that is another one, and returns those that
-// are in it. Others are refused for good.
+// are in it. Others are refused for good, but for those that cannot be read now: for them there is an error, too.
 func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string, ids []string) ([]string, error) {
 	info, err := gamedb.Pack(ctx, db.Path, path, ids)
 	nothing := errors.Is(err, gamedb.ErrNoGames)
 	if err != nil && !nothing {
 		return nil, fmt.Errorf("pack games of job %s: %w", db.JobID, err)
 	}
-	bad := map[string]bool{}
+	bad, unread := map[string]bool{}, map[string]bool{}
 	rejected := info.Rejected
+	for _, r := range info.Damaged {
+		unread[r.ID] = true
+	}
 	if !nothing && into != path {
 		merged, err := gamedb.Merge(ctx, into, path)
 		if err != nil {
@@ -296,9 +344,11 @@ func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string,
 	}
 	var good, refused []string
 	for _, i := range ids {
-		if nothing || bad[i] {
+		switch {
+		case unread[i]:
+		case nothing || bad[i]:
 			refused = append(refused, i)
-		} else {
+		default:
 			good = append(good, i)
 		}
 	}
@@ -306,6 +356,9 @@ func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string,
 		if err := g.books.refuse(db.JobID, refused); err != nil {
 			return nil, err
 		}
+	}
+	if n := len(info.Damaged); n > 0 {
+		return good, fmt.Errorf("%d games of job %s lie in a damaged part of its database, such as %s (%s): %w", n, db.JobID, info.Damaged[0].ID, info.Damaged[0].Reason, gamedb.ErrUnsafe)
 	}
 	return good, nil
 }

@@ -150,14 +150,17 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact) (here 
 	default:
 		m.tell(ctx, c, a, err)
 		// The hash is right, so no other copy is better: it is put aside for good.
-		if err := m.store.Quarantine(ctx, path, err.Error()); err != nil {
-			return false, fmt.Errorf("quarantine pack %s: %w", a.Digest.Short(), err)
+		if err := m.store.Drop(ctx, a.Digest, err.Error()); err != nil {
+			return false, fmt.Errorf("drop pack %s: %w", a.Digest.Short(), err)
 		}
 		return false, nil
 	}
 	res, err := gamedb.Merge(ctx, filepath.Join(m.games, string(c)+".db"), path)
 	if err != nil {
 		return true, fmt.Errorf("merge pack %s: %w", a.Digest.Short(), err)
+	}
+	if len(res.Rejected) > 0 {
+		m.tell(ctx, c, a, fmt.Errorf("%d games cannot be used, such as %s (%s): not merged", len(res.Rejected), res.Rejected[0].ID, res.Rejected[0].Reason))
 	}
 	if len(res.Conflicts) > 0 {
 		// The first of two games with one id stays in the database; the other is still in its pack, for people to look at.

@@ -176,8 +176,11 @@ type Store interface {
 	Ensure(ctx context.Context, d id.Digest) (string, error)
 	// Verify recomputes the hash of what is on disk; a mismatch goes to quarantine and is an error.
 	Verify(ctx context.Context, d id.Digest) error
-	// Quarantine moves a file that failed validation out of use, with its reason.
-	Quarantine(ctx context.Context, path, reason string) error
+	// Drop puts this node's copy of an artifact that is no good into quarantine, with its reason, and takes its receipt back.
+	Drop(ctx context.Context, d id.Digest, reason string) error
+	// Aside keeps a database that cannot be used in quarantine, with its reason and with the log that SQLite has beside it, and
+	// says where: all of it or nothing. The original stays where it is.
+	Aside(ctx context.Context, path, reason string) (string, error)
 }
 
 // Local is durable key-value state of one daemon on one node. Values are small.

@@ -50,7 +50,7 @@ type Node struct {
 func (r *Ring) AddNode(name string, class id.Class, slots ring.Slots) *Node {
 	n := &Node{r: r, dir: filepath.Join(scratch(r.T), name), local: map[string]map[string][]byte{}, Quarantine: map[string]string{},
 		Gauges: map[string]float64{}, Ticks: map[string]int{}, Fetches: map[id.Digest]int{}, Pings: map[id.Node]error{}}
-	for _, sub := range []string{"games", "staging", "spool", "blobs"} {
+	for _, sub := range []string{"games", "staging", "spool", "blobs", "quarantine"} {
 		if err := os.MkdirAll(filepath.Join(n.dir, sub), 0o700); err != nil {
 			r.T.Fatal(err)
 		}
@@ -271,11 +271,29 @@ func (s store) Verify(_ context.Context, d id.Digest) error {
 	return fmt.Errorf("artifact %s: hash differs", d.Short())
 }
 
-func (s store) Quarantine(_ context.Context, path, reason string) error {
+func (s store) Drop(_ context.Context, d id.Digest, reason string) error {
+	s.n.mu.Lock()
+	s.n.Quarantine[s.n.blob(d)] = reason
+	s.n.mu.Unlock()
+	s.n.r.dropReceipt(s.n.ID, d)
+	return os.Remove(s.n.blob(d))
+}
+
+func (s store) Aside(_ context.Context, path, reason string) (string, error) {
 	s.n.mu.Lock()
 	defer s.n.mu.Unlock()
+	dst := filepath.Join(s.n.dir, "quarantine", filepath.Base(path))
+	for _, beside := range []string{"", "-wal"} {
+		b, err := os.ReadFile(path + beside)
+		if err == nil {
+			err = os.WriteFile(dst+beside, b, 0o600)
+		}
+		if err != nil && (beside == "" || !os.IsNotExist(err)) {
+			return "", err
+		}
+	}
 	s.n.Quarantine[path] = reason
-	return os.Remove(path)
+	return dst, nil
 }
 
 type orders struct {

@@ -246,6 +246,17 @@ func (r *Ring) addReceipt(n id.Node, d id.Digest) error {
 	return fmt.Errorf("artifact %s is not known", d.Short())
 }
 
+func (r *Ring) dropReceipt(n id.Node, d id.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, a := range r.artifacts {
+		if a.Digest == d && a.Held(n) {
+			r.artifacts[i].Holders = slices.DeleteFunc(slices.Clone(a.Holders), func(h id.Node) bool { return h == n })
+			r.index++
+		}
+	}
+}
+
 // SetStatus sets what the roster says of a node.
 func (r *Ring) SetStatus(n *Node, s ring.Status) {
 	r.mu.Lock()
