@@ -110,7 +110,7 @@ func (p *partial) writeRecord(path string) error {
 	if p.record, err = os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*"); err != nil {
 		return err
 	}
-	if _, err := p.record.Write(b); err == nil {
+	if _, err = p.record.Write(b); err == nil {
 		err = os.Rename(p.record.Name(), path)
 	}
 	if err != nil {

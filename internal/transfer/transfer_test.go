@@ -572,3 +572,22 @@ func FuzzPeerBytes(f *testing.F) {
 		}
 	})
 }
+
+// A record that cannot be written is an error: a fetch that goes on without one would begin from nothing after every break.
+func TestRecordThatCannotBeWrittenIsTold(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	data := noise(ChunkSize, 12)
+	d := id.DigestOf(data)
+	_, record := partialPaths(s.PartialDir(), d)
+	if err := os.MkdirAll(filepath.Join(record, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := openPartial(s.PartialDir(), d, manifestOf(t, data), DefaultMaxBytes); err == nil {
+		p.Close()
+		t.Error("opened without a record")
+	}
+	if left, _ := filepath.Glob(record + ".*"); len(left) != 0 {
+		t.Errorf("left %v", left)
+	}
+}
