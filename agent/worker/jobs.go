@@ -120,7 +120,8 @@ func (w *Worker) Release(job string) error {
 	case busy:
 		return fmt.Errorf("release job %s: %w", job, proc.ErrRunning)
 	case r != nil:
-		if err := os.WriteFile(filepath.Join(r.handle.Dir(), releasedName), nil, 0o600); err != nil {
+		// Who releases forgets what was in the job at once: after a power cut it must not be there again.
+		if err := w.mark(r.handle.Dir(), releasedName); err != nil {
 			return fmt.Errorf("release job %s: %w", job, err)
 		}
 		return nil

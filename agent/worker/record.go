@@ -113,6 +113,18 @@ func writeAnswer(dir string, a answer) error {
 	return nil
 }
 
+// mark leaves an empty file that a crash does not undo.
+func (w *Worker) mark(dir, name string) error {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return w.sync(dir)
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -92,6 +92,7 @@ type Worker struct {
 	wake   chan struct{} // something changed that may let us claim
 	beat   chan struct{} // a claim was added
 	group  sync.WaitGroup
+	sync   func(dir string) error // syncDir, but for tests
 
 	mu       sync.Mutex
 	running  bool
@@ -109,7 +110,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	pace := cfg.Pace.withDefaults()
 	return &Worker{
-		cfg: cfg, pace: pace, log: cfg.Log,
+		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir,
 		ledger: NewLedger(cfg.Slots), avoid: newAvoidance(pace.Avoid, pace.AvoidMost),
 		wake: make(chan struct{}, 1), beat: make(chan struct{}, 1),
 		runs: make(map[string]*run), kept: make(map[string]*kept), changed: make(chan struct{}),

@@ -256,6 +256,8 @@ func (b *bench) letGo(job string) {
 	}
 }
 
+var errDisk = errors.New("deliberate: the disk does not take it")
+
 // The coordinator is away from shortly after the claim until long after the end.
 func TestWithoutCoordinator(t *testing.T) {
 	t.Parallel()
@@ -274,6 +276,11 @@ func TestWithoutCoordinator(t *testing.T) {
 	if s := w.Snapshot(); s.Free != s.Total || len(s.Runs) != 1 || s.Runs[0].Phase != Finishing {
 		t.Errorf("a waiting result holds slots: %+v", s)
 	}
+	w.sync = func(string) error { return errDisk }
+	if err := w.Release("w1.c1"); !errors.Is(err, errDisk) {
+		t.Errorf("released before the mark is on disk: %v", err)
+	}
+	w.sync = syncDir
 	if err := w.Release("w1.c1"); err != nil {
 		t.Errorf("release of a job that waits: %v", err)
 	}

@@ -218,6 +218,17 @@ func TestProgressAndRemove(t *testing.T) {
 	if _, err := r.Start(t.Context(), Job{ID: h.ID(), Argv: []string{"true"}}); !errors.Is(err, ErrExists) {
 		t.Errorf("second start of an id: %v", err)
 	}
+	failing := errors.New("deliberate")
+	r.synced = func(dir string) error {
+		if _, err := os.Stat(filepath.Join(dir, h.ID())); dir != r.Dir || !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s brought to disk while the job is in it: %v", dir, err)
+		}
+		return failing
+	}
+	if err := r.Remove(h.ID()); !errors.Is(err, failing) {
+		t.Errorf("removed before it is on disk: %v", err)
+	}
+	r.synced = nil
 	if err := r.Remove(h.ID()); err != nil {
 		t.Error(err)
 	}

@@ -27,6 +27,8 @@ type Runner struct {
 	Environ []string
 	Log     zerolog.Logger
 
+	// synced replaces syncDir in tests.
+	synced func(dir string) error
 	// same replaces sameProcess in tests of what happens without it.
 	same func(process) bool
 }
@@ -208,25 +210,42 @@ func (r *Runner) Adopt(ctx context.Context) ([]*Handle, error) {
 	return handles, nil
 }
 
-// Remove deletes a job's directory and everything in it. Errors: ErrRunning while its end is not known.
+// Remove deletes a job's directory and everything in it; after nil no crash brings it back. Errors: ErrRunning while its end
+// is not known.
 func (r *Runner) Remove(jobID string) error {
 	if !idSyntax.MatchString(jobID) {
 		return fmt.Errorf("remove job %q: %w", jobID, ErrUnknown)
 	}
-	dir := r.jobDir(jobID)
-	if _, err := os.Stat(filepath.Join(dir, statusName)); err != nil {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove job %s: %w", jobID, ErrUnknown)
-		}
-		return fmt.Errorf("remove job %s: %w", jobID, ErrRunning)
-	}
 	// Out of the way in one step: half a job directory must not be adopted.
 	gone := filepath.Join(r.Dir, newPrefix+jobID)
-	if err := os.Rename(dir, gone); err != nil {
+	if err := r.hide(jobID, gone); err != nil {
+		return fmt.Errorf("remove job %s: %w", jobID, err)
+	}
+	sync := r.synced
+	if sync == nil {
+		sync = syncDir
+	}
+	if err := sync(r.Dir); err != nil {
 		return fmt.Errorf("remove job %s: %w", jobID, err)
 	}
 	if err := os.RemoveAll(gone); err != nil {
 		return fmt.Errorf("remove job %s: %w", jobID, err)
+	}
+	return nil
+}
+
+// hide renames a job's directory, unless an earlier attempt to remove it has done so.
+func (r *Runner) hide(jobID, gone string) error {
+	dir := r.jobDir(jobID)
+	_, err := os.Stat(filepath.Join(dir, statusName))
+	if err == nil {
+		return os.Rename(dir, gone)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		return ErrRunning
+	}
+	if _, err := os.Stat(filepath.Join(gone, statusName)); err != nil {
+		return ErrUnknown // or a job that is just being made
 	}
 	return nil
 }
