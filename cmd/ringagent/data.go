@@ -1,6 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -125,35 +128,51 @@ func listArtifacts(c *cli.Context, path string, q url.Values) error {
 	})
 }
 
-// getArtifact writes to a temporary file beside --out and renames it, so that the name never has half the bytes.
-func getArtifact(c *cli.Context) (err error) {
+// getArtifact writes an artifact's bytes to a file.
+func getArtifact(c *cli.Context) error {
 	prefix, err := hashArg(c)
 	if err != nil {
 		return err
 	}
-	out := c.String("out")
-	body, err := client(c).Stream(c.Context, "/api/v1/blobs/"+prefix, nil)
+	ctx, cancel := ask(c)
+	defer cancel()
+	var found api.Artifacts
+	if err := client(c).Get(ctx, "/api/v1/artifacts/"+prefix, nil, &found); err != nil {
+		return err
+	}
+	if len(found.Artifacts) != 1 {
+		return api.Errorf(api.CodeNotFound, "%d artifacts begin with %s", len(found.Artifacts), prefix)
+	}
+	d := found.Artifacts[0].SHA256
+	body, err := client(c).Stream(c.Context, "/api/v1/blobs/"+string(d), nil)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	return writeArtifact(c.String("out"), body, d)
+}
+
+// writeArtifact writes to a temporary file beside out and renames it, so that the name never has half the bytes, nor others
+// than those of the digest.
+func writeArtifact(out string, body io.Reader, want id.Digest) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(out), ".ringagent-*")
 	if err != nil {
 		return fmt.Errorf("make temporary file: %w", err)
 	}
 	defer func() {
 		if err != nil {
+			tmp.Close()
 			os.Remove(tmp.Name())
 		}
 	}()
-	if _, err = io.Copy(tmp, body); err != nil {
-		tmp.Close()
+	sum := sha256.New()
+	if _, err = io.Copy(io.MultiWriter(tmp, sum), body); err != nil {
 		return fmt.Errorf("read artifact: %w", err)
 	}
-	if err = tmp.Sync(); err == nil {
-		err = tmp.Close()
+	if got := id.Digest(hex.EncodeToString(sum.Sum(nil))); got != want {
+		return api.Errorf(api.CodeFailed, "artifact %s arrived with the bytes of %s; nothing is written", want.Short(), got.Short())
 	}
-	if err != nil {
+	if err = errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return fmt.Errorf("write artifact: %w", err)
 	}
 	if err = os.Rename(tmp.Name(), out); err != nil {
