@@ -59,11 +59,11 @@ func (s *artifacts) Verify(ctx context.Context, d id.Digest) error {
 }
 
 // suspect verifies a copy that was found to be damaged while it was served; requests that find it so meanwhile start nothing.
-func (s *artifacts) suspect(d id.Digest) {
+func (s *artifacts) suspect(d id.Digest) (started bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.suspects[d] {
-		return
+		return false
 	}
 	if s.suspects == nil {
 		s.suspects = map[id.Digest]bool{}
@@ -75,6 +75,7 @@ func (s *artifacts) suspect(d id.Digest) {
 		defer s.mu.Unlock()
 		delete(s.suspects, d)
 	}()
+	return true
 }
 
 // Drop implements kit.Store. The bytes are the same everywhere, so they are not fetched again.
@@ -112,6 +113,8 @@ func (s *artifacts) drop(ctx context.Context, d id.Digest, reason string) error 
 
 // takeBack says that this node's copy is lost.
 func (s *artifacts) takeBack(ctx context.Context, d id.Digest) error {
+	ctx, cancel := context.WithTimeout(ctx, takeBackLimit)
+	defer cancel()
 	_, err := s.a.leader.Propose(ctx, s.a.command(state.KindDropCopy, state.DropCopies{
 		Receipts: []ring.Receipt{{Node: s.a.node.ID, Digest: d}}, Lost: true,
 	}))
@@ -133,6 +136,7 @@ const (
 	reconcileEveryEdge = 10 * time.Minute // a core node reads its whole list for it
 	reconcileRetry     = 2 * time.Second  // after a failure, and in dev timing
 	reconcileFetch     = time.Minute      // for one artifact
+	takeBackLimit      = 5 * time.Second  // whoever drops a copy does not wait longer for a coordinator
 )
 
 // reconcile compares, from the start on, what the state says is here with what is here.

@@ -193,3 +193,24 @@ func TestOneGameOfTwoJobsCountsOnce(t *testing.T) {
 		}
 	})
 }
+
+// A pack that is damaged on the node that made it, before anybody else has it, is made again from the jobs.
+func TestPackLostBeforeItIsCopiedIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		core.FetchFault = func(context.Context, id.Digest) error { return errBlocked }
+		edge.Play("job", c4, true, kittest.IDs("g", 4)...)
+		count := runSync(t, edge)
+		r.Eventually(time.Minute, "a pack", func() bool { return len(r.Artifacts(ring.KindPack)) == 1 })
+		if err := edge.Env(EphemeralSync(), "").Store.Drop(t.Context(), r.Artifacts(ring.KindPack)[0].Digest, "damaged"); err != nil {
+			t.Fatal(err)
+		}
+		core.Set(func(n *kittest.Node) { n.FetchFault = nil })
+		r.Eventually(5*time.Minute, "the games are elsewhere", func() bool { return len(games(r, core)) == 4 && len(edge.Gone()) == 1 })
+		if n, err := count(); err != nil || n != 0 {
+			t.Errorf("unsynced %d %v", n, err)
+		}
+	})
+}

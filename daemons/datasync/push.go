@@ -3,6 +3,7 @@ package datasync
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog/event"
@@ -50,13 +51,28 @@ func (g *gatherer) push(ctx context.Context) error {
 		if !ok {
 			continue
 		}
+		_, here := g.store.Path(p.Digest)
+		others := slices.DeleteFunc(slices.Clone(a.Holders), func(n id.Node) bool { return n == g.self.ID })
+		if !here && len(others) == 0 {
+			if err := g.packAgain(p); err != nil {
+				return err
+			}
+			continue
+		}
+		announced := g.artifact(p)
+		if !here { // a receipt is for what is here
+			announced.Holders = others
+		}
+		if here && !a.Held(g.self.ID) { // it was taken back while the bytes were damaged
+			again = append(again, announced)
+		}
 		need := min(copies, potential(members, g.self.ID))
 		short = short || need < copies
 		if n, core := kit.Copies(members, a, g.self.ID); n >= max(1, need) && core {
 			if !a.Safe {
 				// The ring has become smaller since the last receipt. Until the state agrees the games count as unsynced, or they
 				// would count as nothing.
-				again = append(again, g.artifact(p))
+				again = append(again, announced)
 				continue
 			}
 			if err := g.settle(ctx, v, p, a); err != nil {
@@ -84,6 +100,22 @@ func (g *gatherer) push(ctx context.Context) error {
 	g.gauge("copies_short", map[bool]float64{true: 1}[short])
 	g.courier.Want(ctx, wanted, g.now())
 	return nil
+}
+
+// packAgain strikes out a pack that got lost before anybody else had it: its games are packed anew from the jobs. Those of
+// jobs that are gone are nowhere any more, and stay unsynced.
+func (g *gatherer) packAgain(p packed) error {
+	gone := p.Games[released]
+	switch {
+	case len(gone) == 0:
+		g.log.Warn().Str("pack", p.Digest.Short()).Msg("a pack got lost before it was copied; its games are packed again")
+		return g.books.drop(p.Digest)
+	case len(p.Games) == 1:
+		return nil
+	}
+	g.log.Error().Str("pack", p.Digest.Short()).Int("games", len(gone)).Msg("a pack got lost before it was copied, with games of jobs that are gone")
+	p.Games = map[string][]string{released: gone}
+	return g.books.add(p)
 }
 
 // potential is how many copies the ring can have at all, in different failure domains, with the nodes that are down.

@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ringagent/ringagent/internal/blob"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+// However many requests find a copy damaged, it is hashed once at a time.
+func TestDamagedCopyIsVerifiedOnce(t *testing.T) {
+	t.Parallel()
+	blobs, err := blob.Open(filepath.Join(t.TempDir(), "blobs"), blob.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &artifacts{blobs: blobs}
+	d, other := id.DigestOf([]byte("one")), id.DigestOf([]byte("two"))
+	end, err := s.turns.take(t.Context(), d) // the first verification waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := 0
+	for range 100 {
+		if s.suspect(d) {
+			started++
+		}
+	}
+	if started != 1 || !s.suspect(other) {
+		t.Errorf("%d verifications of one copy at a time", started)
+	}
+	end()
+	deadline := time.Now().Add(10 * time.Second)
+	for !s.suspect(d) {
+		if time.Now().After(deadline) {
+			t.Fatal("a later suspicion is not followed")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	var all turns
+	var inside, most atomic.Int32
+	d := id.DigestOf(nil)
+	var group sync.WaitGroup
+	for range 20 {
+		group.Go(func() {
+			end, err := all.take(t.Context(), d)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if n := inside.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			inside.Add(-1)
+			end()
+		})
+	}
+	group.Wait()
+	if most.Load() != 1 || len(all.busy) != 0 {
+		t.Errorf("%d at once, %d left", most.Load(), len(all.busy))
+	}
+	end, err := all.take(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := all.take(ctx, d); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	end()
+}
+
+// A file counts as hashed until it is another or has changed; the books are bounded.
+func TestSoundUntilTheFileChanges(t *testing.T) {
+	t.Parallel()
+	var s sound
+	path, d := filepath.Join(t.TempDir(), "x"), id.DigestOf([]byte("x"))
+	write := func(text string, at time.Time) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chtimes(path, time.Time{}, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := time.Unix(1000, 0)
+	write("x", at)
+	if s.holds(path, d) {
+		t.Error("sound before it was hashed")
+	}
+	m, _ := markOf(path)
+	s.note(d, m)
+	if !s.holds(path, d) {
+		t.Error("hashed again for nothing")
+	}
+	for what, change := range map[string]func(){
+		"time": func() { write("y", at.Add(time.Nanosecond)) },
+		"size": func() { write("xx", at) },
+		"gone": func() { _ = os.Remove(path) },
+	} {
+		change()
+		if s.holds(path, d) {
+			t.Errorf("%s changed, and it is still sound", what)
+		}
+		write("x", at)
+	}
+	for i := range maxBook + 10 {
+		s.note(id.DigestOf([]byte(fmt.Sprint(i))), m)
+	}
+	if len(s.all) > maxBook {
+		t.Errorf("%d remembered", len(s.all))
+	}
+}
