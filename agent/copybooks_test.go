@@ -38,12 +38,14 @@ func TestDamagedCopyIsVerifiedOnce(t *testing.T) {
 		t.Errorf("%d verifications of one copy at a time", started)
 	}
 	end()
-	deadline := time.Now().Add(10 * time.Second)
+	tick, deadline := time.NewTicker(time.Millisecond), time.After(10*time.Second)
+	defer tick.Stop()
 	for !s.suspect(d) {
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			t.Fatal("a later suspicion is not followed")
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/daemons/kit/kittest"
 	"github.com/ringagent/ringagent/eventlog/event"
-	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
@@ -386,38 +384,4 @@ func TestNodesEndOnTheNewestVersion(t *testing.T) {
 			t.Error("the older version was fetched")
 		}
 	})
-}
-
-// A node that cannot read a pack now, for want of descriptors, of memory or of a disk that answers, keeps its copy and merges
-// it later; only what is wrong with the file itself puts it aside.
-func TestMachineTroublePutsNoPackAside(t *testing.T) {
-	t.Parallel()
-	for _, trouble := range []error{syscall.EMFILE, syscall.EIO, gamedb.ErrSlow, gamedb.ErrNewerSchema} {
-		synctest.Test(t, func(t *testing.T) {
-			r := kittest.New(t, c4)
-			a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
-			packs := playedPacks(t, edge, edge.Env(EphemeralSync(), ""), 1)
-			if err := edge.Env(EphemeralSync(), "").Effects.AddArtifacts(t.Context(), packs...); err != nil {
-				t.Fatal(err)
-			}
-			m := newMerger(a.Env(AutoSync(), ""))
-			good := m.check
-			m.check = func(context.Context, string) error { return fmt.Errorf("verify: %w", trouble) }
-			for range 3 {
-				if err := m.step(t.Context()); err != nil {
-					t.Error(err)
-				}
-			}
-			if !a.Holds(packs[0].Digest) || len(a.Quarantine) != 0 {
-				t.Errorf("%v: a healthy pack is put aside: %v", trouble, a.Quarantine)
-			}
-			m.check = good
-			if err := m.step(t.Context()); err != nil {
-				t.Error(err)
-			}
-			if got := kittest.Games(filepath.Join(a.Dir(), "games", string(c4)+".db")); len(got) != 1 {
-				t.Errorf("%v: merged later: %v", trouble, got)
-			}
-		})
-	}
 }
