@@ -19,6 +19,12 @@ import (
 // gone says that there is no copy here that could be used.
 func gone(err error) bool { return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrDamaged) }
 
+// absent says that there is surely no copy here. A disk that does not answer says nothing.
+func (s *artifacts) absent(d id.Digest) bool {
+	_, err := s.blobs.Stat(d)
+	return gone(err)
+}
+
 // check hashes this node's copy unless that has been done since the file last changed. A damaged one is dropped.
 func (s *artifacts) check(ctx context.Context, d id.Digest) error {
 	path := s.blobs.Path(d)
@@ -187,7 +193,7 @@ func (s *artifacts) reconcileOnce(ctx context.Context) error {
 func (s *artifacts) lost(ctx context.Context) ([]id.Digest, error) {
 	var out []id.Digest
 	missing := func(a ring.Artifact) {
-		if a.Held(s.a.node.ID) && !s.blobs.Has(a.Digest) {
+		if a.Held(s.a.node.ID) && s.absent(a.Digest) {
 			out = append(out, a.Digest)
 		}
 	}
@@ -222,7 +228,7 @@ func (s *artifacts) admit(ctx context.Context, d id.Digest) error {
 		return err
 	}
 	defer end()
-	if s.blobs.Has(d) { // meanwhile
+	if !s.absent(d) { // meanwhile
 		return nil
 	}
 	if err := s.takeBack(ctx, d); err != nil {

@@ -124,3 +124,24 @@ func TestSoundUntilTheFileChanges(t *testing.T) {
 		t.Errorf("%d remembered", len(s.all))
 	}
 }
+
+// A copy is absent when the disk says so, not when the disk says nothing.
+func TestAbsentIsKnown(t *testing.T) {
+	t.Parallel()
+	blobs, err := blob.Open(filepath.Join(t.TempDir(), "blobs"), blob.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &artifacts{blobs: blobs}
+	d := id.DigestOf([]byte("one"))
+	if !s.absent(d) {
+		t.Error("there is no copy")
+	}
+	shard := filepath.Dir(blobs.Path(d))
+	if err := errors.Join(os.Remove(shard), os.WriteFile(shard, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if s.absent(d) {
+		t.Error("a disk that cannot be read counts as a lost copy")
+	}
+}
