@@ -107,6 +107,8 @@ func kitError(what string, err error) error {
 		return fmt.Errorf("%s: %w: %s", what, kit.ErrStaleEpoch, refused.Message)
 	case errors.As(err, &refused) && state.Code(refused.Code) == state.CodeConflict:
 		return fmt.Errorf("%s: %w: %s", what, kit.ErrConflict, refused.Message)
+	case errors.As(err, &refused) && state.Code(refused.Code) == state.CodeNotFound:
+		return fmt.Errorf("%s: %w: %s", what, kit.ErrNotFound, refused.Message)
 	}
 	return fmt.Errorf("%s: %w", what, err)
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
@@ -223,5 +225,18 @@ func TestRosterCopy(t *testing.T) {
 	}
 	if with := r.file().with(ring.Member{ID: coreA, Name: "new"}); len(with.Members) != 3 || r.file().Members[0].Name == "new" {
 		t.Errorf("with: %+v", with.Members)
+	}
+}
+
+// What the coordinator refuses comes to daemons in the words that they branch on.
+func TestRefusalsInTheDaemonsWords(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[state.Code]error{
+		state.CodeStale: kit.ErrStaleEpoch, state.CodeConflict: kit.ErrConflict, state.CodeNotFound: kit.ErrNotFound,
+	} {
+		err := kitError("retry work", fmt.Errorf("call: %w", &leader.Refused{Code: string(code), Message: "work w1"}))
+		if !errors.Is(err, want) {
+			t.Errorf("%s becomes %v, want %v", code, err, want)
+		}
 	}
 }

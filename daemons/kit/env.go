@@ -97,6 +97,9 @@ var ErrStaleEpoch = errors.New("stale epoch")
 // ErrConflict says that somebody else was first: read again and decide anew.
 var ErrConflict = errors.New("conflict")
 
+// ErrNotFound says that what an effect is about is not kept: a work item that finished long ago, for one.
+var ErrNotFound = errors.New("not found")
+
 // View is one immutable reading of the replicated state.
 type View struct {
 	Index   uint64
@@ -119,6 +122,8 @@ type Fleet interface {
 // Queue is the work queue.
 type Queue interface {
 	Items(workType string, c id.Config) []ring.WorkItem // kept items in order of creation; "" matches all
+	// ByKey also finds an item that finished long ago. Of that only ID, Type, Key, State and Finished are known, and Item does
+	// not find it: it can be neither tried again nor cancelled.
 	ByKey(key string) (ring.WorkItem, bool)
 	Item(workID string) (ring.WorkItem, bool)
 }
@@ -142,6 +147,7 @@ type Notes interface {
 type Effects interface {
 	// Enqueue adds work items; one whose key exists is returned as it stands.
 	Enqueue(ctx context.Context, items ...ring.WorkItem) ([]ring.WorkItem, error)
+	// Cancel and Retry change an item that is kept; ErrNotFound for any other.
 	Cancel(ctx context.Context, workID, reason string) error
 	Retry(ctx context.Context, workID string) error
 	// AddArtifacts makes bytes known; AddReceipts states that this node holds them.

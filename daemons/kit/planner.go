@@ -3,6 +3,7 @@ package kit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -108,13 +109,14 @@ func (x Executor) Do(ctx context.Context, plan Plan) error {
 	complete := func(events []Statement) []Statement {
 		return stamp(x.Self, func(key string) string { return ids[key] }, events)
 	}
+	// What is not kept any more can be neither tried again nor ended; that must not keep the rest of the plan from happening.
 	for _, w := range plan.Retry {
-		if err := x.Effects.Retry(ctx, w); err != nil {
+		if err := x.Effects.Retry(ctx, w); err != nil && !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("retry work %s: %w", w, err)
 		}
 	}
 	for _, c := range plan.Cancel {
-		if err := x.Effects.Cancel(ctx, c.WorkID, c.Reason); err != nil {
+		if err := x.Effects.Cancel(ctx, c.WorkID, c.Reason); err != nil && !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("cancel work %s: %w", c.WorkID, err)
 		}
 	}

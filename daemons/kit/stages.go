@@ -109,6 +109,13 @@ func OutputOf(w ring.WorkItem, k ring.Kind) (id.Digest, bool) {
 	return "", false
 }
 
+// Made says whether an item ended with the output that its stage is for. Of one that finished long ago the outputs are not
+// kept; the state took no success without them, so that it is believed.
+func Made(w ring.WorkItem, k ring.Kind) bool {
+	_, made := OutputOf(w, k)
+	return w.State == ring.WorkDone && (made || w.Result == nil)
+}
+
 // Unfinished counts the items of a type and config ("" for all) that still wait or run.
 func Unfinished(q Queue, workType string, c id.Config) (pending, running int) {
 	for _, w := range q.Items(workType, c) {

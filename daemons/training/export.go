@@ -104,7 +104,7 @@ func (s ExportSettings) settle(v kit.View, c id.Config, state *exported) *kit.No
 	}
 	state.Settled = true
 	change := &kit.NoteChange{Key: exportNote(c)}
-	if _, made := kit.OutputOf(w, ring.KindDataset); known && (w.State != ring.WorkDone || !made) {
+	if known && !kit.Made(w, ring.KindDataset) {
 		state.Failures++
 		state.Marks = state.Marks[:max(0, len(state.Marks)-1)]
 		reason := w.Error

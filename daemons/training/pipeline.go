@@ -275,7 +275,7 @@ func (s PipelineSettings) owedItem(v kit.View, st Stage, cause time.Time, key st
 	case promoted && ok && kit.EvaluateKey(w.Config, name.Digest) == key:
 	default:
 		st.Owed = cause
-		if ok && w.State.Finished() {
+		if _, kept := v.Queue.Item(w.ID); ok && kept && w.State.Finished() {
 			st.Dead = w.ID
 		}
 	}

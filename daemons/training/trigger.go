@@ -118,7 +118,7 @@ func (s TriggerSettings) settle(v kit.View, c id.Config, state *trained) {
 		return
 	}
 	state.Settled = true
-	if _, made := kit.OutputOf(w, ring.KindModel); known && (w.State != ring.WorkDone || !made) {
+	if known && !kit.Made(w, ring.KindModel) {
 		state.Failures++
 		state.Failed = w.Finished
 	} else {
@@ -153,10 +153,10 @@ func (s TriggerSettings) decide(v kit.View, c id.Config, state trained, now time
 	if pending, running := kit.Unfinished(v.Queue, kit.StageTrain, c); pending+running > 0 || (state.Dataset != "" && !state.Settled) {
 		return d, quiet("in progress"), nil
 	}
-	failed := false
 	if w, ok := v.Queue.ByKey(kit.TrainKey(c, d.Digest)); ok {
-		_, made := kit.OutputOf(w, ring.KindModel)
-		if failed = w.State != ring.WorkDone || !made; !failed || w.State == ring.WorkCancelled {
+		// What the queue has forgotten cannot be tried again.
+		_, kept := v.Queue.Item(w.ID)
+		if !kept || kit.Made(w, ring.KindModel) || w.State == ring.WorkCancelled {
 			return d, quiet("no new dataset"), nil
 		}
 	} else if slices.ContainsFunc(v.Library.Artifacts(ring.KindModel, c), func(m ring.Artifact) bool { return slices.Contains(m.Parents, d.Digest) }) {

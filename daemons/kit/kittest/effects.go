@@ -49,14 +49,14 @@ func (e effects) Enqueue(ctx context.Context, items ...ring.WorkItem) ([]ring.Wo
 	defer e.r.mu.Unlock()
 	var out []ring.WorkItem
 	for _, w := range items {
-		if old, ok := find(e.r.items, func(o ring.WorkItem) bool { return o.Key == w.Key }); ok {
+		if old, ok := byKey(e.r.items, e.r.buried, w.Key); ok {
 			out = append(out, old)
 			continue
 		}
 		if w.Key == "" || w.Type == "" {
 			return nil, fmt.Errorf("enqueue: type %q, key %q", w.Type, w.Key)
 		}
-		w.ID = fmt.Sprintf("w%d", len(e.r.items)+1)
+		w.ID = fmt.Sprintf("w%d", len(e.r.items)+len(e.r.buried)+1)
 		w.State, w.Created, w.By = ring.WorkPending, time.Now(), e.fence()
 		e.r.items = append(e.r.items, w)
 		out = append(out, w)
@@ -92,7 +92,7 @@ func (r *Ring) change(workID string, f func(*ring.WorkItem)) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("no work item %s", workID)
+	return fmt.Errorf("work item %s: %w", workID, kit.ErrNotFound)
 }
 
 func (e effects) AddArtifacts(ctx context.Context, as ...ring.Artifact) error {

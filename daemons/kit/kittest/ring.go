@@ -3,6 +3,7 @@ package kittest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type Ring struct {
 	members     []ring.Member
 	assignments map[string]ring.Assignment
 	items       []ring.WorkItem
+	buried      map[string]ring.WorkItem // by key: what is kept of those that finished long ago
 	artifacts   []ring.Artifact
 	names       map[string]ring.Name
 	notes       map[string]map[string]json.RawMessage
@@ -46,7 +48,7 @@ func New(t testing.TB, configs ...id.Config) *Ring {
 	return &Ring{
 		T: t, settings: ring.Settings{Timing: ring.TimingDev, Voters: 3, Configs: configs},
 		nodes: map[id.Node]*Node{}, assignments: map[string]ring.Assignment{}, names: map[string]ring.Name{},
-		notes: map[string]map[string]json.RawMessage{}, positions: map[string]uint64{},
+		notes: map[string]map[string]json.RawMessage{}, positions: map[string]uint64{}, buried: map[string]ring.WorkItem{},
 		changed: make(chan struct{}), withheld: map[event.Type]bool{}, handlers: map[string]func(event.Record) error{},
 	}
 }
@@ -100,7 +102,7 @@ func (r *Ring) View(daemon string) kit.View {
 	for k, a := range r.assignments {
 		assignments[k] = a
 	}
-	s := &snapshot{daemon: daemon, members: slices.Clone(r.members), items: slices.Clone(r.items),
+	s := &snapshot{daemon: daemon, members: slices.Clone(r.members), items: slices.Clone(r.items), buried: maps.Clone(r.buried),
 		artifacts: slices.Clone(r.artifacts), names: names, notes: notes, assignments: assignments}
 	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings}
 }
@@ -109,6 +111,7 @@ type snapshot struct {
 	daemon      string
 	members     []ring.Member
 	items       []ring.WorkItem
+	buried      map[string]ring.WorkItem
 	artifacts   []ring.Artifact
 	names       map[string]ring.Name
 	notes       map[string]map[string]json.RawMessage
@@ -133,7 +136,15 @@ func (s *snapshot) Items(workType string, c id.Config) []ring.WorkItem {
 }
 
 func (s *snapshot) ByKey(key string) (ring.WorkItem, bool) {
-	return find(s.items, func(w ring.WorkItem) bool { return w.Key == key })
+	return byKey(s.items, s.buried, key)
+}
+
+func byKey(items []ring.WorkItem, buried map[string]ring.WorkItem, key string) (ring.WorkItem, bool) {
+	if w, ok := find(items, func(w ring.WorkItem) bool { return w.Key == key }); ok {
+		return w, true
+	}
+	w, ok := buried[key]
+	return w, ok
 }
 
 func (s *snapshot) Item(workID string) (ring.WorkItem, bool) {
@@ -182,6 +193,19 @@ func (r *Ring) Assign(daemon string, n *Node) id.Epoch {
 
 // Work returns the items of a type ("" for all) as they stand.
 func (r *Ring) Work(workType string) []ring.WorkItem { return r.View("").Queue.Items(workType, "") }
+
+// Bury makes the state forget every finished item but for its key, as it does with all but the newest.
+func (r *Ring) Bury() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.items = slices.DeleteFunc(r.items, func(w ring.WorkItem) bool {
+		if w.State.Finished() {
+			r.buried[w.Key] = ring.WorkItem{ID: w.ID, Type: w.Type, Key: w.Key, State: w.State, Finished: w.Finished}
+		}
+		return w.State.Finished()
+	})
+	r.index++
+}
 
 // Artifacts returns the known artifacts of a kind ("" for all).
 func (r *Ring) Artifacts(k ring.Kind) []ring.Artifact { return r.View("").Library.Artifacts(k, "") }

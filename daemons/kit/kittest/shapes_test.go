@@ -268,3 +268,18 @@ func TestChooseHolders(t *testing.T) {
 		}
 	})
 }
+
+// What an item is asked for that the state has forgotten is over; the rest of the plan happens.
+func TestForgottenWorkStopsNoPlan(t *testing.T) {
+	t.Parallel()
+	r := kittest.New(t)
+	n := r.AddNode("a", id.Core, ring.Slots{CPU: 1})
+	env := n.Env(kit.Spec{Name: "X", Scope: kit.ScopeNode}, "")
+	plan := kit.Plan{Retry: []string{"w1"}, Cancel: []kit.Cancel{{WorkID: "w2", Reason: "old"}}, Notes: []kit.NoteChange{{Key: "k", Value: 1}}}
+	if err := (kit.Executor{Self: env.Self, Effects: env.Effects, Events: env.Events}).Do(t.Context(), plan); err != nil {
+		t.Fatal(err)
+	}
+	if _, kept := r.View("X").Notes.Note("k"); !kept {
+		t.Error("the note was not written")
+	}
+}
