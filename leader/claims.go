@@ -45,6 +45,10 @@ const (
 	maxClaimLease     = 15 * time.Minute
 )
 
+// lostAfter is how long nobody may hold an input of an item that waits before the item is cancelled: longer than any restart
+// of the machine that has it.
+const lostAfter = 10 * time.Minute
+
 // claims is the coordinator's memory of heartbeats. Grants and ends are entries; what lies between is kept here only, and
 // a new coordinator gives every claim one full lease.
 type claims struct {
@@ -53,6 +57,8 @@ type claims struct {
 	grant chan struct{} // one choice at a time, so that no item is offered twice
 	mu    sync.Mutex
 	beats work.Beat
+
+	missing work.Missing // used by run alone
 }
 
 func newClaims(t *term) *claims {
@@ -72,6 +78,11 @@ func (c *claims) run() {
 		}
 		for _, w := range work.Overdue(s, now) {
 			c.tell(state.KindCancel, state.CancelWork{Work: w, Reason: "deadline passed"})
+		}
+		c.missing = work.Miss(s, c.missing, now)
+		for _, w := range work.Lost(s, c.missing, now, lostAfter) {
+			reason := fmt.Sprintf("input lost: nobody has held %s %s for %s", w.Input.Role, w.Input.Digest.Short(), lostAfter)
+			c.tell(state.KindCancel, state.CancelWork{Work: w.Work, Reason: reason})
 		}
 	})
 }

@@ -253,6 +253,27 @@ func TestWorkIsClaimedOnceAndExpires(t *testing.T) {
 	})
 }
 
+// An item whose input nobody holds stands in the way of the next one: it is cancelled, though not at once.
+func TestWorkWithLostInputIsCancelled(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 1, Voters: 1}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "a voter", voters(r, 1))
+		c := r.Coordinator().Node
+		item := ring.WorkItem{Type: "train", Config: "connect4_2p", Key: "k1", Inputs: []ring.Input{{Role: "dataset", Digest: id.DigestOf([]byte("gone"))}}}
+		if _, err := c.Propose(t.Context(), state.Command{Kind: state.KindEnqueue, Body: state.Enqueue{Items: []ring.WorkItem{item}}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Minute)
+		if w, _ := c.View().WorkByKey("k1"); w.State != ring.WorkPending {
+			t.Fatalf("%s after 9 minutes: a restart of its holder may take that long", w.State)
+		}
+		r.Wait(2*time.Minute, "the item's end", func() bool {
+			w, _ := c.View().WorkByKey("k1")
+			return w.State == ring.WorkCancelled && strings.HasPrefix(w.Error, "input lost")
+		})
+	})
+}
+
 func TestTransfer(t *testing.T) {
 	t.Parallel()
 	bubble(t, leadertest.Options{Core: 3, Edge: 1, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {

@@ -67,13 +67,39 @@ type exported struct {
 	Asked      time.Time `json:"asked"`
 	Failures   int       `json:"failures"` // in a row
 	Settled    bool      `json:"settled"`  // the newest item's end is taken into account
+	// Packs up to the mark that had no receipts yet when it passed them, the newest of them: they count when they get them.
+	Late []id.Digest `json:"late,omitempty"`
+	// Those of them that the newest item has counted, which its failure gives back.
+	Caught []id.Digest `json:"caught,omitempty"`
 }
+
+// maxLate keeps the note well within its 16 KiB. A pack that is forgotten is in the datasets all the same, uncounted.
+const maxLate = 64
 
 func (e exported) mark() uint64 {
 	if len(e.Marks) == 0 {
 		return 0
 	}
 	return e.Marks[len(e.Marks)-1]
+}
+
+// counts says whether a pack's games are new since the last export. Only what has its receipts counts: a dataset must not
+// wait for bytes that one disk holds.
+func (e exported) counts(a ring.Artifact) bool {
+	return a.Safe && (a.Seq > e.mark() || slices.Contains(e.Late, a.Digest))
+}
+
+// passed is Late and Caught for a mark at last.
+func (e exported) passed(packs []ring.Artifact, last uint64) (late, caught []id.Digest) {
+	for _, a := range packs {
+		switch known := slices.Contains(e.Late, a.Digest); {
+		case a.Safe && known:
+			caught = append(caught, a.Digest)
+		case !a.Safe && a.Seq <= last && (known || a.Seq > e.mark()):
+			late = append(late, a.Digest)
+		}
+	}
+	return late[max(0, len(late)-maxLate):], caught
 }
 
 func exportNote(c id.Config) string { return "export/" + string(c) }
@@ -107,6 +133,7 @@ func (s ExportSettings) settle(v kit.View, c id.Config, state *exported) *kit.No
 	if known && !kit.Made(w, ring.KindDataset) {
 		state.Failures++
 		state.Marks = state.Marks[:max(0, len(state.Marks)-1)]
+		state.Late = append(state.Late, state.Caught...)
 		reason := w.Error
 		if reason == "" {
 			reason = "the run ended " + string(w.State) + " without a dataset"
@@ -116,6 +143,7 @@ func (s ExportSettings) settle(v kit.View, c id.Config, state *exported) *kit.No
 	} else {
 		state.Failures = 0
 	}
+	state.Caught = nil
 	change.Value = *state
 	return change
 }
@@ -127,8 +155,9 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	var fresh int64
 	var oldest time.Time
 	last := state.mark()
-	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
-		if a.Seq > state.mark() {
+	packs := v.Library.Artifacts(ring.KindPack, c)
+	for _, a := range packs {
+		if state.counts(a) {
 			fresh += a.Counters[kit.CounterGames]
 			last = max(last, a.Seq)
 			if oldest.IsZero() || a.Created.Before(oldest) {
@@ -151,10 +180,15 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	if n := len(state.Marks); s.Window > 0 && n >= s.Window {
 		from = state.Marks[n-s.Window]
 	}
-	inputs, games := window(v, c, from, last, s.MaxGames)
+	inputs, games := window(v, packs, from, last, s.MaxGames)
 	if len(inputs) == 0 {
 		return
 	}
+	var deadline time.Time
+	if len(inputs) > kit.MaxInputs {
+		deadline = now.Add(listFor)
+	}
+	state.Late, state.Caught = state.passed(packs, last)
 	state.Generation++
 	state.Marks = append(state.Marks[:len(state.Marks):len(state.Marks)], last)
 	// One more than the window, so that a failure can give the newest mark back; enough when the window is "all".
@@ -164,7 +198,7 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	state.Asked, state.Settled = now, false
 	key := kit.ExportKey(c, state.Generation)
 	plan.Items = append(plan.Items, ring.WorkItem{Type: kit.StageExport, Config: c, Key: key, Priority: kit.PriorityExport,
-		Generation: state.Generation, Inputs: inputs, MaxAttempts: 3,
+		Generation: state.Generation, Inputs: inputs, MaxAttempts: 3, Deadline: deadline,
 		Params: map[string]string{"games": strconv.FormatInt(games, 10), "seed": kit.SeedOf(key)}})
 	plan.Notes = append(plan.Notes, kit.NoteChange{Key: exportNote(c), Value: state, Events: []kit.Statement{{
 		Type: event.NPZExportStarted.Type(),
@@ -173,19 +207,22 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 		})}}})
 }
 
-// window lists the packs after from up to last that somebody still has, oldest first; with most, only the newest that hold
-// so many games, so that a dataset costs the same however fast the ring plays.
-func window(v kit.View, c id.Config, from, last uint64, most int64) (inputs []ring.Input, games int64) {
-	packs := v.Library.Artifacts(ring.KindPack, c)
+// listFor is how long an item with a list of packs may wait: the queue does not see what a list names, so that nothing else
+// ends it when one of those packs is lost.
+const listFor = 2 * time.Hour
+
+// window lists the packs with receipts after from up to last that somebody still has, oldest first; with most, only the
+// newest that hold so many games, so that a dataset costs the same however fast the ring plays.
+func window(v kit.View, packs []ring.Artifact, from, last uint64, most int64) (inputs []ring.Input, games int64) {
 	for _, a := range slices.Backward(packs) {
-		if a.Seq <= from || a.Seq > last {
+		if !a.Safe || a.Seq <= from || a.Seq > last {
 			continue
 		}
 		if most > 0 && games >= most {
 			break
 		}
 		for _, h := range a.Holders {
-			if m, ok := v.Fleet.Member(h); ok && !m.Revoked && m.Status != ring.Left && m.Status != ring.Failed {
+			if m, ok := v.Fleet.Member(h); ok && m.Serves() {
 				inputs = append(inputs, ring.Input{Role: kit.RolePack, Digest: a.Digest})
 				games += a.Counters[kit.CounterGames]
 				break

@@ -226,7 +226,7 @@ func (s PipelineSettings) export(v kit.View, c id.Config) (Stage, error) {
 	}
 	var fresh int64
 	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
-		if a.Seq <= state.mark() {
+		if !state.counts(a) {
 			continue
 		}
 		if fresh += a.Counters[kit.CounterGames]; fresh >= set.Games {

@@ -180,6 +180,9 @@ func TestExportWindowAndPackList(t *testing.T) {
 		w := r.Work(kit.StageExport)[4]
 		list, ok := kit.InputOf(w, kit.RolePackList)
 		raw, err := os.ReadFile(filepath.Join(n.Dir(), "blobs", string(list)))
+		if w.Deadline.IsZero() {
+			t.Error("nothing ends an item whose listed packs are lost")
+		}
 		if !ok || len(w.Inputs) != 1 || err != nil || strings.Count(string(raw), "\n") != 251 {
 			t.Errorf("%d inputs, list %v, %d lines, %v", len(w.Inputs), ok, strings.Count(string(raw), "\n"), err)
 		}

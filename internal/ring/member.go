@@ -65,6 +65,9 @@ type Member struct {
 // Live says that work and singletons may be placed on the member as far as the roster knows.
 func (m Member) Live() bool { return m.Status == Alive && !m.Revoked && m.Boot != "" }
 
+// Serves says that what the member holds can be had from it as far as the roster knows: also while it drains.
+func (m Member) Serves() bool { return m.Status != Failed && m.Status != Left && !m.Revoked }
+
 // Domain is the failure domain that copies are counted in.
 func (m Member) Domain() string {
 	if m.FailureDomain != "" {

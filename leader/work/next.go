@@ -159,7 +159,7 @@ func held(o Offer, inputs []ring.Input) int {
 
 // Resolve is an item's inputs as a claim now would fix them: those it was added with, and the champion where the stage
 // wants one and has none: self-play as "model", training and evaluation as "champion". ok is false while an input is
-// unknown or held by nobody, since the run could only fail.
+// unknown or nobody who could give it holds it, since the run could only fail.
 func Resolve(v View, w ring.WorkItem) (inputs []ring.Input, ok bool) {
 	inputs = slices.Clone(w.Inputs)
 	role := ""
@@ -175,11 +175,20 @@ func Resolve(v View, w ring.WorkItem) (inputs []ring.Input, ok bool) {
 		}
 	}
 	for _, in := range inputs {
-		if a, known := v.Artifact(in.Digest); !known || len(a.Holders) == 0 {
+		if !available(v, in.Digest) {
 			return nil, false
 		}
 	}
 	return inputs, true
+}
+
+// available says whether somebody who could give them holds the bytes.
+func available(v View, d id.Digest) bool {
+	a, known := v.Artifact(d)
+	return known && slices.ContainsFunc(a.Holders, func(n id.Node) bool {
+		m, ok := v.Member(n)
+		return ok && m.Serves()
+	})
 }
 
 // Beat is when the coordinator, by its own monotonic clock, last heard from a claim.
