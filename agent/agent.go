@@ -55,6 +55,8 @@ type Faults struct {
 	Fetch func() error
 	// Cursors stands before the store of the singletons' positions.
 	Cursors func(eventlog.CursorStore) eventlog.CursorStore
+	// Clock measures leases instead of the machine's clocks.
+	Clock leader.Clock
 	// AnyVoter takes nodes in as voters whose copy of the log is not complete.
 	AnyVoter bool
 

@@ -136,6 +136,9 @@ type daemonEvents struct {
 
 // Publish implements kit.Events.
 func (e daemonEvents) Publish(ctx context.Context, t event.Type, payload any, cause string) (string, error) {
+	if err := supervise.Entitled(ctx); err != nil {
+		return "", fmt.Errorf("publish %s: %w", t, err)
+	}
 	b, err := json.Marshal(payload)
 	if err != nil {
 		return "", fmt.Errorf("encode %s: %w", t, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ringagent/ringagent/agent/supervise"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
@@ -29,6 +30,9 @@ type effects struct {
 }
 
 func (e effects) propose(ctx context.Context, what string, kind state.Kind, body any, events ...kit.Statement) (state.Result, error) {
+	if err := supervise.Entitled(ctx); err != nil {
+		return state.Result{}, fmt.Errorf("%s: %w", what, err)
+	}
 	c := state.Command{Kind: kind, At: e.now().UTC(), By: e.self, Fence: e.fence, Body: body}
 	for _, s := range events {
 		d, err := e.draft(s)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/url"
@@ -205,6 +206,10 @@ type orders struct{ a *Agent }
 
 // Fetch implements kit.Orders.
 func (o orders) Fetch(ctx context.Context, n id.Node, d id.Digest) error {
+	// An order carries no fence: nobody but this node can refuse it.
+	if err := supervise.Entitled(ctx); err != nil {
+		return fmt.Errorf("order %s: %w", d.Short(), err)
+	}
 	if n == o.a.node.ID {
 		return o.a.store.hold(ctx, d)
 	}

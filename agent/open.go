@@ -115,7 +115,7 @@ func (a *Agent) openMesh(c config.Config) error {
 func (a *Agent) openLeader(seeded bool) error {
 	conf := leader.Config{
 		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Timing: a.lastTiming(), Log: a.log,
-		Caller: a.mesh, Snapshots: a.opts.Snapshots,
+		Caller: a.mesh, Snapshots: a.opts.Snapshots, Clock: a.opts.Faults.Clock,
 		Ports: leader.Ports{
 			Seeds: a.coreNodes, Replica: a.replica, Reach: reach{a.mesh}, Complete: a.replicaComplete,
 			Placed: a.placed, Singletons: a.singletons, Vet: vet,

@@ -180,7 +180,7 @@ func (s *Supervisor) attempt(ctx context.Context, u *unit) {
 		lease, epoch = u.lease.Context, u.lease.Epoch
 	}
 	// The context of the run ends with the lease, whatever the supervisor is doing; all other ends go through cancel.
-	run, cancel := context.WithCancelCause(lease)
+	run, cancel := context.WithCancelCause(context.WithValue(lease, leaseKey{}, lease))
 	u.cancel, u.progress = cancel, time.Time{}
 	s.mu.Unlock()
 	defer cancel(nil)
