@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/ringagent/ringagent/agent/supervise"
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 // external lets other processes of this host publish and consume: by the socket, or by files in spool/ that were left while
@@ -60,8 +62,9 @@ type spooled struct {
 	Cause   string          `json:"cause"`
 }
 
-// sweep publishes every file of the spool once. The file's name is the key, so that a crash between publishing and removing
-// states nothing twice. A file that is no event goes to quarantine with the reason.
+// sweep publishes every file of the spool once. The file's name and content are the key, so that a crash between publishing
+// and removing states nothing twice. A file that is no event, or that cannot be taken, goes to quarantine with the reason: no
+// one file may keep the others waiting.
 func (x *external) sweep(ctx context.Context) error {
 	dir := x.a.dir.path("spool")
 	entries, err := os.ReadDir(dir)
@@ -74,14 +77,14 @@ func (x *external) sweep(ctx context.Context) error {
 		}
 		path := filepath.Join(dir, e.Name())
 		if err := x.publishFile(ctx, path, e.Name()); err != nil {
-			var bad *api.Error
-			if !errors.As(err, &bad) || bad.Code != api.CodeInvalid && bad.Code != api.CodeRefused {
+			reason, hopeless := fault(err)
+			if !hopeless {
 				return err // the disk, or the end: the file stays
 			}
-			if qerr := x.a.store.blobs.QuarantineFile(path, bad.Message); qerr != nil {
+			if qerr := x.a.store.blobs.QuarantineFile(path, reason); qerr != nil && !errors.Is(qerr, fs.ErrPermission) {
 				return qerr
 			}
-			x.a.log.Warn().Str("file", e.Name()).Str("reason", bad.Message).Msg("spooled event refused")
+			x.a.log.Warn().Str("file", e.Name()).Str("reason", reason).Msg("spooled event refused")
 			continue
 		}
 		if err := os.Remove(path); err != nil {
@@ -89,6 +92,21 @@ func (x *external) sweep(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fault says why a spooled file will never be published; false for what may pass.
+func fault(err error) (reason string, hopeless bool) {
+	var bad *api.Error
+	switch {
+	case errors.As(err, &bad):
+		switch bad.Code {
+		case api.CodeInvalid, api.CodeRefused, api.CodeConflict:
+			return bad.Message, true
+		}
+	case errors.Is(err, fs.ErrPermission):
+		return err.Error(), true
+	}
+	return "", false
 }
 
 func (x *external) publishFile(ctx context.Context, path, name string) error {
@@ -108,7 +126,7 @@ func (x *external) publishFile(ctx context.Context, path, name string) error {
 		return api.Errorf(api.CodeInvalid, "spool file is no event: %v", err)
 	}
 	if in.Key == "" {
-		in.Key = "spool/" + name
+		in.Key = "spool/" + name + "/" + string(id.DigestOf(b))
 	}
 	_, err = x.state(ctx, api.Publish{Type: in.Type, Payload: in.Payload, Key: in.Key, Cause: in.Cause})
 	return err

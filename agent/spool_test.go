@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/eventlog/event"
 )
 
 // What other processes left in the spool while the agent was down is stated once, whatever happens between stating and
@@ -69,6 +71,62 @@ func TestSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	spooled(1)
+}
+
+// One name may be used for many events, and neither a key that stands for another event nor a file that may not be read
+// holds the others up, or switches the poller off.
+func TestSpooledFileHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Specs: base()})
+	n := r.Node("c1")
+	spool := filepath.Join(n.Dir, "spool")
+	leave := func(name, key, text string, mode os.FileMode) {
+		t.Helper()
+		b := fmt.Appendf(nil, `{"type":"OPERATOR_NOTE","key":%q,"payload":{"text":%q}}`, key, text)
+		tmp := filepath.Join(spool, name+".tmp")
+		err := os.WriteFile(tmp, b, 0o600)
+		if err == nil {
+			err = errors.Join(os.Chmod(tmp, mode), os.Rename(tmp, filepath.Join(spool, name)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	stated := func(want ...string) {
+		t.Helper()
+		r.Until(fmt.Sprint("notes ", want), func(ctx context.Context) error {
+			ls, err := lines(ctx, n, "OPERATOR_NOTE")
+			var got []string
+			for _, l := range ls {
+				got = append(got, textOf(event.Record{Draft: event.Draft{Payload: l.Payload}}))
+			}
+			if err != nil || !slices.Equal(got, want) {
+				return fmt.Errorf("stated %v, %v", got, err)
+			}
+			return nil
+		})
+	}
+	leave("b.json", "", "one", 0o600)
+	stated("one")
+	leave("b.json", "", "two", 0o600)
+	stated("one", "two")
+	leave("b.json", "mine", "three", 0o600)
+	stated("one", "two", "three")
+	leave("a.json", "mine", "another", 0o600)
+	leave("aa.json", "", "secret", 0) // who is root reads it all the same
+	leave("b.json", "", "four", 0o600)
+	want := []string{"one", "two", "three", "four"}
+	if os.Geteuid() == 0 {
+		want = slices.Insert(want, 3, "secret")
+	}
+	stated(want...)
+	rows, err := daemonRows(t.Context(), n)
+	if err != nil || rows["CROSS_PROCESS_POLLER"].State != "RUNNING" || rows["CROSS_PROCESS_POLLER"].Restarts != 0 {
+		t.Errorf("the poller: %+v, %v", rows["CROSS_PROCESS_POLLER"], err)
+	}
+	if aside, err := filepath.Glob(filepath.Join(n.Dir, "quarantine", "a.json.*")); err != nil || len(aside) != 2 {
+		t.Errorf("set aside: %v, %v; want the file and its reason", aside, err)
+	}
 }
 
 // A consumer's cursor goes forward only, and only as far as the log.

@@ -1,16 +1,19 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
@@ -237,6 +240,24 @@ func TestRefusalsInTheDaemonsWords(t *testing.T) {
 		err := kitError("retry work", fmt.Errorf("call: %w", &leader.Refused{Code: string(code), Message: "work w1"}))
 		if !errors.Is(err, want) {
 			t.Errorf("%s becomes %v, want %v", code, err, want)
+		}
+	}
+}
+
+// What will never be published is set aside; what may pass is tried again.
+func TestFaultsOfSpooledFiles(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		err      error
+		hopeless bool
+	}{
+		{api.Errorf(api.CodeInvalid, "x"), true}, {api.Errorf(api.CodeRefused, "x"), true},
+		{publishError(fmt.Errorf("key: %w", eventlog.ErrKeyTaken)), true},
+		{fmt.Errorf("read spool: %w", &os.PathError{Op: "open", Err: syscall.EACCES}), true},
+		{fmt.Errorf("read spool: %w", syscall.EIO), false}, {syscall.ENOSPC, false}, {context.Canceled, false},
+	} {
+		if _, hopeless := fault(test.err); hopeless != test.hopeless {
+			t.Errorf("%v: %v", test.err, hopeless)
 		}
 	}
 }
