@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/id"
@@ -231,7 +232,7 @@ func TestRosterCopy(t *testing.T) {
 	}
 }
 
-// What the coordinator refuses comes to daemons in the words that they branch on.
+// What the coordinator refuses comes to daemons, and to the worker, in the words that they branch on.
 func TestRefusalsInTheDaemonsWords(t *testing.T) {
 	t.Parallel()
 	for code, want := range map[state.Code]error{
@@ -240,6 +241,14 @@ func TestRefusalsInTheDaemonsWords(t *testing.T) {
 		err := kitError("retry work", fmt.Errorf("call: %w", &leader.Refused{Code: string(code), Message: "work w1"}))
 		if !errors.Is(err, want) {
 			t.Errorf("%s becomes %v, want %v", code, err, want)
+		}
+	}
+	for code, want := range map[state.Code]error{
+		state.CodeConflict: worker.ErrConflict, state.CodeNotFound: worker.ErrConflict,
+		state.CodeInvalid: worker.ErrRefused, state.CodeRefused: worker.ErrRefused,
+	} {
+		if err := workError(fmt.Errorf("call: %w", &leader.Refused{Code: string(code), Message: "work w1"})); !errors.Is(err, want) {
+			t.Errorf("%s becomes %v for the worker, want %v", code, err, want)
 		}
 	}
 }

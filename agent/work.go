@@ -191,6 +191,8 @@ func workError(err error) error {
 		switch state.Code(refused.Code) {
 		case state.CodeConflict, state.CodeNotFound:
 			return fmt.Errorf("%w: %s", worker.ErrConflict, refused.Message)
+		case state.CodeInvalid, state.CodeRefused:
+			return fmt.Errorf("%w: %s", worker.ErrRefused, refused.Message)
 		}
 	}
 	return err

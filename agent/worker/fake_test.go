@@ -40,7 +40,8 @@ type fakeQueue struct {
 	released map[string][]string
 	beats    map[string][]Beat
 	offers   []Offer
-	deafTo   int // so many answers are taken, but their acknowledgement is lost
+	refuses  bool // every success
+	deafTo   int  // so many answers are taken, but their acknowledgement is lost
 }
 
 func newQueue(claims ...Claim) *fakeQueue {
@@ -117,6 +118,9 @@ func (q *fakeQueue) answer(ref ClaimRef, take func()) error {
 }
 
 func (q *fakeQueue) Finish(_ context.Context, ref ClaimRef, o Outcome) error {
+	if q.refuses && o.Result == Done {
+		return fmt.Errorf("%w: a finished selfplay needs games above zero", ErrRefused)
+	}
 	return q.answer(ref, func() { q.finished[ref.ClaimID] = append(q.finished[ref.ClaimID], o) })
 }
 

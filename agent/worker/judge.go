@@ -216,6 +216,16 @@ func (w *Worker) deliver(ctx context.Context, r *run, a answer) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, ErrRefused) && a.Outcome.Result == Done {
+			// Said again it would be refused again, and the item would stay running for as long as this node beats for it.
+			w.log.Warn().Str("job", r.job).Err(err).Msg("success refused")
+			w.avoid.strike(r.claim.Type, ReasonRefused)
+			a.Outcome.Result, a.Outcome.Reason, a.Outcome.Detail, a.Outcome.Outputs = Failed, ReasonRefused, err.Error(), nil
+			if onDisk && !w.persist(ctx, r, a) {
+				return
+			}
+			continue
+		}
 		w.log.Debug().Str("job", r.job).Err(err).Msg("answer not heard")
 		select {
 		case <-ctx.Done():

@@ -13,10 +13,14 @@ import (
 // ErrConflict is what a Queue answers when the claim is no longer ours. It is final: whatever was offered changes nothing.
 var ErrConflict = errors.New("claim is no longer held")
 
+// ErrRefused is what a Queue answers when it has heard an outcome and will never take it as it is.
+var ErrRefused = errors.New("outcome is refused")
+
 // ErrUnknownJob is returned by Release for a job that is not kept here.
 var ErrUnknownJob = errors.New("no such job on this node")
 
-// Queue is the ring's work queue. An error other than ErrConflict means that nobody answered; the call is repeated.
+// Queue is the ring's work queue. An error other than ErrConflict and ErrRefused means that nobody answered; the call is
+// repeated.
 type Queue interface {
 	// Claim asks for one item that fits the offer; false means that there is none.
 	Claim(ctx context.Context, offer Offer) (Claim, bool, error)
@@ -142,6 +146,7 @@ const (
 	ReasonOutputs  = "outputs"      // it claimed success and the outputs say otherwise
 	ReasonTemplate = "bad_template" // exit 2 within seconds
 	ReasonPublish  = "publish"      // an output could not be stored
+	ReasonRefused  = "refused"      // the queue takes no success of this kind
 	ReasonRender   = "render"       // the workload cannot be turned into a command with these values
 	ReasonInputs   = "inputs"       // an input could not be had
 	ReasonLeaving  = "node_leaves"

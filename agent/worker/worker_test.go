@@ -249,6 +249,22 @@ func TestLateResultIsFinal(t *testing.T) {
 	}
 }
 
+// A success that the queue will never take ends as a failure, which it does: the item must not stay running for good.
+func TestRefusedSuccessIsAFailure(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: play}, claim(1, workload.Selfplay))
+	b.queue.refuses = true
+	w, _ := b.run()
+	if o := b.outcome("c1"); o.Result != Failed || o.Reason != ReasonRefused || len(o.Outputs) != 0 || !strings.Contains(o.Detail, "needs games") {
+		t.Errorf("told %+v", o)
+	}
+	b.idle(w)
+	a, told, err := readAnswer(filepath.Join(b.cfg.Runner.Dir, "w1.c1"))
+	if err != nil || !told || a.Outcome.Result != Failed || a.Heard.IsZero() {
+		t.Errorf("answer %+v, %v, %v", a, told, err)
+	}
+}
+
 func (b *bench) letGo(job string) {
 	b.t.Helper()
 	if err := os.WriteFile(filepath.Join(b.cfg.Runner.OutDir(job), "go"), nil, 0o600); err != nil {

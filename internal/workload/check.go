@@ -69,6 +69,7 @@ func (c *checker) workload(raw rawWorkload) *Workload {
 			continue
 		}
 		w.Stages[name] = c.stage(field, raw.Stages[name])
+		c.product(field+".outputs", name, raw.Stages[name].Outputs)
 	}
 	return w
 }
@@ -126,6 +127,29 @@ func (c *checker) stage(field string, raw rawStage) Stage {
 		c.report(field+".outputs", "at least one must not be optional", "are all optional")
 	}
 	return s
+}
+
+// product demands that a run which passes the checks here is a success for the ring too: without what its stage is for, its
+// answer would be refused each time.
+func (c *checker) product(field, stage string, outputs []rawOutput) {
+	kind, counter := product(stage)
+	strange := func(o rawOutput) bool { return !slices.Contains(Kinds(), o.Kind) }
+	if slices.ContainsFunc(outputs, strange) || !slices.ContainsFunc(outputs, func(o rawOutput) bool { return !o.Optional }) {
+		return // said already
+	}
+	found := false
+	for i, o := range outputs {
+		if o.Kind != kind || o.Optional {
+			continue
+		}
+		found = true
+		if _, counted := o.Min[counter]; counter != "" && len(o.Min) > 0 && !counted {
+			c.report(fmt.Sprintf("%s[%d].min", field, i), fmt.Sprintf("add %s: 1", counter), "does not ask for %s: %s without any is no success", counter, stage)
+		}
+	}
+	if !found {
+		c.report(field, fmt.Sprintf("give one of them kind: %s, not optional", kind), "have none of kind %s, which is what %s is for", kind, stage)
+	}
 }
 
 func (c *checker) argv(field string, argv []string) {

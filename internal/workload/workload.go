@@ -127,6 +127,21 @@ func DefaultMin(kind string) map[string]int64 {
 	}
 }
 
+// product is the kind of output that a stage is for, and the counter of it that a success must show ("" for none): what the
+// ring's state demands of a finished item.
+func product(stage string) (kind, counter string) {
+	switch stage {
+	case Selfplay:
+		return KindGames, "games"
+	case Export:
+		return KindDataset, "samples"
+	case Train:
+		return KindModel, ""
+	default:
+		return KindMatches, "games"
+	}
+}
+
 // HasConfig says whether the workload can train c.
 func (w *Workload) HasConfig(c id.Config) bool {
 	for _, have := range w.Configs {
