@@ -216,7 +216,7 @@ func checks() map[string]func(*arena) error {
 		},
 		"QUEUE_POPULATOR": func(a *arena) error {
 			coordinator, _ := ByName("SELFPLAY_COORDINATOR")
-			plan := kit.SelfplayPlan{Version: 1, Total: 100, Games: map[id.Config]map[id.Node]int64{c4: {a.n[0].ID: 100}}}
+			plan := kit.SelfplayPlan{Version: 1, Total: 100, Games: map[id.Config]int64{c4: 100}}
 			if err := a.n[0].Env(coordinator, "").Effects.PutNote(context.Background(), kit.PlanNote, plan); err != nil {
 				return err
 			}

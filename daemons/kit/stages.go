@@ -130,23 +130,19 @@ func Unfinished(q Queue, workType string, c id.Config) (pending, running int) {
 }
 
 // SelfplayPlan is the plan that SELFPLAY_COORDINATOR keeps in its note PlanNote and QUEUE_POPULATOR fills the queue by.
-// Games are shares: while a plan is in force, items are added in its proportions for as long as there is room.
+// Games are shares: while a plan is in force, items are added in its proportions for as long as there is room. What each node
+// is to play stands in the plan's event alone: for many configs on many nodes a note has no room for it.
 type SelfplayPlan struct {
-	Version uint64                          `json:"version"`
-	At      time.Time                       `json:"at"`
-	Games   map[id.Config]map[id.Node]int64 `json:"games"`
-	Total   int64                           `json:"total"`
-	Met     []id.Config                     `json:"met,omitempty"` // configs whose rating target is reached
+	Version uint64              `json:"version"`
+	At      time.Time           `json:"at"`
+	Games   map[id.Config]int64 `json:"shares"`
+	Nodes   string              `json:"nodes,omitempty"` // fingerprint of the nodes that the games were dealt to
+	Total   int64               `json:"total"`
+	Met     []id.Config         `json:"met,omitempty"` // configs whose rating target is reached
 }
 
 // Of is what the plan wants of a config.
-func (p SelfplayPlan) Of(c id.Config) int64 {
-	var n int64
-	for _, g := range p.Games[c] {
-		n += g
-	}
-	return n
-}
+func (p SelfplayPlan) Of(c id.Config) int64 { return p.Games[c] }
 
 // Notes that one daemon keeps and another reads.
 const (

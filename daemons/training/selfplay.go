@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
@@ -60,14 +61,14 @@ func (s SelfplaySettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 	if err != nil {
 		return kit.Plan{}, err
 	}
-	next := s.allocate(v, now)
+	next, dealt := s.allocate(v, now)
 	if !s.worth(old, next, now) {
 		return kit.Plan{}, nil
 	}
 	next.Version, next.At = old.Version+1, now
 	return kit.Plan{Notes: []kit.NoteChange{{Key: kit.PlanNote, Value: next, Events: []kit.Statement{{
 		Type:    event.SelfplayAllocationUpdated.Type(),
-		Payload: event.Allocation{PlanVersion: next.Version, Games: next.Games, Total: next.Total},
+		Payload: event.Allocation{PlanVersion: next.Version, Games: dealt, Total: next.Total},
 	}}}}}, nil
 }
 
@@ -75,12 +76,9 @@ func (s SelfplaySettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 // the gap. Otherwise every finished game would make a plan.
 func (s SelfplaySettings) worth(old, next kit.SelfplayPlan, now time.Time) bool {
 	shape := func(p kit.SelfplayPlan) string {
-		out := ""
+		out := p.Nodes
 		for _, c := range slices.Sorted(maps.Keys(p.Games)) {
 			out += string(c)
-			for _, n := range slices.Sorted(maps.Keys(p.Games[c])) {
-				out += string(n)
-			}
 		}
 		for _, c := range p.Met {
 			out += "!" + string(c)
@@ -103,8 +101,8 @@ func (s SelfplaySettings) worth(old, next kit.SelfplayPlan, now time.Time) bool 
 }
 
 // allocate weighs the configs' needs and deals their games to the nodes by capability.
-func (s SelfplaySettings) allocate(v kit.View, now time.Time) kit.SelfplayPlan {
-	p := kit.SelfplayPlan{Games: map[id.Config]map[id.Node]int64{}}
+func (s SelfplaySettings) allocate(v kit.View, now time.Time) (p kit.SelfplayPlan, dealt map[id.Config]map[id.Node]int64) {
+	p.Games, dealt = map[id.Config]int64{}, map[id.Config]map[id.Node]int64{}
 	var nodes []ring.Member
 	for _, m := range v.Fleet.Members() {
 		if m.Live() && capability(m) > 0 {
@@ -113,24 +111,27 @@ func (s SelfplaySettings) allocate(v kit.View, now time.Time) kit.SelfplayPlan {
 	}
 	slices.SortFunc(nodes, func(a, b ring.Member) int { return cmp.Compare(a.ID, b.ID) })
 	if len(nodes) == 0 {
-		return p
+		return p, dealt
 	}
 	weights := make([]float64, len(nodes))
+	var names strings.Builder
 	for i, m := range nodes {
 		weights[i] = capability(m)
+		names.WriteString(string(m.ID))
 	}
+	p.Nodes = id.DigestOf([]byte(names.String())).Short()
 	for _, c := range v.Ring.Configs {
 		games, met := s.want(v, c, now)
 		if met {
 			p.Met = append(p.Met, c)
 		}
-		p.Games[c] = map[id.Node]int64{}
+		p.Games[c], dealt[c] = games, map[id.Node]int64{}
 		for i, n := range deal(games, weights) {
-			p.Games[c][nodes[i].ID] = n
+			dealt[c][nodes[i].ID] = n
 		}
 		p.Total += games
 	}
-	return p
+	return p, dealt
 }
 
 // want is the number of games of a config that the plan asks for.

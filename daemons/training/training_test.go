@@ -81,6 +81,40 @@ func TestPlanFeedsTheStarvedAndWeighsNodes(t *testing.T) {
 	})
 }
 
+// A plan for many configs on many nodes fits into its note, and an outage of one node is still a new plan.
+func TestPlanOfALargeRing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var configs []id.Config
+		for i := range 12 {
+			configs = append(configs, id.Config(fmt.Sprintf("hex%d_%dp", 8+i/3, 2+i%3)))
+		}
+		r, n := ringOf(t, configs...)
+		var last *kittest.Node
+		for i := range 79 {
+			last = r.AddNode(fmt.Sprintf("n%d", i), id.Edge, ring.Slots{CPU: 2})
+		}
+		n.Start(Selfplay(), `{"every":"10s"}`)
+		r.Eventually(time.Minute, "a plan", func() bool { return len(r.Log(event.SelfplayAllocationUpdated.Type())) == 1 })
+		p := lastPlan(t, r)
+		note, err := kit.ReadNoteOf[kit.SelfplayPlan](r.View("").Notes, "SELFPLAY_COORDINATOR", kit.PlanNote)
+		if err != nil || note.Total != p.Total || len(note.Games) != 12 {
+			t.Fatalf("note %+v, %v", note, err)
+		}
+		for _, c := range configs {
+			var sum int64
+			for _, g := range p.Games[c] {
+				sum += g
+			}
+			if len(p.Games[c]) != 80 || sum != note.Of(c) {
+				t.Errorf("%s: %d games for %d nodes, the note says %d", c, sum, len(p.Games[c]), note.Of(c))
+			}
+		}
+		r.SetStatus(last, ring.Failed)
+		r.Eventually(time.Minute, "a plan without it", func() bool { return len(r.Log(event.SelfplayAllocationUpdated.Type())) == 2 })
+	})
+}
+
 func TestDealSumsUp(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

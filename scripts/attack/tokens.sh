@@ -7,7 +7,7 @@ version: 1
 name: sleeper
 configs: [a_2p]
 stages:
-  selfplay: {argv: [sh, -c, 'sleep 300'], needs: {cpu: 1}, timeout: 10m, outputs: [{path: x, kind: file}]}
+  selfplay: {argv: [sh, -c, 'sleep 300'], needs: {cpu: 1}, timeout: 10m, outputs: [{path: x, kind: games}]}
 Y
 printf 'timing: dev\nvoters: 3\nworkload: w.yaml\n' >"$scratch/ring.yaml"
 make_ring one "$scratch/ring.yaml" c1 c2 c3 e1 || verdict
