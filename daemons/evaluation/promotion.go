@@ -76,7 +76,7 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 	}
 	name, _ := v.Library.Name(ring.ModelName(c))
 	var errs []error
-	for _, w := range v.Queue.Items(kit.StageEvaluate, c) {
+	for _, w := range append(forgotten(v, c, name), v.Queue.Items(kit.StageEvaluate, c)...) {
 		candidate, ok := kit.InputOf(w, kit.RoleCandidate)
 		if !ok || w.State != ring.WorkDone || decided.Has(candidate, w.Finished) {
 			continue

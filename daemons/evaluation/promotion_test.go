@@ -196,6 +196,35 @@ func TestPromotionAcrossHolders(t *testing.T) {
 	})
 }
 
+// Candidates whose evaluation the queue has forgotten before anybody judged them get their verdicts all the same, each once.
+func TestForgottenCandidatesAreJudged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		n := r.AddNode("a", id.Core, ring.Slots{CPU: 1})
+		first := evaluated(r, n, "first", append(played("me", "random", 100, 95), played("me", "heuristic", 100, 80)...), "")
+		bad := evaluated(r, n, "bad", append(played("me", "random", 100, 50), played("me", "heuristic", 100, 10)...), "")
+		r.Bury()
+		n.Start(Promotion(), "")
+		r.Eventually(2*time.Minute, "both verdicts", func() bool {
+			name, _ := r.Name(ring.ModelName(c4))
+			return name.Digest == first && len(r.Log(event.PromotionRejected.Type())) == 1
+		})
+		p, err := event.PromotionRejected.Read(r.Log(event.PromotionRejected.Type())[0])
+		if err != nil || p.Digest != bad {
+			t.Errorf("%+v, %v", p, err)
+		}
+		better := append(played("me", "random", 100, 99), played("me", "heuristic", 100, 90)...)
+		second := evaluated(r, n, "second", append(better, played("me", string(first), 100, 90)...), "")
+		r.Bury()
+		r.Eventually(2*time.Minute, "the next champion", func() bool { name, _ := r.Name(ring.ModelName(c4)); return name.Digest == second })
+		time.Sleep(10 * time.Minute)
+		if name, _ := r.Name(ring.ModelName(c4)); name.Version != 2 || len(r.Log(event.PromotionRejected.Type())) != 1 {
+			t.Errorf("version %d, %d rejected: somebody was judged twice", name.Version, len(r.Log(event.PromotionRejected.Type())))
+		}
+	})
+}
+
 func TestEvaluationAsksOnceAndLosesNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

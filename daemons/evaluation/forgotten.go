@@ -1,0 +1,40 @@
+package evaluation
+
+import (
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// forgotten is the finished evaluations that the queue has forgotten, as far as they can be told from their models and the
+// matches made of them, in order of the models: a candidate must not lose its verdict because nobody could give one for a
+// thousand items. Champions, former ones too, have had theirs.
+func forgotten(v kit.View, c id.Config, name ring.Name) []ring.WorkItem {
+	// The oldest matches in which a model had a part are its own: it is measured before anybody is measured against it.
+	own := map[id.Digest]ring.Artifact{}
+	for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
+		for _, p := range a.Parents {
+			if _, older := own[p]; !older {
+				own[p] = a
+			}
+		}
+	}
+	var out []ring.WorkItem
+	for _, m := range v.Library.Artifacts(ring.KindModel, c) {
+		matches, measured := own[m.Digest]
+		if !measured || m.Digest == name.Digest || formerly(name, m.Digest) {
+			continue
+		}
+		w, known := v.Queue.ByKey(kit.EvaluateKey(c, m.Digest))
+		if _, kept := v.Queue.Item(w.ID); known && (kept || w.State != ring.WorkDone) {
+			continue
+		}
+		if !known {
+			w = ring.WorkItem{Type: kit.StageEvaluate, Key: kit.EvaluateKey(c, m.Digest), State: ring.WorkDone, Finished: matches.Created}
+		}
+		w.Config, w.Inputs = c, []ring.Input{{Role: kit.RoleCandidate, Digest: m.Digest}}
+		w.Result = &ring.WorkResult{Outputs: []ring.Output{{Role: kit.RoleMatches, Kind: ring.KindMatches, Digest: matches.Digest}}}
+		out = append(out, w)
+	}
+	return out
+}
