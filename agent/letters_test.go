@@ -101,3 +101,58 @@ func TestSickHandlers(t *testing.T) {
 		t.Errorf("the other subscriber was given the retry too: %v", got)
 	}
 }
+
+// A handler that does not return even when its deadline has passed costs its own daemon a restart: then delivery goes on with
+// the same event, and the other subscriber has never waited.
+func TestHandlerThatIgnoresItsContext(t *testing.T) {
+	t.Parallel()
+	var deafened, well book
+	var caught atomic.Int32
+	free := make(chan struct{})
+	t.Cleanup(func() { close(free) })
+	consume := func(h func(event.Record)) func(context.Context, kit.Env) error {
+		return func(ctx context.Context, env kit.Env) error {
+			return env.Events.Consume(ctx, kit.Consumer{Types: []event.Type{"OPERATOR_NOTE"}, Handle: func(_ context.Context, r event.Record) error {
+				h(r)
+				return nil
+			}})
+		}
+	}
+	r := agenttest.Start(t, agenttest.Options{Specs: base(
+		everywhere("TEST_DEAF", consume(func(r event.Record) {
+			if textOf(r) == "trap" && caught.Add(1) == 1 {
+				<-free // whatever its context says
+				return
+			}
+			deafened.add("%s", textOf(r))
+		})),
+		everywhere("TEST_WELL", consume(func(r event.Record) { well.add("%s", textOf(r)) })),
+	)})
+	n := r.Node("c1")
+	order := []string{"a", "trap", "b"}
+	for _, text := range order {
+		mustNote(t, r, n, text)
+	}
+	r.UntilIn(5*time.Second, "the other subscriber has everything at once", func(context.Context) error {
+		if got := well.list(); !slices.Equal(got, order) {
+			return fmt.Errorf("got %v", got)
+		}
+		return nil
+	})
+	if got := deafened.list(); slices.Contains(got, "b") {
+		t.Errorf("the trapped subscriber is through already: %v; the test shows nothing", got)
+	}
+	r.UntilIn(2*agenttest.Patience, "delivery goes on", func(context.Context) error {
+		if got := deafened.list(); !slices.Equal(got, order) {
+			return fmt.Errorf("handled %v", got)
+		}
+		return nil
+	})
+	rows, err := daemonRows(t.Context(), n)
+	if err != nil || rows["TEST_DEAF"].Restarts == 0 || rows["TEST_WELL"].Restarts != 0 {
+		t.Errorf("restarts %d and %d, %v; want some and none", rows["TEST_DEAF"].Restarts, rows["TEST_WELL"].Restarts, err)
+	}
+	if got := well.list(); !slices.Equal(got, order) {
+		t.Errorf("the other subscriber heard %v", got)
+	}
+}

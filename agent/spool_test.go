@@ -2,13 +2,18 @@ package agent_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
 	"github.com/ringagent/ringagent/agent/api"
@@ -152,4 +157,75 @@ func TestConsumerAcknowledges(t *testing.T) {
 	if err := ack(strings.Repeat("x", 65), 1); !errors.As(err, &invalid) || invalid.Code != api.CodeInvalid {
 		t.Errorf("name too long: %v", err)
 	}
+}
+
+// A consumer begins behind what it has acknowledged, also after a restart of the agent; what it has only read comes again.
+func TestConsumerBeginsBehindItsAcknowledgement(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Specs: base()})
+	n := r.Node("c1")
+	for _, text := range []string{"one", "two", "three"} {
+		mustNote(t, r, n, text)
+	}
+	read := func(want int) (texts []string, seqs []uint64) {
+		t.Helper()
+		r.Until(fmt.Sprint("a stream of ", want, " lines"), func(ctx context.Context) error {
+			texts, seqs = nil, nil
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			body, err := consumed(ctx, n, "me")
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			dec := json.NewDecoder(body)
+			for range want {
+				var l event.Line
+				if err := dec.Decode(&l); err != nil {
+					return err
+				}
+				texts, seqs = append(texts, textOf(event.Record{Draft: event.Draft{Payload: l.Payload}})), append(seqs, l.Seq)
+			}
+			return nil
+		})
+		return texts, seqs
+	}
+	texts, seqs := read(3)
+	if !slices.Equal(texts, []string{"one", "two", "three"}) {
+		t.Fatalf("read %v", texts)
+	}
+	if again, _ := read(3); !slices.Equal(again, texts) {
+		t.Errorf("what was not acknowledged came again as %v", again)
+	}
+	if err := n.Client().Post(t.Context(), "/api/v1/consume/me/ack", map[string]uint64{"seq": seqs[1]}, nil); err != nil {
+		t.Fatal(err)
+	}
+	n.Restart(false)
+	if left, _ := read(1); !slices.Equal(left, []string{"three"}) {
+		t.Errorf("behind the second: %v", left)
+	}
+	mustNote(t, r, n, "four")
+	if left, _ := read(2); !slices.Equal(left, []string{"three", "four"}) {
+		t.Errorf("what is new follows: %v", left)
+	}
+}
+
+// consumed opens a consumer's stream of notes over a node's socket.
+func consumed(ctx context.Context, n *agenttest.Node, name string) (io.ReadCloser, error) {
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(n.Dir, "agent.sock"))
+	}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://localhost/api/v1/consume/"+name+"?type=OPERATOR_NOTE", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("answered %s", resp.Status)
+	}
+	return resp.Body, nil
 }
