@@ -3,6 +3,7 @@ package daemons
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strconv"
 	"sync"
 	"testing"
@@ -16,20 +17,33 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
+var period = regexp.MustCompile(`"every":"[^"]*"`)
+
 // wheel is the whole loop on five nodes in memory: every pipeline daemon, and workers that play, export, train and measure.
 type wheel struct {
 	*arena
 	mu   sync.Mutex
 	runs map[string]int // finished runs by key
+	// alternate makes every second candidate a bad one.
+	alternate bool
+	measured  int
 }
 
-func newWheel(t *testing.T) *wheel {
+func newWheel(t *testing.T) *wheel { return newWheelAt(t, "") }
+
+// newWheelAt gives every daemon that has a period of its own the same one; "" leaves them theirs.
+func newWheelAt(t *testing.T, every string) *wheel {
 	w := &wheel{arena: newArena(t, ""), runs: map[string]int{}}
 	// A fifth of the games of a ring on one machine: what is tested is who does what, not SQLite.
 	w.overlay = DevOverlay()
 	w.overlay["QUEUE_POPULATOR"] = raw(`{"every":"2s","games":10,"floor":10,"target":16,"per_cycle":16}`)
 	w.overlay["AUTO_EXPORT"] = raw(`{"every":"5s","games":40,"immediate":80,"few":40,"cooldown":"5s","window":4}`)
 	w.overlay["TRAINING_TRIGGER"] = raw(`{"every":"5s","samples":800,"cooldown":"5s","epochs":0,"retry":"5s","candidate_wait":"60s"}`)
+	if every != "" {
+		for name, section := range w.overlay {
+			w.overlay[name] = period.ReplaceAll(section, []byte(`"every":"`+every+`"`))
+		}
+	}
 	w.Settings(func(s *ring.Settings) { s.Daemons = w.overlay })
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -45,6 +59,14 @@ func newWheel(t *testing.T) *wheel {
 		w.run(i, name)
 	}
 	return w
+}
+
+// bad says whether the candidate that is measured now plays badly.
+func (w *wheel) bad() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.measured++
+	return w.alternate && w.measured%2 == 0
 }
 
 // singletons starts them all, the first on the node given and the others on the cores after it.
@@ -84,6 +106,11 @@ func (w *wheel) stage(ctx context.Context, n *kittest.Node, item ring.WorkItem) 
 	shares := map[string]float64{"random": 0.95, "heuristic": 0.7}
 	if champion, ok := kit.InputOf(item, kit.RoleChampion); ok {
 		shares[string(champion)] = 0.6
+	}
+	if w.bad() {
+		for opponent := range shares {
+			shares[opponent] = 0.3
+		}
 	}
 	path, err := kittest.Matches(n.Dir(), item.ID, item.Config, candidate, 100, shares)
 	if err != nil {
@@ -134,12 +161,9 @@ func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
 		{event.SelfplayAllocationUpdated.Type()}, {event.SelfplayComplete.Type()}, {event.NewGamesAvailable.Type()}, {event.DataSyncCompleted.Type()},
 		{event.NPZExportComplete.Type()}, {event.NPZDistributionComplete.Type()}, {event.TrainingCompleted.Type()},
 		{event.EvaluationCompleted.Type(), event.WorkCompleted.Type()}, {event.ModelPromoted.Type()}, {event.PromotionRejected.Type()},
+		{event.TrainingStarted.Type()}, {event.EloUpdated.Type()}, {event.ModelDistributionComplete.Type()},
 	}
-	var all []event.Type
-	for _, def := range event.Catalogue().All() {
-		all = append(all, def.Type)
-	}
-	withheld = append(withheld, all)
+	withheld = append(withheld, allButOverdue())
 	for _, types := range withheld {
 		name := "nothing"
 		if len(types) > 0 {
@@ -152,16 +176,47 @@ func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWheel(t)
+				w.alternate = true
 				w.Withhold(types...)
 				w.singletons(0)
 				began := time.Now()
 				if err := w.turns(2, 4*time.Minute); err != nil {
 					t.Error(err)
 				}
+				// Each stage began within its deadline: it was not DATA_PIPELINE that set it going.
+				if late := w.Log(event.PipelineStageOverdue.Type()); len(late) > 0 {
+					t.Errorf("%d stages were overdue, the first: %s", len(late), late[0].Payload)
+				}
+				if len(types) == 0 && !w.logged(event.PromotionRejected.Type()) {
+					t.Error("nobody was rejected: withholding that would show nothing")
+				}
 				t.Logf("two promotions in %v, %d work items", time.Since(began).Round(time.Second), len(w.Work("")))
 			})
 		})
 	}
+}
+
+// allButOverdue is every event but the one that says a stage is late, of which there must be none.
+func allButOverdue() (all []event.Type) {
+	for _, def := range event.Catalogue().All() {
+		if def.Type != event.PipelineStageOverdue.Type() {
+			all = append(all, def.Type)
+		}
+	}
+	return all
+}
+
+// The broken variant: with every event withheld and nobody looking by himself within the hour, nothing turns.
+func TestLoopStandsWithoutEventsAndTimers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWheelAt(t, "1h")
+		w.Withhold(allButOverdue()...)
+		w.singletons(0)
+		if w.turns(1, 4*time.Minute) == nil {
+			t.Error("a loop without events and timers turns: the other test shows nothing")
+		}
+	})
 }
 
 // All singletons move to other nodes in mid-loop while their former holders go on trying: nothing is done twice, the plan
