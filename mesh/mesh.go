@@ -32,6 +32,7 @@ type Mesh struct {
 	client      *rpc.Client
 	gossip      *gossip.Gossip
 	renewed     chan struct{} // wakes the renewer
+	claims      chan string   // where gossip says that another agent uses this node's identity
 
 	mu   sync.Mutex
 	meta Meta
@@ -63,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Mesh, error) {
 	if err != nil {
 		cfg.Log.Warn().Err(err).Msg("known peers are lost; the roster has to do")
 	}
-	m := &Mesh{cfg: cfg, store: store, credentials: credentials, book: book, renewed: make(chan struct{}, 1)}
+	m := &Mesh{cfg: cfg, store: store, credentials: credentials, book: book, renewed: make(chan struct{}, 1), claims: make(chan string, 1)}
 	if err := m.signSelf(); err != nil && !errors.Is(err, identity.ErrNoKey) {
 		return nil, fmt.Errorf("open mesh: %w", err)
 	}
@@ -102,9 +103,11 @@ func (m *Mesh) assemble() error {
 		Dial: func(ctx context.Context, node id.Node) (net.Conn, error) {
 			return m.Dial(ctx, node, wire.Gossip)
 		},
-		Double: func(boot id.Boot, address string) {
-			m.cfg.OnRefused("", Errorf(CodeDuplicate, "another agent, boot %s at %s, uses this node's identity", boot, address).
-				WithHint("stop one of the two machines, wipe it and join it anew"))
+		Double: func(_ id.Boot, address string) {
+			select {
+			case m.claims <- address:
+			default: // one is being looked into, and is made again if it is true
+			}
 		},
 	})
 	if err != nil {
@@ -128,6 +131,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	group.Go(func() { m.renewForever(ctx) })
 	group.Go(func() { m.keepBook(ctx) })
 	group.Go(func() { m.obtainAuthorityKey(ctx) })
+	group.Go(func() { m.lookIntoClaims(ctx) })
 	err := m.endpoint.Serve(ctx)
 	cancel()
 	m.client.Close()

@@ -128,7 +128,8 @@ func (d *delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, _ []b
 func (d *delegate) AckPayload() []byte { return nil }
 
 // claimed looks at what others say about this node. After a restart that is the previous boot for a moment, until this
-// one's word has gone round; when another boot keeps being claimed, another machine uses this identity.
+// one's word has gone round; when another boot keeps being claimed, another machine may use this identity, and is to be
+// looked for.
 func (d *delegate) claimed(meta Meta) {
 	if meta.Boot == d.boot {
 		return
@@ -141,12 +142,12 @@ func (d *delegate) claimed(meta Meta) {
 	}
 	c.last = now
 	c.count++
-	proved := c.count >= claimsNeeded && now.Sub(c.first) >= claimsSpan
-	if proved {
+	kept := c.count >= claimsNeeded && now.Sub(c.first) >= claimsSpan
+	if kept {
 		*c = claims{}
 	}
 	d.mu.Unlock()
-	if proved {
+	if kept {
 		d.double(meta.Boot, meta.Address)
 	}
 }

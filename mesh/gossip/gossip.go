@@ -63,7 +63,8 @@ type Config struct {
 	Roster  Roster
 	// Known lists the nodes that belong together, by roster and by memory: they are called for ever.
 	Known func() []id.Node
-	// Double is told when another machine proves to use this node's identity. It must not block.
+	// Double is told when others keep saying that another boot uses this node's identity, at that address. Anybody in the
+	// ring can say so: it proves nothing. It must not block.
 	Double func(boot id.Boot, address string)
 	Log    zerolog.Logger
 }

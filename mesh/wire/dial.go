@@ -145,7 +145,9 @@ func (e *Endpoint) greet(ctx context.Context, raw net.Conn, node id.Node, protoc
 		return nil, fmt.Errorf("wait for admission: %w", err)
 	}
 	if answer.Refused != nil {
-		e.cfg.Refused(node, answer.Refused)
+		if s.Class == id.Core || !IsCode(answer.Refused, CodeRevoked, CodeDuplicate) {
+			e.cfg.Refused(node, answer.Refused)
+		}
 		return nil, answer.Refused
 	}
 	return &Conn{

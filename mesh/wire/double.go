@@ -2,7 +2,12 @@ package wire
 
 import (
 	"context"
+	"crypto/tls"
+	"fmt"
 	"time"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/mesh/identity"
 )
 
 // doublePatience is how long the agent that a node was known by gets to show that it is still there.
@@ -44,4 +49,51 @@ func (e *Endpoint) checkDouble(ctx context.Context, c *Conn) error {
 		}
 	}
 	return nil
+}
+
+// Twin dials address and gives the boot of the agent there, if it is another agent with this node's identity: it has to
+// prove that it holds this node's own key, which nobody else can, and this node itself, reached by a detour, is none. ""
+// and nil mean that this node itself answered. Whoever else answers is an error, as is nobody.
+func (e *Endpoint) Twin(ctx context.Context, address string) (id.Boot, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.limits.DialTimeout)
+	defer cancel()
+	raw, err := e.cfg.Network.Dial(ctx, address)
+	if err != nil {
+		return "", err //nolint:wrapcheck // the Network has said what it did
+	}
+	defer raw.Close() //nolint:errcheck // all has been said
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+	secured := tls.Client(raw, e.twinConfig())
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return "", fmt.Errorf("handshake: %w", err)
+	}
+	if err := WriteFrame(secured, greeting{Boot: e.cfg.Boot, Started: e.cfg.Started.UnixNano()}); err != nil {
+		return "", err
+	}
+	// It refuses its own identity; what matters is the boot that says so.
+	var answer greeting
+	if err := ReadFrame(secured, maxGreeting, &answer); err != nil {
+		return "", fmt.Errorf("wait for its boot: %w", err)
+	}
+	if answer.Boot == e.cfg.Boot {
+		return "", nil
+	}
+	return answer.Boot, nil
+}
+
+// twinConfig takes nobody at the other end but who holds this node's own key.
+func (e *Endpoint) twinConfig() *tls.Config {
+	c := e.clientConfig("", RPC, new(identity.Subject))
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		s, err := e.gate.verify(state.PeerCertificates, RPC)
+		if err != nil {
+			return err
+		}
+		if own := e.cfg.Credentials.Subject(); s.Node != own.Node || s.Key != own.Key {
+			return Errorf(CodeUnauthorised, "node %s answers, not another agent of this one", s.Node)
+		}
+		return nil
+	}
+	return c
 }

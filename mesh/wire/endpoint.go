@@ -34,7 +34,9 @@ type Config struct {
 	// Unknown is told about nodes with a certificate that are not in this node's roster: its copy may be old. It must
 	// not block. May be nil.
 	Unknown func(id.Node)
-	// Refused is told when another node refuses this one, with the reason. It must not block. May be nil.
+	// Refused is told when another node refuses this one, with the reason. That this node is revoked, or a double, is
+	// what may end an agent: it is believed of core nodes only, since any rented machine can say so. It must not block.
+	// May be nil.
 	Refused func(by id.Node, reason *Error)
 }
 
