@@ -18,7 +18,7 @@ func servePropose(ctx context.Context, t *term, from id.Node, in []byte) ([]byte
 	if err := permit(t.n.machine.View(), from, c); err != nil {
 		return nil, err
 	}
-	res, err := t.submit(ctx, in)
+	res, err := t.commit(ctx, c, in)
 	if err != nil {
 		return nil, err
 	}

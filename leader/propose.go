@@ -48,7 +48,7 @@ func (n *Node) Propose(ctx context.Context, c state.Command) (state.Result, erro
 	for {
 		var res state.Result
 		err = n.atCoordinator(ctx, func(ctx context.Context, t *term) error {
-			if res, err = t.submit(ctx, data); err == nil {
+			if res, err = t.commit(ctx, c, data); err == nil {
 				t.noteStale(c, res)
 			}
 			return err

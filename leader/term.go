@@ -34,9 +34,10 @@ type term struct {
 	// Closed when nothing is taken out of these any more.
 	proposalsEnded, batchesEnded chan struct{}
 
-	proof  proof
-	leases *leases
-	claims *claims
+	leaving chan struct{} // held while a node's departure is decided
+	proof   proof
+	leases  *leases
+	claims  *claims
 }
 
 // watchLeadership turns the library's notifications into terms. LeaderCh would drop transitions; this channel blocks Raft,
@@ -142,6 +143,7 @@ func newTerm(ctx context.Context, n *Node, s *seat) *term {
 		n: n, raft: s.raft, heard: &s.trans.heard, told: &s.trans.told, number: s.raft.CurrentTerm(), ctx: ctx, cancel: cancel,
 		proposals: make(chan *proposal, queueLength), batches: make(chan *batchProposal, queueLength),
 		proposalsEnded: make(chan struct{}), batchesEnded: make(chan struct{}),
+		leaving: make(chan struct{}, 1),
 	}
 	t.proof.t = t
 	t.leases = newLeases(t)
