@@ -102,11 +102,13 @@ type Agent struct {
 	external     *external
 	specs        []kit.Spec
 
-	leaving  chan leaveRequest
-	fatal    chan error // why this process must end
-	draining atomic.Bool
-	shutOut  atomic.Bool   // a peer has said that this node is revoked
-	ready    chan struct{} // closed once everything has been started
+	leaving   chan struct{} // this node has left the ring, and Run has to end
+	stopping  chan struct{} // closed when Run has begun to end
+	fatal     chan error    // why this process must end
+	draining  atomic.Bool
+	departing atomic.Bool   // somebody asked this node to leave, and is not answered yet
+	shutOut   atomic.Bool   // a peer has said that this node is revoked
+	ready     chan struct{} // closed once everything has been started
 }
 
 // LogLevel is the level in force; it can change while everybody logs.
@@ -145,7 +147,7 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan leaveRequest), fatal: make(chan error, 1), ready: make(chan struct{})}
+	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{})}
 	a.conf.Store(&c)
 	var undo []func()
 	defer func() {

@@ -57,13 +57,11 @@ func (a *Agent) mutations() []httpd.Route {
 			return a.join(r.Context(), in.Seeds)
 		}),
 		post("/api/v1/leave", func(r *http.Request) (any, error) {
-			var in struct {
-				Drain bool `json:"drain"`
-			}
+			var in api.Leave
 			if err := httpd.Decode(r, &in); err != nil {
 				return nil, err
 			}
-			return done(a.Leave(r.Context(), in.Drain))
+			return a.Leave(r.Context(), in)
 		}),
 		post("/api/v1/force-leave", func(r *http.Request) (any, error) {
 			var in struct {

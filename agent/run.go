@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/agent/httpd"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -28,12 +27,6 @@ const (
 // ErrAbrupt, as the cause of the end of Run's context, ends the agent as kill -9 would, as far as one process allows:
 // nothing is drained, nothing waits for its place, nobody is told. Tests of whole rings need it.
 var ErrAbrupt = errors.New("end without winding down")
-
-// leaveRequest asks Run to take this node out of the ring.
-type leaveRequest struct {
-	drain bool
-	done  chan error
-}
 
 // Run starts everything, serves until ctx ends, and stops in the reverse order. Jobs go on: the next start adopts them.
 // It returns nil after a stop that was asked for.
@@ -82,7 +75,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	close(a.ready)
 
 	var err error
-	var leave *leaveRequest
+	left := false
 	select {
 	case <-baseFailed.Done():
 		if ctx.Err() == nil {
@@ -93,10 +86,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		if err == nil {
 			err = errors.New("the agent's work ended by itself")
 		}
-	case req := <-a.leaving:
-		leave = &req
+	case <-a.leaving:
+		left = true
 	case err = <-a.fatal:
 	}
+	close(a.stopping)
 	if errors.Is(context.Cause(ctx), ErrAbrupt) {
 		endWork()
 		endBase()
@@ -106,27 +100,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.log.Info().Msg("agent stops")
 	stops := time.Now()
-	a.wind(base, leave)
+	if !left { // else all that is done
+		a.wind(base)
+	}
 	wound := time.Now()
 	endWork()
-	if werr := <-workDone; werr != nil && err == nil && ctx.Err() == nil && leave == nil {
+	if werr := <-workDone; werr != nil && err == nil && ctx.Err() == nil && !left {
 		err = werr
 	}
 	ended := time.Now()
 	a.linger(base)
 	lingered := time.Now()
-	if leave != nil {
+	if left {
 		_ = a.mesh.Leave(withLimit(base, 3*time.Second))
 	}
 	endBase()
-	if berr := <-baseDone; berr != nil && err == nil && ctx.Err() == nil && leave == nil {
+	if berr := <-baseDone; berr != nil && err == nil && ctx.Err() == nil && !left {
 		err = berr
 	}
 	a.log.Info().Dur("drain_ms", wound.Sub(stops)).Dur("daemons_ms", ended.Sub(wound)).Dur("outbox_ms", lingered.Sub(ended)).
 		Dur("parts_ms", time.Since(lingered)).Msg("agent stopped")
-	if leave != nil {
-		leave.done <- nil
-	}
 	return err
 }
 
@@ -138,22 +131,8 @@ func withLimit(ctx context.Context, d time.Duration) context.Context {
 
 // wind does what must happen while everything still runs: stop claiming, and on a rented node push what is unsynced, so
 // that no finished game goes with the machine.
-func (a *Agent) wind(base context.Context, leave *leaveRequest) {
-	a.draining.Store(true)
-	_ = a.mesh.UpdateMeta(func(m *mesh.Meta) { m.Draining = true })
-	a.worker.Drain()
-	if leave != nil {
-		ctx := withLimit(base, drainLimit)
-		var err error
-		if leave.drain {
-			err = a.worker.Idle(ctx)
-		} else {
-			err = a.worker.Leave(ctx)
-		}
-		if err != nil {
-			a.log.Warn().Err(err).Msg("jobs were left behind")
-		}
-	}
+func (a *Agent) wind(base context.Context) {
+	a.setDraining(true)
 	if a.node.Class == id.Edge {
 		a.pushLast(withLimit(base, drainLimit))
 	}
@@ -331,37 +310,4 @@ func (a *Agent) sown(ctx context.Context) error {
 		return err
 	}
 	return a.sow(ctx, seed)
-}
-
-// Leave takes this node out of the ring and ends Run.
-func (a *Agent) Leave(ctx context.Context, drain bool) error {
-	if err := a.mayLeave(); err != nil {
-		return err
-	}
-	if _, err := a.leader.Propose(ctx, a.command(state.KindStatus, state.SetStatus{Node: a.node.ID, Boot: a.boot, Status: ring.Left, Cause: "leave"})); err != nil {
-		return decided(err)
-	}
-	req := leaveRequest{drain: drain, done: make(chan error, 1)}
-	select {
-	case a.leaving <- req:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// mayLeave refuses a voter that the quorum cannot spare.
-func (a *Agent) mayLeave() error {
-	st := a.leader.Stats()
-	if !a.isVoter() {
-		return nil
-	}
-	if len(st.Voters) == 1 {
-		return api.Errorf(api.CodeRefused, "this is the ring's only voter").WithHint("enrol other core nodes first")
-	}
-	if st.AliveVoters-1 < len(st.Voters)/2+1 {
-		return api.Errorf(api.CodeRefused, "this voter cannot be spared: %d of %d answer", st.AliveVoters, len(st.Voters)).
-			WithHint("bring another core node up and wait until it votes; see: ringagent leader")
-	}
-	return nil
 }

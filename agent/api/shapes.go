@@ -331,6 +331,19 @@ type CreateToken struct {
 	Uses       int      `json:"uses"`
 }
 
+// Leave asks a node to leave the ring.
+type Leave struct {
+	Drain bool `json:"drain"` // running jobs may come to their own end first
+	// LimitSeconds is for how long at most; nil means ten minutes. What runs then is ended and handed back.
+	LimitSeconds *float64 `json:"limit_seconds,omitempty"`
+}
+
+// Departure says that a node has left the ring, and how many of its finished games are nowhere else.
+type Departure struct {
+	Done
+	UnsyncedGames *int64 `json:"unsynced_games"` // null: unknown
+}
+
 // Done answers what has nothing more to say.
 type Done struct {
 	OK     bool   `json:"ok"`
