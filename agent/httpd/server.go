@@ -51,7 +51,7 @@ type Route struct {
 	Stream func(w http.ResponseWriter, r *http.Request) error
 	// Brief says that Stream ends at once by itself, and needs no place among the streams.
 	Brief bool
-	// MaxBody is the largest request body, in bytes; 0 means 1 MiB, −1 no limit.
+	// MaxBody is the largest request body, in bytes; 0 means 1 MiB, −1 no limit. Open routes take none: strangers ask there.
 	MaxBody int64
 }
 
@@ -74,6 +74,8 @@ const (
 	writeTime        = 30 * time.Second // for each piece of an answer; a reader that takes none of it for so long is cut off
 	maxStreams       = 128              // of maxAnswers, so that who only asks is always answered
 	defaultBody      = 1 << 20
+	noBody           = 0
+	maxMultiplexed   = 16 // requests at once on one HTTP/2 connection
 	shutdownPatience = 2 * time.Second
 )
 
@@ -105,6 +107,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, trust Trust) error {
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxMultiplexed},
 		BaseContext: func(net.Listener) context.Context {
 			base := context.WithValue(context.WithoutCancel(ctx), trustKey{}, trust)
 			return context.WithValue(base, streamsKey{}, streams)
@@ -174,7 +177,10 @@ func (s *Server) knownHost(host string) bool {
 
 func (s *Server) handler(route Route) http.Handler {
 	limit := route.MaxBody
-	if limit == 0 {
+	switch {
+	case route.Access == Open:
+		limit = noBody
+	case limit == 0:
 		limit = defaultBody
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -236,15 +242,19 @@ func (s *Server) handler(route Route) http.Handler {
 }
 
 // takeBody reads the whole body ahead of its handler, so that a sender that is slow on purpose holds up nothing but itself.
-// A body without limit is its handler's to read.
+// A body without limit is its handler's to read. It comes before the request gets its place among those that are answered:
+// who is slow to send one must go on making room for others.
 func takeBody(w http.ResponseWriter, r *http.Request, limit int64) *api.Error {
 	if r.ContentLength == 0 {
 		return nil
 	}
 	noDeadline := func() { _ = http.NewResponseController(w).SetReadDeadline(time.Time{}) }
-	if limit <= 0 {
+	switch {
+	case limit < 0:
 		noDeadline()
 		return nil
+	case r.ContentLength > limit:
+		return api.Errorf(api.CodeTooLarge, "request body: more than %d bytes", limit)
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var tooLarge *http.MaxBytesError
