@@ -144,7 +144,9 @@ func (e Enrolment) finish(d *dataDir, got mesh.Enrolled) error {
 	return d.writeNode(nodeFile{ID: got.Node, Name: got.Name, Ring: got.RingName, RingID: got.Ring, Class: got.Class})
 }
 
-// enroller admits newcomers: the state machine counts the token, this only carries question and answer.
+// enroller admits newcomers: the state machine counts the token, this only carries question and answer. Whoever asks is a
+// stranger until then, so that the question is looked at by the newest state first: only what will be granted for the first
+// time costs an entry in Raft's log.
 type enroller struct {
 	self   id.Node
 	now    func() time.Time
@@ -157,11 +159,11 @@ type enroller struct {
 
 // Enrol implements mesh.Enroller.
 func (e enroller) Enrol(ctx context.Context, r mesh.EnrolRequest) (mesh.EnrolGrant, error) {
+	st, err := e.leader.Read(ctx)
+	if err != nil {
+		return mesh.EnrolGrant{}, enrolError(err)
+	}
 	if r.Class == "" {
-		st, err := e.leader.Read(ctx)
-		if err != nil {
-			return mesh.EnrolGrant{}, enrolError(err)
-		}
 		t, ok := st.Token(r.TokenID)
 		if !ok {
 			return mesh.EnrolGrant{}, mesh.Errorf(mesh.CodeTokenWrong, "this ring has no such token")
@@ -171,21 +173,32 @@ func (e enroller) Enrol(ctx context.Context, r mesh.EnrolRequest) (mesh.EnrolGra
 	m := ring.Member{
 		ID: r.Node, Name: r.Name, Class: r.Class, KeyHash: string(r.Key), Addresses: r.Addresses, Enrolled: e.now().UTC(),
 	}
-	res, err := e.leader.Propose(ctx, state.Command{Kind: state.KindEnrol, At: e.now().UTC(), By: e.self, Body: state.Enrol{
-		TokenID: r.TokenID, SecretHash: string(r.SecretHash), Class: r.Class, Member: m,
-	}})
+	body := state.Enrol{TokenID: r.TokenID, SecretHash: string(r.SecretHash), Class: r.Class, Member: m}
+	granted, err := e.admit(ctx, st, body)
 	if err != nil {
 		return mesh.EnrolGrant{}, enrolError(err)
-	}
-	granted, err := valueAs[ring.Member](res)
-	if err != nil {
-		return mesh.EnrolGrant{}, err
 	}
 	first, err := json.Marshal(e.roster().with(granted))
 	if err != nil {
 		return mesh.EnrolGrant{}, fmt.Errorf("encode roster: %w", err)
 	}
 	return mesh.EnrolGrant{Node: granted.ID, Class: granted.Class, Name: granted.Name, State: first}, nil
+}
+
+func (e enroller) admit(ctx context.Context, st *state.State, body state.Enrol) (ring.Member, error) {
+	now := e.now().UTC()
+	had, verdict := st.TryEnrol(body, now)
+	if verdict.Code != "" {
+		return ring.Member{}, &leader.Refused{Code: string(verdict.Code), Message: verdict.Message}
+	}
+	if had != nil {
+		return *had, nil
+	}
+	res, err := e.leader.Propose(ctx, state.Command{Kind: state.KindEnrol, At: now, By: e.self, Body: body})
+	if err != nil {
+		return ring.Member{}, err
+	}
+	return valueAs[ring.Member](res)
 }
 
 // enrolError keeps what the machine said, under a code that the newcomer's exit code is made of.

@@ -2,7 +2,9 @@ package state
 
 import (
 	"crypto/subtle"
+	"errors"
 	"slices"
+	"time"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
@@ -12,33 +14,12 @@ import (
 // enrol admits a key. The same key gets the same answer again, since the first one may have been lost.
 func (t *txn) enrol(b Enrol) (any, error) {
 	m := b.Member
-	if _, err := id.ParseNode(string(m.ID)); err != nil {
-		return nil, refuse(CodeInvalid, "%v", err)
-	}
-	if err := id.CheckNodeName(m.Name); err != nil {
-		return nil, refuse(CodeInvalid, "%v", err)
-	}
-	if m.KeyHash == "" {
-		return nil, refuse(CodeInvalid, "enrolment without a key")
-	}
-	if t.s.IsRevoked(m.ID) || t.s.IsKeyRevoked(m.KeyHash) {
-		return nil, refuse(CodeUnauth, "the node or its key is revoked")
-	}
-	tok, granted, err := t.present(b)
+	tok, granted, err := t.mayEnrol(b)
 	if err != nil {
 		return nil, err
 	}
 	if granted != nil {
 		return *granted, nil
-	}
-	if have, ok := t.s.members.get(string(m.ID)); ok {
-		if have.KeyHash == m.KeyHash {
-			return have.Member, nil
-		}
-		return nil, refuse(CodeRefused, "node id %s belongs to another key: two machines with one identity", m.ID)
-	}
-	if err := t.nameFree(m.Name, m.ID); err != nil {
-		return nil, err
 	}
 	m.Class, m.Status, m.Since, m.Enrolled, m.Revoked, m.Boot = b.Class, ring.Alive, t.at(), t.at(), false, ""
 	if b.TokenID != "" {
@@ -48,6 +29,45 @@ func (t *txn) enrol(b Enrol) (any, error) {
 	t.putMember(memberRow{Member: m})
 	t.s.nameIndex.put(m.Name, m.ID)
 	return m, nil
+}
+
+// mayEnrol refuses what enrol does not admit; granted is the member that this very key is already. It only reads.
+func (t *txn) mayEnrol(b Enrol) (tok ring.Token, granted *ring.Member, err error) {
+	m := b.Member
+	if _, err := id.ParseNode(string(m.ID)); err != nil {
+		return tok, nil, refuse(CodeInvalid, "%v", err)
+	}
+	if err := id.CheckNodeName(m.Name); err != nil {
+		return tok, nil, refuse(CodeInvalid, "%v", err)
+	}
+	if m.KeyHash == "" {
+		return tok, nil, refuse(CodeInvalid, "enrolment without a key")
+	}
+	if t.s.IsRevoked(m.ID) || t.s.IsKeyRevoked(m.KeyHash) {
+		return tok, nil, refuse(CodeUnauth, "the node or its key is revoked")
+	}
+	if tok, granted, err = t.present(b); err != nil || granted != nil {
+		return tok, granted, err
+	}
+	if have, ok := t.s.members.get(string(m.ID)); ok {
+		if have.KeyHash == m.KeyHash {
+			return tok, &have.Member, nil
+		}
+		return tok, nil, refuse(CodeRefused, "node id %s belongs to another key: two machines with one identity", m.ID)
+	}
+	return tok, nil, t.nameFree(m.Name, m.ID)
+}
+
+// TryEnrol says how this state would answer an enrolment at a moment, and changes nothing: what strangers ask is looked at
+// before it costs an entry. granted is the member that this very key is already; Code is "" where it would be admitted.
+func (s *State) TryEnrol(b Enrol, at time.Time) (granted *ring.Member, res Result) {
+	t := &txn{s: *s, cmd: Command{At: at}}
+	_, granted, err := t.mayEnrol(b)
+	var no *refusal
+	if errors.As(err, &no) {
+		res.Code, res.Message = no.code, no.message
+	}
+	return granted, res
 }
 
 // present checks a token. granted is the member that this very key became by it before.

@@ -19,6 +19,7 @@ func TestEnrol(t *testing.T) {
 	token := func(uses int) PutToken {
 		return PutToken{ring.Token{ID: "t", SecretHash: "hash", Class: id.Edge, Uses: uses, Expires: epochStart.Add(time.Hour)}}
 	}
+	used := func(r *rig) int { tok, _ := r.m.View().Token("t"); return len(tok.Used) }
 	e := enrolment(nodeD, "t", id.Edge)
 	with := func(change func(*Enrol)) Enrol { x := e; change(&x); return x }
 	for _, test := range []struct {
@@ -60,13 +61,24 @@ func TestEnrol(t *testing.T) {
 			if test.prep != nil {
 				test.prep(r)
 			}
+			had, tried := r.m.View().TryEnrol(test.body, r.at)
 			if test.want != "" {
-				if res := r.refused(test.want, test.body, nil); res.Message == "" {
+				res := r.refused(test.want, test.body, nil)
+				if res.Message == "" {
 					t.Error("refused without a message")
+				}
+				if tried.Code != res.Code || tried.Message != res.Message || had != nil {
+					t.Errorf("tried: %v %+v, then refused with %+v", had, tried, res)
 				}
 				return
 			}
+			if again := used(r) > 0; tried.Code != "" || (had != nil) != again {
+				t.Errorf("tried: %v %+v, then admitted; again: %v", had, tried, again)
+			}
 			m := r.ok(test.body, nil).Value.(ring.Member)
+			if had != nil && had.ID != m.ID {
+				t.Errorf("tried: %+v, then %+v", had, m)
+			}
 			if m.ID != test.body.Member.ID || m.Class != id.Edge {
 				t.Errorf("%+v", m)
 			}
