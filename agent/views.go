@@ -147,13 +147,16 @@ func (r reading) prefixed(prefix string) (ring.Artifact, error) {
 	return found[0], nil
 }
 
-// copies counts an artifact's receipts by failure domain. For games, the copy of the edge node that played them never
-// counts.
+// copies counts an artifact's receipts by failure domain, as whoever makes new copies does: not those on nodes that are
+// gone. For games, the copy of the edge node that played them never counts.
 func (r reading) copies(a ring.Artifact) int {
 	domains := map[string]bool{}
 	for _, n := range a.Holders {
 		m, ok := r.s.Member(n)
-		if !ok || m.Revoked || a.Kind == ring.KindPack && n == a.Origin && m.Class == id.Edge {
+		if !ok || m.Revoked || m.Status == ring.Left || m.Status == ring.Failed {
+			continue
+		}
+		if a.Kind == ring.KindPack && n == a.Origin && m.Class == id.Edge {
 			continue
 		}
 		domains[m.Domain()] = true

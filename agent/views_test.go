@@ -114,6 +114,16 @@ func TestGamesCountWithTheirReceipts(t *testing.T) {
 	if f.games() != 40 || copies() != 2 {
 		t.Errorf("with both: %d games, %d copies", f.games(), copies())
 	}
+	status := func(s ring.Status) {
+		f.do(state.KindStatus, state.SetStatus{Node: coreB, Boot: id.Boot("0" + coreB[1:]), Status: s, Cause: "test"})
+	}
+	for _, s := range []ring.Status{ring.Failed, ring.Left} {
+		status(s)
+		if got := f.reading().underReplicated(); len(got) != 1 || copies() != 1 || f.games() != 40 {
+			t.Errorf("with a holder that is %s: %d copies, under-replicated %+v, %d games", s, copies(), got, f.games())
+		}
+		status(ring.Alive)
+	}
 	f.do(state.KindRevoke, state.Revoke{Node: coreB})
 	if f.games() != 40 {
 		t.Errorf("after the loss of a holder %d games are counted, 40 were", f.games())
