@@ -92,6 +92,12 @@ func showConfig(c *cli.Context) error {
 	return err
 }
 
+// applied is what a ring goes by after config apply.
+type applied struct {
+	Version  uint64        `json:"version"`
+	Settings ring.Settings `json:"settings"`
+}
+
 func applyConfig(c *cli.Context) error {
 	file, err := oneArg(c, "FILE")
 	if err != nil {
@@ -103,12 +109,9 @@ func applyConfig(c *cli.Context) error {
 	}
 	ctx, cancel := ask(c)
 	defer cancel()
-	var out struct {
-		Version  uint64        `json:"version"`
-		Settings ring.Settings `json:"settings"`
-	}
+	var out applied
 	if err := client(c).Post(ctx, "/api/v1/settings", settings, &out); err != nil {
 		return err
 	}
-	return show(c, out.Version, func(w io.Writer, v uint64) { fmt.Fprintf(w, "ring settings are now version %d\n", v) })
+	return show(c, out, func(w io.Writer, a applied) { fmt.Fprintf(w, "ring settings are now version %d\n", a.Version) })
 }
