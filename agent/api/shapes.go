@@ -98,7 +98,7 @@ type DaemonRow struct {
 	State               string     `json:"state"` // upper case, or "unknown"
 	Node                *string    `json:"node"`
 	Epoch               *uint64    `json:"epoch"`
-	Standby             *string    `json:"standby,omitempty"`
+	Standby             *string    `json:"standby"`
 	Since               *time.Time `json:"since"`
 	Restarts            int        `json:"restarts"`
 	DependsOn           []string   `json:"depends_on"`
