@@ -261,6 +261,7 @@ func (a *Agent) Reload() error {
 		}
 	}
 	a.conf.Store(&next)
+	a.server.OpenLoopback(next.API.LoopbackReads())
 	a.log.Info().Msg("config reloaded")
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -122,27 +123,34 @@ func bodyRing(t *testing.T, change func(kit.Spec) kit.Spec) (*agenttest.Ring, *b
 
 // probe asks a node's port in the clear, from the same machine, as a load balancer would.
 func probe(ctx context.Context, n *agenttest.Node) error {
+	status, _, err := ask(ctx, n, "/healthz")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("answered %d", status)
+	}
+	return err
+}
+
+// ask is a question on the ring's own port, as anybody on loopback puts it.
+func ask(ctx context.Context, n *agenttest.Node, path string) (status int, body string, err error) {
 	c, err := n.Host.Dial(ctx, n.Address)
 	if err != nil {
-		return err
+		return 0, "", err
 	}
 	defer c.Close()
 	deadline, _ := ctx.Deadline()
 	_ = c.SetDeadline(deadline)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost"+path, nil)
 	if err != nil {
-		return err
+		return 0, "", err
 	}
 	if err := req.Write(c); err != nil {
-		return err
+		return 0, "", err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(c), req)
 	if err != nil {
-		return err
+		return 0, "", err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("answered %s", resp.Status)
-	}
-	return nil
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
 }

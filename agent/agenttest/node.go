@@ -38,6 +38,7 @@ type Node struct {
 
 // life is one start of an agent.
 type life struct {
+	agent   *agent.Agent
 	network *plug
 	cancel  context.CancelCauseFunc
 	done    chan error
@@ -133,7 +134,7 @@ func (n *Node) Start() {
 	}
 	// The agent's life is ended by Stop, Kill or the ring's cleanup, not by the test's context: that one ends too early.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(n.ring.t.Context()))
-	l.cancel = cancel
+	l.agent, l.cancel = a, cancel
 	go func() { l.done <- a.Run(ctx) }()
 	n.mu.Lock()
 	n.life = l
@@ -182,6 +183,20 @@ func (n *Node) Restart(abrupt bool) {
 		n.Stop()
 	}
 	n.Start()
+}
+
+// Reload has the agent read its config anew, as SIGHUP does.
+func (n *Node) Reload() {
+	n.ring.t.Helper()
+	n.mu.Lock()
+	l := n.life
+	n.mu.Unlock()
+	if l == nil {
+		n.ring.t.Fatalf("%s does not run", n.Name)
+	}
+	if err := l.agent.Reload(); err != nil {
+		n.ring.t.Fatalf("reload %s: %v", n.Name, err)
+	}
 }
 
 // Wipe ends the agent abruptly and removes its folder.

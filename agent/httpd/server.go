@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -59,8 +60,8 @@ type Route struct {
 type Config struct {
 	Log          zerolog.Logger
 	Token        func() string // the bearer token; "" = nobody is let in by token
-	LoopbackOpen bool
-	Hosts        []string // names and addresses that a Host header may carry beside localhost and loopback addresses
+	LoopbackOpen bool          // at first; see OpenLoopback
+	Hosts        []string      // names and addresses that a Host header may carry beside localhost and loopback addresses
 }
 
 // Limits of every listener.
@@ -81,18 +82,23 @@ const (
 
 // Server answers routes.
 type Server struct {
-	config Config
-	mux    *http.ServeMux
+	config   Config
+	mux      *http.ServeMux
+	loopback atomic.Bool // reading is free there
 }
 
 // New makes a server of routes. A doubled pattern is a programmer's mistake and panics, as in http.ServeMux.
 func New(c Config, routes []Route) *Server {
 	s := &Server{config: c, mux: http.NewServeMux()}
+	s.OpenLoopback(c.LoopbackOpen)
 	for _, r := range routes {
 		s.mux.Handle(r.Pattern, s.handler(r))
 	}
 	return s
 }
+
+// OpenLoopback makes reading on loopback free, or ends that; requests that come from then on are judged by it.
+func (s *Server) OpenLoopback(open bool) { s.loopback.Store(open) }
 
 type (
 	trustKey   struct{}
@@ -276,7 +282,7 @@ func (s *Server) allowed(r *http.Request, a Access) *api.Error {
 	switch {
 	case trust == TrustSocket, a == Open:
 		return nil
-	case a == Read && trust == TrustLoopback && s.config.LoopbackOpen:
+	case a == Read && trust == TrustLoopback && s.loopback.Load():
 		return nil
 	}
 	got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
