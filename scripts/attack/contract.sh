@@ -157,4 +157,91 @@ kill -TERM $devpid; s=$(date +%s); wait $devpid; code=$?
 check "SIGTERM ends dev within 45 s" [ $(($(date +%s) - s)) -le 45 ]; echo "      exit $code after $(($(date +%s) - s)) s"
 check "all agents are gone, also those started by hand" [ -z "$(job_pids "$D/n")" ]
 check "the summary" "$probe" keys . seconds games generations promotions promoted ratings < <(tail -1 "$scratch/dev.out")
+# What is given up, taken back and taken away, in a ring of its own in which nothing plays by itself.
+gate=$scratch/gate
+cat >"$scratch/w.yaml" <<Y
+version: 1
+name: waiter
+configs: [connect4_2p]
+stages:
+  selfplay:
+    argv: [sh, -c, 'until [ -e "\$0" ]; do sleep 0.2; done; exec "\$@"', "$gate", "{self}", workload, connect4, selfplay, --games, "2", --simulations, "1", --seed, "7", --out, "{out}/games.db"]
+    needs: {cpu: 1}
+    timeout: 10m
+    grace: 2s
+    outputs: [{path: games.db, kind: games, min: {games: 1}}]
+Y
+printf 'timing: dev\nvoters: 3\nworkload: w.yaml\ndaemons: {QUEUE_POPULATOR: {enabled: false}}\n' >"$scratch/ring.yaml"
+make_ring leavers "$scratch/ring.yaml" c1 c2 c3 e1 || verdict
+everybody() { # everybody NODE: it sees all of them, and the state has those that came back
+  local c
+  all_alive "$1" 4 && voters "$1" 3 || return 1
+  for c in c1 c2 c3; do ra $c daemon explain DATA_PIPELINE --json >"$log" && ! grep -q 'no: left' "$log" || return 1; done
+  sleep 3 # for the coordinator to hear from them
+}
+state_is() { [ "$(ra "$1" work show "$2" --json | field state)" = "$3" ]; }
+is() { [ "$(ra "$1" members --status "$3" --json | tr -d '\n ' | grep -c "\"name\":\"$2\"")" = 1 ]; }
+ended() { ! kill -0 "$1" 2>/dev/null; }
+other() { case $1 in c1) echo c2 ;; *) echo c1 ;; esac; }
+runner() { # runner ASKED ITEM: waits until the item runs, and leaves who runs it in $who and somebody else in $at
+  check "an item runs" until_true 30 state_is "$1" "$2" running
+  who=$(ra "$1" work show "$2" --json | field claimed_by); at=$(other "$who")
+}
+expect 0 '"properties"' ra c1 config schema
+expect 0 '' ra c1 config apply "$scratch/ring.yaml" --json
+check "config apply --json" "$probe" keys . version settings <"$log"
+check "it is the second version" [ "$(field version <"$log")" = 2 ]
+expect 0 'version 3' ra c2 config apply "$scratch/ring.yaml"
+row() { ra c1 daemons --json | "$probe" keys daemons name node epoch standby; }
+check "every row of daemons has node, epoch and standby" row
+since() { ra c1 daemons --node c1 --json | tr -d '\n ' | grep -o '"name":"EVENT_ROUTER"[^}]*"RUNNING"[^}]*"since":"[^"]*"'; }
+before=$(since)
+expect 0 '' ra c1 daemon restart EVENT_ROUTER
+restarted() { local now; now=$(since) && [ "$now" != "$before" ]; }
+check "it runs anew" until_true 20 restarted
+expect 0 '' ra c2 daemon restart DATA_PIPELINE
+expect 4 '' ra c1 daemon restart NO_SUCH
+# leave: what runs is handed back.
+ra c1 work add selfplay --config connect4_2p --json >"$log"; w=$(field id <"$log")
+runner c1 "$w"; eval "pid=\$pid_$who"
+expect 0 '"unsynced_games": *0' ra "$who" leave --json
+check "the item was handed back" bash -c "! '$RINGAGENT' --data-dir '$scratch/$at' work show $w --json | grep -q 'node left'"
+check "the agent of $who ends" until_true 25 ended "$pid"
+check "$at sees that it has left" until_true 10 is "$at" "$who" left
+expect 3 '' ra "$who" members
+start "$who"
+check "it is back with the certificate that it has" until_true 60 everybody "$at"
+# leave --drain: what runs comes to its own end.
+runner "$at" "$w"; eval "pid=\$pid_$who"
+expect 2 'drain' ra "$who" leave --limit 1s
+ra "$who" leave --drain --json >"$scratch/left" 2>"$scratch/left.err" & leaver=$!
+check "$who drains" until_true 20 is "$at" "$who" draining
+check "its job goes on" state_is "$at" "$w" running
+expect 8 'leaving' ra "$who" leave
+touch "$gate"; wait $leaver; code=$?
+check "leave --drain: exit $code" [ $code = 0 ]
+check "its JSON" "$probe" keys . ok unsynced_games <"$scratch/left"
+check "the item is done" state_is "$at" "$w" done
+check "the agent of $who ends, too" until_true 25 ended "$pid"
+start "$who"
+check "it is back again" until_true 60 everybody "$at"
+rm "$gate"
+# A cancelled item is queued again.
+ra c1 work add selfplay --config connect4_2p --json >"$log"; w=$(field id <"$log")
+expect 0 '' ra c1 work cancel "$w"
+check "it is cancelled" until_true 20 state_is c1 "$w" cancelled
+expect 0 '' ra c2 work retry "$w"
+touch "$gate"
+check "and done after all" until_true 60 state_is c1 "$w" done
+expect 8 '' ra c1 work retry "$w"
+# Dead letters: there are none, and the verbs say so.
+for v in show retry drop; do expect 4 '' ra c1 dlq $v nothing; done
+# force-leave --prune: forgotten.
+kill -9 "$pid_e1"; wait "$pid_e1" 2>/dev/null
+expect 0 '' ra c2 force-leave e1 --prune
+pruned() { ra "$1" members --json >"$log" && ! grep -q '"e1"' "$log"; }
+for c in c1 c2 c3; do check "$c has forgotten e1" until_true 30 pruned $c; done
+start e1
+shut() { sleep 5; pruned c1; }
+check "and does not take it back" shut
 verdict

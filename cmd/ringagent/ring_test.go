@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons"
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// said runs a whole command line.
+func said(args ...string) (exit int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	exit = run(context.Background(), append([]string{"ringagent"}, args...), strings.NewReader(""), &out, &err)
+	return exit, out.String(), err.String()
+}
+
+// sick is a daemon whose handler fails for as long as it is not cured.
+func sick(name string, cured *atomic.Bool) kit.Spec {
+	return kit.Spec{Name: name, Category: "test", Doc: "A test's.", Scope: kit.ScopeNode, New: func(env kit.Env) (kit.Daemon, error) {
+		return kit.Run(func(ctx context.Context) error {
+			return env.Events.Consume(ctx, kit.Consumer{Types: []event.Type{"OPERATOR_NOTE"}, Handle: func(context.Context, event.Record) error {
+				if cured.Load() {
+					return nil
+				}
+				return errors.New("cannot take it")
+			}})
+		}), nil
+	}}
+}
+
+// TestDeadLettersByCommand: what no handler could take is listed and shown whole; a retry that fails again is no success,
+// one that works takes the letter away, and so does giving it up.
+func TestDeadLettersByCommand(t *testing.T) {
+	var cured atomic.Bool
+	specs := []kit.Spec{sick("TEST_A", &cured), sick("TEST_B", &cured)}
+	for _, name := range []string{"EVENT_ROUTER", "CROSS_PROCESS_POLLER"} {
+		s, _ := daemons.ByName(name)
+		specs = append(specs, s)
+	}
+	r := agenttest.Start(t, agenttest.Options{Specs: specs})
+	socket := filepath.Join(r.Node("c1").Dir, "agent.sock")
+	ask := func(want int, args ...string) (string, string) {
+		t.Helper()
+		exit, out, err := said(append([]string{"--socket", socket}, args...)...)
+		if exit != want {
+			t.Errorf("%q: exit %d, want %d: %s%s", args, exit, want, out, err)
+		}
+		return out, err
+	}
+	ask(0, "events", "publish", "OPERATOR_NOTE", "--payload", `{"text":"too much"}`, "--wait")
+	ids := map[string]string{}
+	r.UntilIn(2*agenttest.Patience, "two dead letters", func(context.Context) error {
+		out, _ := ask(0, "dlq", "list", "--json")
+		var d api.DeadLetters
+		if err := json.Unmarshal([]byte(out), &d); err != nil {
+			return err
+		}
+		for _, l := range d.DeadLetters {
+			ids[l.Handler] = l.ID
+		}
+		if len(ids) != 2 {
+			return fmt.Errorf("dead letters %v", ids)
+		}
+		return nil
+	})
+	a, b := ids["TEST_A"], ids["TEST_B"]
+	out, _ := ask(0, "dlq", "show", a, "--json")
+	var letter map[string]any
+	if err := json.Unmarshal([]byte(out), &letter); err != nil || letter["id"] != a || letter["handler"] != "TEST_A" || letter["error"] != "cannot take it" {
+		t.Errorf("dlq show: %v, %v", letter, err)
+	}
+	if out, _ := ask(0, "dlq", "show", a); !strings.Contains(out, "TEST_A") || !strings.Contains(out, "cannot take it") {
+		t.Errorf("dlq show for people: %s", out)
+	}
+	if exit, out, _ := said("--socket", socket, "dlq", "retry", a); exit == 0 {
+		t.Errorf("a retry that failed again is a success: %s", out)
+	}
+	cured.Store(true)
+	ask(0, "dlq", "retry", a)
+	ask(0, "dlq", "drop", b)
+	ask(4, "dlq", "show", a)
+	if out, _ := ask(0, "dlq", "list", "--json"); strings.Contains(out, a) || strings.Contains(out, b) {
+		t.Errorf("left: %s", out)
+	}
+}
+
+// TestLeftBehind: a machine may be given away only after exit code 0.
+func TestLeftBehind(t *testing.T) {
+	none, some := int64(0), int64(3)
+	for name, c := range map[string]struct {
+		games *int64
+		exit  int
+	}{"none": {&none, 0}, "some": {&some, 7}, "unknown": {nil, 7}} {
+		var stderr bytes.Buffer
+		if exit := report(leftBehind(api.Departure{UnsyncedGames: c.games}), false, &stderr); exit != c.exit {
+			t.Errorf("%s: exit %d, want %d: %s", name, exit, c.exit, &stderr)
+		}
+	}
+}
