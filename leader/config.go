@@ -134,6 +134,8 @@ type Faults struct {
 	late   bool                   // see contacts
 	// strictBallot leaves it to the library alone who may stand for election.
 	strictBallot bool
+	// keepOverBoots leaves a node's assignments to its new boot, under their epochs.
+	keepOverBoots bool
 }
 
 // Refused is the state machine's answer to a command that must not be.

@@ -27,6 +27,9 @@ func UseStrictBallot(c *Config) { c.Faults.strictBallot = true }
 // variant.
 func CountLateAnswers(c *Config) { c.Faults.late = true }
 
+// KeepOverBoots leaves the assignments of a node to its new boot, under their old epochs: the broken variant.
+func KeepOverBoots(c *Config) { c.Faults.keepOverBoots = true }
+
 // PreVote says whether the transport of this node's seat can do pre-votes.
 func (n *Node) PreVote() bool {
 	_, ok := any(n.seat.Load().trans).(raft.WithPreVote)

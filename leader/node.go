@@ -81,6 +81,9 @@ func open(c Config, bootstrap bool) (*Node, error) {
 		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), runs: make(chan struct{}),
 		closed: make(chan struct{}), whole: make(chan struct{}, wholeReads),
 	}
+	if c.Faults.keepOverBoots {
+		n.machine.KeepOverBoots()
+	}
 	n.finder.n = n
 	n.served.n = n
 	n.holder = newHolder(n)

@@ -72,6 +72,23 @@ func (t *txn) giveUp(n id.Node, reason string) {
 	}
 }
 
+// giveUpOld is what a node's new boot means for the assignments of the one before: it has none of them, and no epoch is
+// ever held by two boots.
+func giveUpOld(t *txn, n id.Node, _ id.Boot) { t.giveUp(n, "node restarted") }
+
+// KeepOverBoots is the broken variant, for tests of what stands on a machine: a new boot goes on under the epochs of the
+// one before.
+func (m *Machine) KeepOverBoots() {
+	m.rules.newBoot = func(t *txn, n id.Node, b id.Boot) {
+		for name, a := range t.s.assignments.all() {
+			if a.Node == n {
+				a.Boot = b
+				t.s.assignments.put(name, a)
+			}
+		}
+	}
+}
+
 func (t *txn) unassign(a ring.Assignment, reason string) {
 	a.Node, a.Boot, a.Reason = "", "", reason
 	if _, err := t.putAssignment(a); err != nil {

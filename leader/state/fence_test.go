@@ -108,6 +108,49 @@ func TestEffectsThatNeedAFence(t *testing.T) {
 	r.ok(PutDeadLetter{Letter: letter.Letter, Drop: true}, nil)
 }
 
+// bootsUnderOneEpoch restarts a node that holds singletons, and names one whose epoch was seen with two boots.
+func bootsUnderOneEpoch(t *testing.T, change func(*Machine)) string {
+	r := newRig(t)
+	change(r.m)
+	held := map[id.Epoch]id.Boot{}
+	look := func() (twice string) {
+		for a := range r.m.View().Assignments() {
+			if a.Node == "" {
+				continue
+			}
+			if b, ok := held[a.Epoch]; ok && b != a.Boot {
+				twice = a.Daemon
+			}
+			held[a.Epoch] = a.Boot
+		}
+		return twice
+	}
+	for life, boot := range []id.Boot{bootOf(nodeA), "1111111111111111", "2222222222222222"} {
+		if life > 0 {
+			r.report(nodeA, boot)
+		}
+		if twice := look(); twice != "" {
+			return twice
+		}
+		for _, daemon := range []string{"AUTO_PROMOTION", "EVALUATION"} {
+			cur, _ := r.m.View().Assignment(daemon)
+			r.ok(Assign{Daemon: daemon, Node: nodeA, Boot: boot, Standby: nodeB, Previous: cur.Epoch}, nil)
+		}
+		look()
+	}
+	return ""
+}
+
+func TestNoEpochHasTwoBoots(t *testing.T) {
+	t.Parallel()
+	if name := bootsUnderOneEpoch(t, func(*Machine) {}); name != "" {
+		t.Errorf("%s: two boots under one epoch", name)
+	}
+	if bootsUnderOneEpoch(t, (*Machine).KeepOverBoots) == "" {
+		t.Error("a machine that keeps assignments over a new boot passed: the test proves nothing")
+	}
+}
+
 func TestEpochsOnlyGrow(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -37,10 +37,11 @@ type rules struct {
 	expect   func(have, want uint64) error
 	position func(have, want uint64) error
 	copies   func(stay, want int) error
+	newBoot  func(*txn, id.Node, id.Boot)
 }
 
 func strictRules() rules {
-	return rules{fence: checkFence, claim: checkClaim, expect: checkExpect, position: checkPosition, copies: checkCopies}
+	return rules{fence: checkFence, claim: checkClaim, expect: checkExpect, position: checkPosition, copies: checkCopies, newBoot: giveUpOld}
 }
 
 // New is a machine with the state of a ring that has no entry yet.

@@ -179,7 +179,7 @@ func (t *txn) report(b Report) (any, error) {
 			if len(r.Former) > keptBoots {
 				r.Former = r.Former[len(r.Former)-keptBoots:]
 			}
-			t.giveUp(r.ID, "node restarted")
+			t.m.rules.newBoot(t, r.ID, in.Boot)
 		}
 		r.Boot, r.Status, r.Since = in.Boot, ring.Alive, t.at()
 	} else if r.Status == ring.Failed {
