@@ -99,6 +99,7 @@ type Agent struct {
 	heard        reportBook
 	health       healthBook
 	alarms       alarmBook
+	sections     sectionBook
 	external     *external
 	specs        []kit.Spec
 

@@ -18,8 +18,7 @@ import (
 // env makes one attempt's environment. What has an effect carries the attempt's fence, so that a daemon which outlives its
 // assignment can change nothing.
 func (a *Agent) env(spec kit.Spec, epoch id.Epoch) (kit.Env, error) {
-	settings, _ := a.leader.View().Settings()
-	section := settings.Daemons[spec.Name]
+	section := a.sections.take(spec.Name, a.ringSettings).Daemons[spec.Name]
 	every, err := spec.Period(section)
 	if err != nil {
 		return kit.Env{}, err

@@ -111,7 +111,12 @@ func (s *Supervisor) toggle(name string, off bool) error {
 }
 
 // Restart ends a daemon and starts it at once, as if it had never failed. A singleton restarts under the epoch it holds.
-func (s *Supervisor) Restart(name string) error {
+func (s *Supervisor) Restart(name string) error { return s.anew(name, errRestart) }
+
+// Renew is Restart for settings that have changed. It is no restart in the daemon's books.
+func (s *Supervisor) Renew(name string) error { return s.anew(name, errSettings) }
+
+func (s *Supervisor) anew(name string, cause error) error {
 	u, err := s.find(name)
 	if err != nil {
 		return err
@@ -120,7 +125,7 @@ func (s *Supervisor) Restart(name string) error {
 	defer s.mu.Unlock()
 	u.forget()
 	if u.cancel != nil {
-		u.cancel(errRestart)
+		u.cancel(cause)
 	}
 	s.wake()
 	return nil

@@ -44,9 +44,10 @@ type unit struct {
 }
 
 var (
-	errStopped = errors.New("stopped by an operator")
-	errRestart = errors.New("restarted by an operator")
-	errEnded   = errors.New("ended by itself")
+	errStopped  = errors.New("stopped by an operator")
+	errRestart  = errors.New("restarted by an operator")
+	errSettings = errors.New("its settings have changed")
+	errEnded    = errors.New("ended by itself")
 )
 
 func (u *unit) row() Row {
@@ -302,6 +303,7 @@ func (s *Supervisor) settle(ctx context.Context, u *unit, lease, run context.Con
 		if err != nil {
 			u.lastErr = err.Error()
 		}
+	case errors.Is(cause, errSettings):
 	case errors.Is(cause, errRestart):
 		u.restarts++
 	default:

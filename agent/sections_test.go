@@ -1,0 +1,56 @@
+package agent_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// A daemon works by the section of the ring settings that is in force: also in a node's first life, which begins before the
+// node knows any, and when an operator has changed it. What is not its own section leaves it alone.
+func TestDaemonsFollowTheirSettings(t *testing.T) {
+	t.Parallel()
+	var seen, beside attempts
+	one, other := everywhere("NODE_HEALTH_MONITOR", seen.run), everywhere("DLQ_RETRY", beside.run)
+	section := func(every string) json.RawMessage { return json.RawMessage(fmt.Sprintf(`{"every":%q}`, every)) }
+	var settings ring.Settings
+	r := agenttest.Start(t, agenttest.Options{Core: 1, Edge: 1, Specs: base(one, other), Settings: func(s *ring.Settings) {
+		s.Daemons = map[string]json.RawMessage{"NODE_HEALTH_MONITOR": section("7s"), "DLQ_RETRY": section("9s")}
+		settings = *s
+	}})
+	live := func(a *attempts, node, want string) (got attempt) {
+		t.Helper()
+		r.Until(node+" works by "+want, func(context.Context) error {
+			var ok bool
+			except := map[string]string{"c1": "e1", "e1": "c1"}[node]
+			if got, ok = a.live(except); !ok || got.env.Every.String() != want {
+				return fmt.Errorf("period %v", got.env.Every)
+			}
+			return nil
+		})
+		return got
+	}
+	before := map[string]attempt{}
+	for _, node := range []string{"c1", "e1"} {
+		live(&seen, node, "7s")
+		before[node] = live(&beside, node, "9s")
+	}
+	settings.Daemons["NODE_HEALTH_MONITOR"] = section("8s")
+	if err := r.Node("c1").Client().Post(t.Context(), "/api/v1/settings", settings, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range []string{"c1", "e1"} {
+		live(&seen, node, "8s")
+		if before[node].ctx.Err() != nil {
+			t.Errorf("DLQ_RETRY on %s was ended by the settings of another daemon", node)
+		}
+		rows, err := daemonRows(t.Context(), r.Node(node))
+		if err != nil || rows["NODE_HEALTH_MONITOR"].Restarts != 0 {
+			t.Errorf("%s: %+v, %v; want no restart counted", node, rows["NODE_HEALTH_MONITOR"], err)
+		}
+	}
+}
