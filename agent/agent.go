@@ -65,6 +65,8 @@ type Faults struct {
 	Store func(step string)
 	// ReceiptFirst states the receipt of an artifact before it is here.
 	ReceiptFirst bool
+	// UnsyncedAge replaces the age at which a reading of unsynced games becomes unknown.
+	UnsyncedAge time.Duration
 }
 
 // Agent is one node put together.

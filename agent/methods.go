@@ -250,3 +250,12 @@ func (a *Agent) report(ctx context.Context) report {
 
 // unsyncedAge is how old a reading of unsynced games may be before it counts as unknown.
 const unsyncedAge = 30 * time.Second
+
+// known says whether a report is young enough to speak for its node.
+func (a *Agent) known(h heardReport) bool {
+	limit := unsyncedAge
+	if a.opts.Faults.UnsyncedAge > 0 {
+		limit = a.opts.Faults.UnsyncedAge
+	}
+	return time.Since(h.heard) <= limit
+}

@@ -80,7 +80,7 @@ func (a *Agent) unsynced(ctx context.Context, r reading) (map[id.Config]int64, b
 			continue
 		}
 		h, ok := heard[m.ID]
-		if !ok || h.Unsynced == nil || time.Since(h.heard) > unsyncedAge {
+		if !ok || h.Unsynced == nil || !a.known(h) {
 			known = false
 			continue
 		}

@@ -68,7 +68,7 @@ func (a *Agent) members(ctx context.Context) api.Members {
 			// In the roster, and gossip has never heard of it.
 			row.Status = string(ring.Failed)
 		}
-		if h, ok := heard[n]; ok && time.Since(h.heard) <= unsyncedAge {
+		if h, ok := heard[n]; ok && a.known(h) {
 			age := time.Since(h.heard).Seconds()
 			row.LastSeenSeconds, row.UnsyncedGames, row.GPU = &age, h.Unsynced, h.GPUs
 			d := h.Daemons

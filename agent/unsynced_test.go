@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/ringagent/ringagent/agent"
 	"github.com/ringagent/ringagent/agent/agenttest"
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
 )
 
 // counting is a daemon that says how many games are unsynced; below zero it does not know.
@@ -83,4 +86,72 @@ func TestUnsyncedIsCountedWhenAsked(t *testing.T) {
 		}
 	}
 	settle(-1)
+}
+
+// hanging is a daemon whose count does not come while it hangs.
+type hanging struct {
+	counting
+	hangs *atomic.Bool
+}
+
+func (h hanging) Unsynced(ctx context.Context) (map[id.Config]int64, error) {
+	if h.hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return h.counting.Unsynced(ctx)
+}
+
+// A node is alive and says nothing of its games any more. Its last reading is shown with its age, then it is too old to be
+// one: what the ring has unsynced is unknown, not what it was, until the node speaks again.
+func TestOldReadingOfUnsyncedIsUnknown(t *testing.T) {
+	t.Parallel()
+	var games atomic.Int64
+	var hangs, never atomic.Bool
+	games.Store(5)
+	spec := everywhere("TEST_COUNTER", nil)
+	spec.New = func(env kit.Env) (kit.Daemon, error) {
+		if env.Self.Name == "e1" {
+			return hanging{counting{&games}, &hangs}, nil
+		}
+		return hanging{counting{&games}, &never}, nil
+	}
+	r := agenttest.Start(t, agenttest.Options{Core: 1, Edge: 1, Specs: base(spec), Agent: func(_ string, o *agent.Options) {
+		o.Faults.UnsyncedAge = 5 * time.Second // not thirty, which a test would have to sit out
+	}})
+	c1 := r.Node("c1")
+	shown := func(want *int64) {
+		t.Helper()
+		r.Until("the reading", func(ctx context.Context) error {
+			var ms api.Members
+			if err := c1.Client().Get(ctx, "/api/v1/members", nil, &ms); err != nil {
+				return err
+			}
+			for _, m := range ms.Members {
+				if m.Status != string(ring.Alive) {
+					t.Fatalf("%s is %s: a node that answers about everything else is alive", m.Name, m.Status)
+				}
+				if m.Name == "e1" && (m.UnsyncedGames == nil) != (want == nil) {
+					return fmt.Errorf("members show a reading: %t", m.UnsyncedGames != nil)
+				}
+			}
+			var out api.Games
+			if err := c1.Client().Get(ctx, "/api/v1/games", nil, &out); err != nil {
+				return err
+			}
+			if len(out.Configs) != 1 {
+				return fmt.Errorf("configs %+v", out.Configs)
+			}
+			if u := out.Configs[0].Unsynced; (u == nil) != (want == nil) || u != nil && *u != *want {
+				return fmt.Errorf("games show a sum: %t", u != nil)
+			}
+			return nil
+		})
+	}
+	both := int64(10)
+	shown(&both)
+	hangs.Store(true)
+	shown(nil)
+	hangs.Store(false)
+	shown(&both)
 }
