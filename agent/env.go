@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/agent/supervise"
+	"github.com/ringagent/ringagent/daemons"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/eventlog/event"
@@ -18,7 +19,11 @@ import (
 // env makes one attempt's environment. What has an effect carries the attempt's fence, so that a daemon which outlives its
 // assignment can change nothing.
 func (a *Agent) env(spec kit.Spec, epoch id.Epoch) (kit.Env, error) {
-	section := a.sections.take(spec.Name, a.ringSettings).Daemons[spec.Name]
+	settings := a.sections.take(spec.Name, a.ringSettings)
+	if spec.Scope == kit.ScopeNode && !daemons.Enabled(settings, spec.Name) { // singletons are not assigned in the first place
+		return kit.Env{}, fmt.Errorf("disabled by the ring settings: %w", kit.ErrSkip)
+	}
+	section := settings.Daemons[spec.Name]
 	every, err := spec.Period(section)
 	if err != nil {
 		return kit.Env{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
@@ -11,7 +12,8 @@ import (
 )
 
 // A daemon works by the section of the ring settings that is in force: also in a node's first life, which begins before the
-// node knows any, and when an operator has changed it. What is not its own section leaves it alone.
+// node knows any, and when an operator has changed it or has switched the daemon off by it. What is not its own section
+// leaves it alone.
 func TestDaemonsFollowTheirSettings(t *testing.T) {
 	t.Parallel()
 	var seen, beside attempts
@@ -39,10 +41,14 @@ func TestDaemonsFollowTheirSettings(t *testing.T) {
 		live(&seen, node, "7s")
 		before[node] = live(&beside, node, "9s")
 	}
-	settings.Daemons["NODE_HEALTH_MONITOR"] = section("8s")
-	if err := r.Node("c1").Client().Post(t.Context(), "/api/v1/settings", settings, nil); err != nil {
-		t.Fatal(err)
+	apply := func(section json.RawMessage) {
+		t.Helper()
+		settings.Daemons["NODE_HEALTH_MONITOR"] = section
+		if err := r.Node("c1").Client().Post(t.Context(), "/api/v1/settings", settings, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
+	apply(section("8s"))
 	for _, node := range []string{"c1", "e1"} {
 		live(&seen, node, "8s")
 		if before[node].ctx.Err() != nil {
@@ -52,5 +58,19 @@ func TestDaemonsFollowTheirSettings(t *testing.T) {
 		if err != nil || rows["NODE_HEALTH_MONITOR"].Restarts != 0 {
 			t.Errorf("%s: %+v, %v; want no restart counted", node, rows["NODE_HEALTH_MONITOR"], err)
 		}
+	}
+	apply(json.RawMessage(`{"enabled":false}`))
+	for _, n := range r.Nodes() {
+		r.Until("switched off on "+n.Name, func(ctx context.Context) error {
+			rows, err := daemonRows(ctx, n)
+			if row := rows["NODE_HEALTH_MONITOR"]; err == nil && (row.State != "STOPPED" || !strings.Contains(strings.Join(row.BlockedOn, ""), "disabled")) {
+				err = fmt.Errorf("%s, %v", row.State, row.BlockedOn)
+			}
+			return err
+		})
+	}
+	apply(section("6s"))
+	for _, node := range []string{"c1", "e1"} {
+		live(&seen, node, "6s")
 	}
 }

@@ -81,7 +81,7 @@ type Config struct {
 	// Specs are the daemons of this node's profile that may run here, aliases and singletons included.
 	Specs []kit.Spec
 	// Env makes the environment of one attempt; epoch is 0 for node scope. The supervisor itself fills in Progress, Trouble,
-	// Gauge and Daemons.
+	// Gauge and Daemons. ErrSkip says that there is nothing to do now, until Renew.
 	Env func(spec kit.Spec, epoch id.Epoch) (kit.Env, error)
 	// RingWide says whether a cluster-scope daemon is RUNNING anywhere in the ring.
 	RingWide func(daemon string) bool

@@ -210,7 +210,10 @@ var errShutdown = errors.New("the agent stops")
 // open makes the environment and the daemon.
 func (s *Supervisor) open(run context.Context, u *unit, epoch id.Epoch) (d kit.Daemon, err error) {
 	env, err := s.cfg.Env(u.spec, epoch)
-	if err != nil {
+	switch {
+	case errors.Is(err, kit.ErrSkip):
+		return nil, err
+	case err != nil:
 		return nil, fmt.Errorf("make environment: %w", err)
 	}
 	note := func(change func()) {
