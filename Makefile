@@ -6,7 +6,7 @@ BIN     := bin/ringagent
 GOFLAGS_BUILD := -trimpath -tags $(TAGS) -ldflags '-s -w'
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test race soak lint bench cross fmt clean
+.PHONY: build demo test soak attack lint bench cross fmt clean
 
 build: $(BIN)
 
@@ -30,6 +30,10 @@ test:
 
 soak: build
 	scripts/soak.sh $(BIN)
+
+# Strangers, newcomers, liars, full disks and flipped bytes against real agents; part of soak.
+attack: build
+	ROUNDS=0 SCENARIOS=attack scripts/soak.sh $(BIN)
 
 bench: build
 	scripts/bench.sh $(BIN)

@@ -18,6 +18,26 @@ figures() {
   done
 }
 
+# seen NAME: that number was above 0 in some round, or the rounds have shown nothing of it.
+seen() { awk -v name="$1" '{ n = $1; sub(/^[^ ]* /, "") } $0 == name { sum += n } END { exit !sum }' "$WORK/figures.n" || fail "$1: 0 in every round"; }
+
+# What strangers, newcomers and bad disks can do. A script that needs what this machine lacks is named, not counted.
+scenario_attack() {
+  local script name code
+  for script in "$(dirname "$0")"/attack/*.sh; do
+    name=$(basename "$script" .sh)
+    [ "$name" != lib ] || continue
+    began=$(now)
+    RINGAGENT=$BIN KEEP=1 TMPDIR=$WORK bash "$script" > "$WORK/attack-$name.txt" 2>&1
+    code=$?
+    case $code in
+      0) say "attack $name: $(tail -n 1 "$WORK/attack-$name.txt")"; figure "attack $name, s" $(($(now) - began)) ;;
+      77) say "attack $name: $(tail -n 1 "$WORK/attack-$name.txt")" ;;
+      *) fail "attack $name: exit $code: $(grep -a '^FAIL' "$WORK/attack-$name.txt" | head -n 5); see $WORK/attack-$name.txt" ;;
+    esac
+  done
+}
+
 # sound VIA: what must hold after every scenario.
 sound() {
   holds "events verify --all-nodes: $(cat "$WORK/verify.txt" 2>/dev/null)" verified "$1"
@@ -72,6 +92,7 @@ scenario_failover() {
   via=$(other "$victim" n4 n5)
   boot=$(boot_of "$victim" "$via") before=$(promotions "$via")
   singletons "$via" > "$WORK/before"
+  count 'failover: singletons that the victim held' "$(awk -v v="$victim" '$2 == v' "$WORK/before" | wc -l)"
   say "  failover: kill -9 of $victim"
   kill_agent "$victim"
   local killed
@@ -279,6 +300,7 @@ scenario_edge() {
   await 30000 "no more than $unsynced + $after of the games that $victim had finished are missing" at_most $((unsynced + after))
   count 'edge: games missing' "$MISSING"
   log_of "$via" > "$WORK/log"
+  [ "$(grep -F '"type":"P2P_NODE_DEAD"' "$WORK/log" | grep -cF "\"$id\"")" -eq 1 ] || fail "$victim was not declared dead exactly once"
   missed=$(($(played "$id" "$WORK/log") - $(packed "$victim" "$via")))
   [ $missed -le $((unsynced + after)) ] || fail "$missed games of $victim's finished items are in no pack, but only $unsynced + $after were unsynced"
   sound "$via"

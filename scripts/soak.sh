@@ -8,28 +8,31 @@
 #   stopped     SIGSTOP of a node that holds singletons for five leases, then SIGCONT
 #   publishers  five publishers on five nodes, EVENTS events between them, the coordinator killed twice
 #   edge        an edge node killed and its directory deleted while it plays
-# and once, in a ring of its own:
+# and once, in rings of their own:
+#   attack      scripts/attack/*.sh: strangers, newcomers, liars, full disks, flipped bytes, the contract
 #   strength    what the last champion is worth against the baselines and the untrained control
 #
 # ROUNDS (20), SCENARIOS (all) and EVENTS (10000) change the run, BASE_PORT the ports, KEEP=1 keeps the folders. The first
-# promise that does not hold ends the run: exit 1, with what it was and where the logs are.
+# promise that does not hold ends the run: exit 1, with what it was and where the logs are. What some round has to show, such
+# as a coordinator that held singletons, is asked after the last one.
 set -uo pipefail
 BIN=$(cd "$(dirname "${1:?usage: scripts/soak.sh BIN}")" && pwd)/$(basename "$1")
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/soak-scenarios.sh"
 
 rounds=${ROUNDS:-20}
-scenarios=${SCENARIOS:-failover stopped publishers edge strength}
+scenarios=${SCENARIOS:-attack failover stopped publishers edge strength}
 events=${EVENTS:-10000}
 
 workspace soak
 TOOL=$WORK/soak
 (cd "$(dirname "$0")/.." && "${GO:-go}" build -trimpath -tags hashicorpmetrics -o "$TOOL" ./scripts/soak) || fail 'scripts/soak does not build'
 for s in $scenarios; do
-  case $s in failover | stopped | publishers | edge | strength) ;; *) echo "SCENARIOS: no scenario $s" >&2; exit 2 ;; esac
+  case $s in attack | failover | stopped | publishers | edge | strength) ;; *) echo "SCENARIOS: no scenario $s" >&2; exit 2 ;; esac
 done
 
-in_ring=$(for s in $scenarios; do [ "$s" = strength ] || echo "$s"; done)
+case " $scenarios " in *' attack '*) scenario_attack ;; esac
+in_ring=$(for s in $scenarios; do case $s in attack | strength) ;; *) echo "$s" ;; esac; done)
 for round in $(seq "$rounds"); do
   [ -n "$in_ring" ] || break
   say "round $round of $rounds"
@@ -47,6 +50,8 @@ for round in $(seq "$rounds"); do
   figure 'a round in all, s' $(($(now) - STARTED))
   [ -n "$KEEP" ] || rm -rf "$RING" "$RING.log"
 done
+[ "$rounds" -eq 0 ] || case " $scenarios " in *' failover '*) seen 'failover: singletons that the victim held' ;; esac
+[ "$rounds" -lt 10 ] || case " $scenarios " in *' stopped '*) seen 'stopped: effects refused under an old epoch' ;; esac
 case " $scenarios " in *' strength '*) scenario_strength ;; esac
 
 echo

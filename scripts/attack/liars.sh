@@ -70,7 +70,7 @@ play() { # play PART PATTERN [SECONDS]: one attempt, its reason, then cancelled,
     why=$(ra c1 work show "$id" --json | field error)
     if echo "$why" | grep -Eqi -- "$pattern"; then ok "$part: $(state "$id"), \"$why\""; else bad "$part: $(state "$id"), reason \"$why\" is not like /$pattern/"; fi
   fi
-  in_state "$id" done && bad "$part: counted as done"
+  check "$part: one attempt was counted, and it waits for the next" [ "$(state "$id") $(ra c1 work show "$id" --json | field attempts)" = "pending 1" ]
   echo idle >"$scratch/part"
   ra c1 work cancel "$id" >/dev/null 2>&1
   until_true 20 in_state "$id" "cancelled failed dead" || bad "$part: not cancelled but $(state "$id")"
@@ -90,6 +90,14 @@ play leaves '1'
 play hang 'progress' 60
 play forks 'progress' 60
 play loud 'games.db|progress' 120
+# One that never keeps its word uses its attempts up.
+echo fails >"$scratch/part"; fails_before=$(wc -l <"$scratch/runs.fails")
+id=$(ra c1 work add selfplay --config connect4_2p --json | field id)
+check "fails, again and again: dead in the end" until_true 180 in_state "$id" dead || ra c1 work show "$id" --json
+ra c1 work show "$id" --json >"$scratch/dead"
+check "all three attempts were used" [ "$(field attempts <"$scratch/dead") $(wc -l <"$scratch/runs.fails")" = "3 $((fails_before + 3))" ]
+check "it says why" grep -q 'exit' "$scratch/dead"
+good dead
 logs=$(du -sm "$scratch/c1/jobs" | cut -f1)
 check "1 GiB of output left ${logs} MiB of logs" [ "$logs" -lt 32 ]
 rss=$(awk '/VmHWM/{print int($2/1024)}' /proc/$pid_c1/status)
