@@ -29,12 +29,16 @@ func (r *Replica) Run(ctx context.Context) error {
 		if err := r.work(ctx); err != nil && ctx.Err() == nil {
 			r.opt.Log.Warn().Err(err).Msg("replica cannot go on yet")
 		}
+		again := pull.C
+		if !r.owes() {
+			again = nil
+		}
 		select {
 		case <-ctx.Done():
 		case <-r.wake:
 		case f := <-r.control:
 			f(ctx)
-		case <-pull.C:
+		case <-again:
 		case <-retain.C:
 			if err := r.retain(); err != nil {
 				r.fail(err)
@@ -50,6 +54,13 @@ func (r *Replica) Run(ctx context.Context) error {
 		return nil
 	}
 	return guard(r.opt.Path, db.Close)
+}
+
+// owes says that something is left to be tried again. Whatever is new wakes the writer.
+func (r *Replica) owes() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.degraded != nil || r.corrupt != 0 || len(r.queue) > 0 || r.target > r.head.Last
 }
 
 // work appends what is next, and pulls what is missing before it.

@@ -22,9 +22,11 @@ type contacts struct {
 type contact struct {
 	term uint64
 	at   time.Time
+	took time.Duration // until the answer came
 }
 
 func (c *contacts) answered(n id.Node, term uint64, sent time.Time) {
+	took := time.Since(sent)
 	if c.late {
 		sent = time.Now()
 	}
@@ -36,16 +38,21 @@ func (c *contacts) answered(n id.Node, term uint64, sent time.Time) {
 	if old := c.sent[n]; old.term > term || old.term == term && !sent.After(old.at) {
 		return
 	}
-	c.sent[n] = contact{term, sent}
+	c.sent[n] = contact{term, sent, took}
 	c.changed.tell()
 }
 
-// fresh says that a heartbeat to n would tell nobody anything: n has answered a call in this term that was sent within rest,
-// and nobody waits for a later one.
-func (c *contacts) fresh(n id.Node, term uint64, rest time.Duration) bool {
+// fresh says that a heartbeat to n would tell nobody anything: n has answered a call in this term that was sent a moment ago,
+// and nobody waits for a later one. Where answers come at once the moment may be longer: at rest these calls are most of what
+// a voter does. On a busy machine or a slow link each of them is needed.
+func (c *contacts) fresh(n id.Node, term uint64, heartbeat time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k, ok := c.sent[n]
+	rest := heartbeat * 3 / 20
+	if k.took < heartbeat/100 {
+		rest = heartbeat / 4
+	}
 	return ok && k.term == term && k.at.After(c.wanted) && time.Since(k.at) < rest
 }
 

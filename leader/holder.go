@@ -12,7 +12,7 @@ import (
 
 // leasePoll is how often the clock is looked at at least while something is held: timers stand still with the machine, so
 // that after a sleep only a reading tells that a lease is over.
-const leasePoll = 250 * time.Millisecond
+const leasePoll = 500 * time.Millisecond
 
 // askEvery bounds how often a node asks for the leases of new assignments.
 const askEvery = 250 * time.Millisecond

@@ -42,7 +42,7 @@ type Transport struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	rest   time.Duration // a voter that was heard this recently needs no heartbeat
+	beat   time.Duration // the heartbeat timeout
 	heard  contacts
 	told   told
 
@@ -66,7 +66,7 @@ func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, log hcl
 	t := &Transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&config),
 		self:             self, dialer: d, calls: make(chan raft.RPC), config: config, ctx: ctx, cancel: cancel,
-		rest: heartbeat * 3 / 20, receivers: make(map[id.Node]*receiver),
+		beat: heartbeat, receivers: make(map[id.Node]*receiver),
 	}
 	s.attach(t)
 	return t
@@ -76,7 +76,7 @@ func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, log hcl
 // library sends them from a loop of its own, whatever else is on its way.
 func (t *Transport) AppendEntries(n raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	heartbeat := args.PrevLogEntry == 0 && args.PrevLogTerm == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
-	if heartbeat && t.heard.fresh(id.Node(n), args.Term, t.rest) {
+	if heartbeat && t.heard.fresh(id.Node(n), args.Term, t.beat) {
 		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader, Term: args.Term, Success: true}
 		return nil
 	}

@@ -112,6 +112,9 @@ func New(cfg Config) (*Gossip, error) {
 	conf := memberlist.DefaultLANConfig()
 	if cfg.Profile == WAN {
 		conf = memberlist.DefaultWANConfig()
+	} else {
+		// Half as often to twice as many: news spreads about as fast, and a node at rest wakes up less.
+		conf.GossipInterval, conf.GossipNodes = 400*time.Millisecond, 6
 	}
 	conf.Name = string(cfg.Self)
 	conf.Transport = g.transport
