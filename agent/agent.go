@@ -63,6 +63,8 @@ type Faults struct {
 	openReplica func(*Agent) // stands before the opening of the event replica
 	// Store is told of each step in which the content store gives a file its name, and may block there.
 	Store func(step string)
+	// Reconcile is how often the copies here are compared with the state; 0: as the timing has it.
+	Reconcile time.Duration
 	// ReceiptFirst states the receipt of an artifact before it is here.
 	ReceiptFirst bool
 	// UnsyncedAge replaces the age at which a reading of unsynced games becomes unknown.

@@ -140,7 +140,9 @@ func (s *artifacts) Aside(_ context.Context, path, reason string) (string, error
 const (
 	reconcileEvery     = time.Minute
 	reconcileEveryEdge = 10 * time.Minute // a core node reads its whole list for it
-	reconcileRetry     = 2 * time.Second  // after a failure, and in dev timing
+	reconcileEveryDev  = 30 * time.Second
+	reconcileLook      = 10 * time.Second // the timing is not known from the start
+	reconcileRetry     = 2 * time.Second  // after a failure
 	reconcileFetch     = time.Minute      // for one artifact
 	takeBackLimit      = 5 * time.Second  // whoever drops a copy does not wait longer for a coordinator
 )
@@ -148,23 +150,24 @@ const (
 // reconcile compares, from the start on, what the state says is here with what is here.
 func (s *artifacts) reconcile(ctx context.Context) {
 	var last time.Time
-	for pause(ctx, reconcileRetry) {
-		// The timing is not known from the start.
+	for wait := reconcileRetry; pause(ctx, wait); wait = min(reconcileLook, s.reconcileEvery()) {
 		if !last.IsZero() && time.Since(last) < s.reconcileEvery() {
 			continue
 		}
-		if err := s.reconcileOnce(ctx); err == nil {
-			last = time.Now()
-		} else if ctx.Err() == nil {
+		err := s.reconcileOnce(ctx)
+		for ; err != nil && pause(ctx, reconcileRetry); err = s.reconcileOnce(ctx) {
 			s.a.log.Debug().Err(err).Msg("copies not compared with the state")
 		}
+		last = time.Now()
 	}
 }
 
 func (s *artifacts) reconcileEvery() time.Duration {
-	switch {
+	switch often := s.a.opts.Faults.Reconcile; {
+	case often > 0:
+		return often
 	case s.a.lastTiming() == ring.TimingDev:
-		return reconcileRetry
+		return reconcileEveryDev
 	case s.a.node.Class == id.Edge:
 		return reconcileEveryEdge
 	}

@@ -91,6 +91,8 @@ func (n *Node) standWhenCaughtUp(ctx context.Context, s *seat) {
 			return
 		}
 	}
+	n.standing.Lock()
+	defer n.standing.Unlock()
 	if n.behind.Load() == 0 && !n.DiskBad() {
 		n.campaign(s, true)
 	}

@@ -317,6 +317,7 @@ func (r *Ring) newAgent(n *Node, network *plug) (*agent.Agent, error) {
 	o := agent.Options{
 		Log: zerolog.New(r.log).Level(level).With().Timestamp().Logger(), Network: network, Self: r.options.Self,
 		CertLife: r.options.CertLife, Specs: r.options.Specs,
+		Faults: agent.Faults{Reconcile: 2 * time.Second},
 	}
 	if f := r.options.Agent; f != nil {
 		f(n.Name, &o)
