@@ -188,7 +188,8 @@ func OpenReplica(opt ReplicaOptions) (*Replica, error) {
 }
 
 // Offer hands over records that the state machine has placed, or that the coordinator has streamed: in order, with the
-// running hash of the state. It never blocks: what does not fit is pulled later.
+// running hash of the state. It never blocks: what does not fit is pulled later. What comes while the file cannot be written
+// waits with what could not be: where nobody else has a copy it is not to be had again.
 func (r *Replica) Offer(records []Encoded) {
 	if len(records) == 0 {
 		return
@@ -200,7 +201,7 @@ func (r *Replica) Offer(records []Encoded) {
 	for i := range records {
 		size += len(records[i].Bytes)
 	}
-	if r.queued+size <= r.opt.QueueBytes && r.diverged == nil && r.degraded == nil {
+	if r.queued+size <= r.opt.QueueBytes && r.diverged == nil {
 		r.queue = append(r.queue, records...)
 		r.queued += size
 	}

@@ -354,3 +354,30 @@ func TestReplicaDiskFailure(t *testing.T) {
 		})
 	}
 }
+
+// In a ring of one nobody else has what a full disk kept out of the file.
+func TestFullDiskOfARingOfOneLosesNoRecord(t *testing.T) {
+	t.Parallel()
+	ring, alarms := filled("x", 30), &alarmList{}
+	var broken atomic.Bool
+	r, _ := replicaAt(t, t.TempDir(), nil, func(o *ReplicaOptions) {
+		o.Alarm = alarms.add
+		o.hooks.commit = func() error {
+			if broken.Load() {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+	r.Offer(ring.log[:10])
+	eventually(t, "ten records", func() bool { return r.Durable() == 10 })
+	broken.Store(true)
+	r.Offer(ring.log[10:20])
+	eventually(t, "alarm", func() bool { return alarms.has(AlarmReplicaDegraded, false) })
+	r.Offer(ring.log[20:]) // what is placed meanwhile
+	broken.Store(false)
+	caughtUp(t, r, ring)
+	if !alarms.has(AlarmReplicaDegraded, true) {
+		t.Error("the alarm is not over")
+	}
+}

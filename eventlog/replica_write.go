@@ -112,6 +112,7 @@ func (r *Replica) work(ctx context.Context) error {
 		}
 		gap, err := r.take(batch)
 		if err != nil {
+			r.keep(batch)
 			return err
 		}
 		if len(gap) == 0 {
@@ -131,6 +132,19 @@ func (r *Replica) work(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// keep puts a batch that could not be written back to the front of the queue.
+func (r *Replica) keep(batch []Encoded) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.degraded == nil {
+		return // it was no good
+	}
+	r.queue = append(batch, r.queue...)
+	for i := range batch {
+		r.queued += len(batch[i].Bytes)
+	}
 }
 
 // take compares what is there already, appends what is next, and returns what is beyond a gap.
@@ -294,7 +308,7 @@ func (r *Replica) settle(head replicaHead, hash event.Hash) {
 // fail stops writing until the file can be trusted again.
 func (r *Replica) fail(err error) {
 	r.mu.Lock()
-	r.degraded, r.queue, r.queued = err, nil, 0
+	r.degraded = err
 	r.mu.Unlock()
 	r.alarms.raise(AlarmReplicaDegraded, 0, fmt.Sprintf("copy of the log cannot be written: %v", err))
 }
