@@ -176,7 +176,8 @@ func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWheel(t)
-				w.alternate = true
+				// Where verdicts are all good, withholding the bad ones shows nothing; elsewhere they only take time.
+				w.alternate = len(types) != 1 || types[0] == event.PromotionRejected.Type()
 				w.Withhold(types...)
 				w.singletons(0)
 				began := time.Now()
