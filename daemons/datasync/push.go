@@ -148,9 +148,12 @@ func (g *gatherer) complain(ctx context.Context, members []ring.Member, p packed
 
 // settle tells that a pack is safe and moves the cursor. A crash between the two tells it twice, which is a repeated hint.
 func (g *gatherer) settle(ctx context.Context, v kit.View, p packed, a ring.Artifact) error {
-	var total int64
-	for _, o := range v.Library.Artifacts(ring.KindPack, p.Config) {
-		total += o.Counters[kit.CounterGames]
+	var total *int64
+	if all := v.Library.Artifacts(ring.KindPack, p.Config); len(all) > 0 { // a rented node has no list of them
+		total = new(int64)
+		for _, o := range all {
+			*total += o.Counters[kit.CounterGames]
+		}
 	}
 	about := event.About{Config: p.Config}
 	cause, err := g.events.Publish(ctx, event.NewGamesAvailable.Type(), kit.Stamp(g.self,

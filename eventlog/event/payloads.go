@@ -30,7 +30,7 @@ type SelfplayDone struct {
 type NewGames struct {
 	About
 	New   int64     `json:"new_games"`
-	Total int64     `json:"total_games,omitempty"` // 0: not known
+	Total *int64    `json:"total_games"` // null: not known where it was stated
 	Pack  id.Digest `json:"pack_sha256,omitempty"`
 }
 
