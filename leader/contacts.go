@@ -56,6 +56,14 @@ func (c *contacts) fresh(n id.Node, term uint64, heartbeat time.Duration) bool {
 	return ok && k.term == term && k.at.After(c.wanted) && time.Since(k.at) < rest
 }
 
+// lately says that n has answered, in this term, a call that was sent within d.
+func (c *contacts) lately(n id.Node, term uint64, d time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, ok := c.sent[n]
+	return ok && k.term == term && time.Since(k.at) < d
+}
+
 // want has the next heartbeats sent, whatever was answered before.
 func (c *contacts) want(after time.Time) {
 	c.mu.Lock()

@@ -36,9 +36,10 @@ type Node struct {
 	// former is when the last lease that was answered under a former timing is over.
 	former atomic.Pointer[time.Time]
 
-	seat atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
-	term atomic.Pointer[term] // nil unless this node coordinates
-	idle atomic.Bool          // the disk is bad: do not campaign
+	seat   atomic.Pointer[seat] // nil on edge nodes, and while a bad one is being replaced
+	term   atomic.Pointer[term] // nil unless this node coordinates
+	office sync.Mutex           // held while that begins or ends
+	idle   atomic.Bool          // the disk is bad: do not campaign
 	// standing makes one step of a change of idle and of what follows from it for elections.
 	standing sync.Mutex
 	// behind is up to which index this node must read before it may stand for election, as on disk; 0 = it may.

@@ -26,16 +26,20 @@ func (t *term) commit(ctx context.Context, c state.Command, data []byte) (state.
 	case <-ctx.Done():
 		return state.Result{}, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
 	}
-	if err := t.spare(b.Node); err != nil {
-		return state.Result{}, err
+	// Who has left already and asks again, since the answer was lost, is not to be told otherwise.
+	if m, ok := t.n.machine.View().Member(b.Node); !ok || m.Status != ring.Left || m.Boot != b.Boot {
+		if err := t.spare(b.Node); err != nil {
+			return state.Result{}, err
+		}
 	}
 	return t.submit(ctx, data)
 }
 
 // spare refuses the departure of a voter without which those that stay are no majority. Who has left counts as a voter
-// until it is replaced, and as one that does not answer.
+// until it is replaced, and as one that does not answer. Renewals alone do not tell who answers: in the first lease of a term
+// nobody counts as silent.
 func (t *term) spare(node id.Node) error {
-	s := t.n.machine.View()
+	s, lease := t.n.machine.View(), t.n.times().Lease
 	voters, alive, votes := 0, 0, false
 	for _, v := range configuration(t.raft) {
 		if v.Suffrage != raft.Voter {
@@ -48,7 +52,7 @@ func (t *term) spare(node id.Node) error {
 			continue
 		}
 		m, ok := s.Member(peer)
-		here := peer == t.n.cfg.Self.Node || t.leases.silent(peer) < t.n.times().Lease
+		here := peer == t.n.cfg.Self.Node || t.leases.silent(peer) < lease && t.heard.lately(peer, t.number, lease)
 		if ok && !m.Revoked && m.Status != ring.Left && here {
 			alive++
 		}

@@ -59,3 +59,31 @@ func TestOnlySparedVotersLeave(t *testing.T) {
 		}
 	})
 }
+
+// In the first moments of a term the new coordinator has heard no renewals yet, and must not take the voter that has just
+// died for one that is there.
+func TestNobodyIsSparedForADeadVoterInAYoungTerm(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		ctx := t.Context()
+		for _, m := range r.Members {
+			if _, err := m.Node.Propose(ctx, state.Command{Kind: state.KindReport, Body: state.Report{Member: ring.Member{ID: m.ID, Boot: m.Boot}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dead := r.Coordinator()
+		r.Kill(dead)
+		r.Wait(10*time.Second, "another coordinator", func() bool { return r.Coordinator(dead) != nil })
+		for _, m := range r.Members {
+			if m == dead {
+				continue
+			}
+			_, err := m.Node.Propose(ctx, state.Command{Kind: state.KindStatus, Body: state.SetStatus{Node: m.ID, Boot: m.Boot, Status: ring.Left}})
+			var refused *leader.Refused
+			if !errors.As(err, &refused) || refused.Code != string(state.CodeRefused) {
+				t.Errorf("%s, one of the last two of three voters, may leave: %v", m.Name, err)
+			}
+		}
+	})
+}

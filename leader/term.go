@@ -92,7 +92,10 @@ func drain(s *seat) {
 }
 
 func (n *Node) loseTerm() {
-	if t := n.term.Swap(nil); t != nil {
+	n.office.Lock()
+	t := n.term.Swap(nil)
+	n.office.Unlock()
+	if t != nil {
 		t.cancel()
 		t.told.spoke(time.Now())
 		n.log.Info().Uint64("term", t.number).Msg("no longer the coordinator")
@@ -126,9 +129,13 @@ func (n *Node) takeOffice(ctx context.Context, s *seat) {
 	}
 	t.began = time.Now()
 	n.agreed.Store(&raft.Configuration{Servers: configuration(s.raft)}) // an entry of this term is committed behind it
-	n.term.Store(t)
-	if t.ctx.Err() != nil { // lost in between: the loss saw no term to end
-		n.term.CompareAndSwap(t, nil)
+	n.office.Lock()
+	lost := t.ctx.Err() != nil // in between: the loss saw no term to end, and another may have begun
+	if !lost {
+		n.term.Store(t)
+	}
+	n.office.Unlock()
+	if lost {
 		return
 	}
 	n.log.Info().Uint64("term", t.number).Msg("this node is the coordinator")
