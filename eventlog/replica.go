@@ -142,6 +142,7 @@ type Replica struct {
 	once    sync.Once
 
 	appended time.Time // when the writer last stored something; only it looks
+	mended   bool      // the file was opened anew and not written yet; only the writer looks
 
 	mu sync.Mutex
 	replicaState

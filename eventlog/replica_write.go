@@ -29,13 +29,16 @@ func (r *Replica) Run(ctx context.Context) error {
 		if err := r.work(ctx); err != nil && ctx.Err() == nil {
 			r.opt.Log.Warn().Err(err).Msg("replica cannot go on yet")
 		}
-		again := pull.C
+		again, wake := pull.C, r.wake
 		if !r.owes() {
 			again = nil
 		}
+		if r.broken() {
+			wake = nil // what comes meanwhile does not make the disk better
+		}
 		select {
 		case <-ctx.Done():
-		case <-r.wake:
+		case <-wake:
 		case f := <-r.control:
 			f(ctx)
 		case <-again:
@@ -63,13 +66,22 @@ func (r *Replica) owes() bool {
 	return r.degraded != nil || r.corrupt != 0 || len(r.queue) > 0 || r.target > r.head.Last
 }
 
+func (r *Replica) broken() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.degraded != nil
+}
+
 // work appends what is next, and pulls what is missing before it.
 func (r *Replica) work(ctx context.Context) error {
 	for ctx.Err() == nil {
 		r.mu.Lock()
 		if r.degraded != nil {
 			r.mu.Unlock()
-			return r.mend()
+			if err := r.mend(); err != nil {
+				return err
+			}
+			continue // is it mended? what waits says so at once
 		}
 		if r.diverged != nil {
 			r.queue, r.queued = nil, 0
@@ -97,6 +109,7 @@ func (r *Replica) work(ctx context.Context) error {
 		}
 		if len(batch) == 0 {
 			if !missing {
+				r.written()
 				return nil
 			}
 			if err := r.pull(ctx); err != nil {
@@ -118,15 +131,16 @@ func (r *Replica) work(ctx context.Context) error {
 		if len(gap) == 0 {
 			continue
 		}
-		if err := r.pull(ctx); err != nil {
-			return err
-		}
+		err = r.pull(ctx)
 		r.mu.Lock()
 		r.queue = append(gap, r.queue...)
 		for _, e := range gap {
 			r.queued += len(e.Bytes)
 		}
 		r.mu.Unlock()
+		if err != nil {
+			return err
+		}
 		if gap[0].Seq > r.head.Last+1 {
 			return nil // the voter that was asked lags itself
 		}
@@ -287,6 +301,7 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 		return fmt.Errorf("append events %d to %d: %w", run[0].Seq, run[len(run)-1].Seq, err)
 	}
 	r.appended = time.Now()
+	r.written()
 	r.settle(head, hash)
 	if r.opt.OnAppend != nil {
 		r.opt.OnAppend(records)
@@ -341,8 +356,16 @@ func (r *Replica) mend() error {
 		r.alarms.raise(AlarmReplicaCorrupt, after+1, fmt.Sprintf("copy of the log ends at %d, not at %d as before; pulling the rest", after, before))
 		r.Expect(before)
 	}
-	r.alarms.clear(AlarmReplicaDegraded, "copy of the log is written again")
+	r.mended = true
 	return nil
+}
+
+// written ends the alarm of a file that was mended, once something has been written or nothing is left to be.
+func (r *Replica) written() {
+	if r.mended {
+		r.mended = false
+		r.alarms.clear(AlarmReplicaDegraded, "copy of the log is written again")
+	}
 }
 
 // hashAt is the running hash after seq, which must be kept or be the cut.
