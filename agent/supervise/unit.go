@@ -298,7 +298,9 @@ func (s *Supervisor) settle(ctx context.Context, u *unit, lease, run context.Con
 	failed := false
 	switch {
 	case errors.Is(err, kit.ErrSkip):
-		u.skip = err
+		if !errors.Is(cause, errSettings) && !errors.Is(cause, errRestart) { // else the reason may have passed meanwhile
+			u.skip = err
+		}
 	case errors.Is(err, kit.ErrStaleEpoch) && u.spec.Scope == kit.ScopeCluster:
 		u.over = true
 		u.lastErr = err.Error()
@@ -306,9 +308,13 @@ func (s *Supervisor) settle(ctx context.Context, u *unit, lease, run context.Con
 		if err != nil {
 			u.lastErr = err.Error()
 		}
-	case errors.Is(cause, errSettings):
-	case errors.Is(cause, errRestart):
-		u.restarts++
+	case errors.Is(cause, errSettings), errors.Is(cause, errRestart):
+		if err != nil {
+			u.lastErr = err.Error()
+		}
+		if errors.Is(cause, errRestart) {
+			u.restarts++
+		}
 	default:
 		if err == nil {
 			err = cause // cancelled by the watchdog
