@@ -162,6 +162,10 @@ func (r *Ring) Settled() {
 			if s.Coordinator == nil || s.Members["alive"] < len(up) {
 				return fmt.Errorf("%s: coordinator %v, members %v of %d", n.Name, s.Coordinator != nil, s.Members, len(up))
 			}
+			// A bare id is that of a node that the roster does not have yet.
+			if !slices.ContainsFunc(up, func(n *Node) bool { return n.Name == *s.Coordinator }) {
+				return fmt.Errorf("%s: coordinator %s is not in the roster", n.Name, *s.Coordinator)
+			}
 		}
 		var l api.Leader
 		if err := up[0].Client().Get(ctx, "/api/v1/leader", nil, &l); err != nil {
