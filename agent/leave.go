@@ -130,6 +130,9 @@ func (a *Agent) endJobs(ctx context.Context, drain bool, limit time.Duration) er
 // stateLeft has the ring note that this boot has left. Where the outcome of one attempt is unknown it asks again: the
 // second statement changes nothing, and a boot that has left must not go on as a member.
 func (a *Agent) stateLeft(ctx context.Context) error {
+	// From here on only the end of Run calls it off: whoever asked may be gone, and the ring may have heard it.
+	ctx, end := a.whileRunning(context.WithoutCancel(ctx))
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, departure)
 	defer cancel()
 	for {

@@ -246,6 +246,15 @@ func (a *Agent) introduce(ctx context.Context) {
 	for {
 		changed := a.leader.Changes()
 		m, ok := a.leader.View().Member(a.node.ID)
+		if ok && m.Boot == a.boot && m.Status == ring.Left && !a.departing.Load() {
+			// It was stated, and the answer was lost: what has left must not go on.
+			select {
+			case a.leaving <- struct{}{}:
+			case <-a.stopping:
+			case <-ctx.Done():
+			}
+			return
+		}
 		if ok && !m.Revoked && (m.Boot != a.boot || m.Status != ring.Alive) && !a.draining.Load() && a.leader.Freshness().Known {
 			if err := a.sayHello(ctx); err != nil {
 				a.log.Debug().Err(err).Msg("not introduced again")

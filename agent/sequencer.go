@@ -59,7 +59,7 @@ type sources struct{ a *Agent }
 func (s sources) Near(context.Context) ([]eventlog.Puller, error) {
 	var core, edge []eventlog.Puller
 	for _, m := range s.a.mesh.Members() {
-		if m.ID == s.a.node.ID || statusOf(m) != ring.Alive {
+		if st := statusOf(m); m.ID == s.a.node.ID || st != ring.Alive && st != ring.Draining {
 			continue
 		}
 		p := puller{a: s.a, node: m.ID}
