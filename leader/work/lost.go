@@ -36,12 +36,13 @@ type Hopeless struct {
 }
 
 // Lost is the pending items that have lacked an input for longer than after, for the coordinator to cancel: while one stays
-// in the queue, whoever added it plans no other.
+// in the queue, whoever added it plans no other. An evaluation is not among them: the next candidate has one of its own, and
+// this one may come back with the machine that trained it.
 func Lost(v View, missing Missing, now time.Time, after time.Duration) []Hopeless {
 	var out []Hopeless
 	for w := range v.WorkItems() {
 		since, missed := missing[w.ID]
-		if w.State != ring.WorkPending || !missed || now.Sub(since) <= after {
+		if w.Type == evaluate || w.State != ring.WorkPending || !missed || now.Sub(since) <= after {
 			continue
 		}
 		if in, lacks := lacking(v, w); lacks {
