@@ -302,7 +302,11 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 // finish stores a pack and writes it down. The games of several jobs are in the pool, with what was collected in vain.
 func (g *gatherer) finish(ctx context.Context, p packed, path, pool string, all []string, jobs int) error {
 	if jobs > 1 {
-		if _, err := gamedb.Pack(ctx, pool, path, all); err != nil {
+		info, err := gamedb.Pack(ctx, pool, path, all)
+		if n := len(info.Damaged) + len(info.Rejected); err == nil && n > 0 {
+			err = fmt.Errorf("%d of them cannot be read any more", n) // the books must not say that they are in the pack
+		}
+		if err != nil {
 			return fmt.Errorf("pack games of %d jobs: %w", jobs, err)
 		}
 	}

@@ -1,6 +1,8 @@
 package evaluation
 
 import (
+	"slices"
+
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -22,7 +24,7 @@ func forgotten(v kit.View, c id.Config, name ring.Name) []ring.WorkItem {
 	var out []ring.WorkItem
 	for _, m := range v.Library.Artifacts(ring.KindModel, c) {
 		matches, measured := own[m.Digest]
-		if !measured || m.Digest == name.Digest || formerly(name, m.Digest) {
+		if !measured || !served(v, matches) || m.Digest == name.Digest || formerly(name, m.Digest) {
 			continue
 		}
 		w, known := v.Queue.ByKey(kit.EvaluateKey(c, m.Digest))
@@ -37,4 +39,12 @@ func forgotten(v kit.View, c id.Config, name ring.Name) []ring.WorkItem {
 		out = append(out, w)
 	}
 	return out
+}
+
+// served says that somebody who can serve them holds the bytes: a verdict that cannot be given must not keep coming back.
+func served(v kit.View, a ring.Artifact) bool {
+	return slices.ContainsFunc(a.Holders, func(n id.Node) bool {
+		m, ok := v.Fleet.Member(n)
+		return ok && m.Serves()
+	})
 }

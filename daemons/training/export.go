@@ -133,7 +133,12 @@ func (s ExportSettings) settle(v kit.View, c id.Config, state *exported) *kit.No
 	if known && !kit.Made(w, ring.KindDataset) {
 		state.Failures++
 		state.Marks = state.Marks[:max(0, len(state.Marks)-1)]
-		state.Late = append(state.Late, state.Caught...)
+		// What came after the mark that stands now counts by its place; the note would grow with every failure otherwise.
+		mark := state.mark()
+		state.Late = slices.DeleteFunc(append(state.Late, state.Caught...), func(d id.Digest) bool {
+			a, ok := v.Library.Artifact(d)
+			return !ok || a.Seq > mark
+		})
 		reason := w.Error
 		if reason == "" {
 			reason = "the run ended " + string(w.State) + " without a dataset"
