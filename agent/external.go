@@ -21,6 +21,7 @@ import (
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/pace"
 )
 
 // external lets other processes of this host publish and consume: by the socket, or by files in spool/ that were left while
@@ -40,15 +41,11 @@ const (
 func (x *external) Run(ctx context.Context) error {
 	x.running.Store(true)
 	defer x.running.Store(false)
-	t := time.NewTicker(spoolEvery)
-	defer t.Stop()
 	for {
 		if err := x.sweep(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
+		if !pause(ctx, pace.Until(spoolEvery)) {
 			return nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/ringagent/ringagent/daemons"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/pace"
 )
 
 // part gives a facade the built-in part that it stands for. The part does its work only while the daemon runs.
@@ -86,7 +87,7 @@ func (k meshKeeper) Run(ctx context.Context) error {
 				}
 			}
 		}
-		if !pause(ctx, 2*time.Second) {
+		if !pause(ctx, pace.Until(2*time.Second)) {
 			return nil
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/pace"
 )
 
 // errAgain ends a session that has to ask for the origin's state again, at once.
@@ -321,7 +322,7 @@ func (o *Outbox) resolve(ctx context.Context) error {
 			return nil
 		case <-o.lost:
 			wait = resolveEvery / 2 // and soon again: the replica may still be on its way
-		case <-time.After(wait):
+		case <-time.After(pace.Until(wait)):
 		}
 		wait = min(2*wait, resolveMost)
 		wanted := o.unresolved(first)

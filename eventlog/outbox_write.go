@@ -7,6 +7,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/internal/pace"
 )
 
 const (
@@ -20,12 +22,12 @@ const (
 
 // write is the only goroutine that changes the file. What arrives while a commit runs is stored by the next one.
 func (o *Outbox) write(ctx context.Context) error {
-	tick, period := time.NewTicker(tickEvery), tickEvery
+	tick, period := time.NewTimer(pace.Until(tickEvery)), tickEvery
 	defer tick.Stop()
-	every := func(d time.Duration) { // not at every turn: a ticker that is put back all the time never ticks
+	every := func(d time.Duration) { // not at every turn: a timer that is put back all the time never fires
 		if d != period {
 			period = d
-			tick.Reset(d)
+			tick.Reset(pace.Until(d))
 		}
 	}
 	for {
@@ -44,11 +46,11 @@ func (o *Outbox) write(ctx context.Context) error {
 		case f := <-o.control:
 			f()
 		case <-tick.C:
+			period = tickEvery
 			if o.tick() {
-				every(tickIdle)
-			} else {
-				every(tickEvery)
+				period = tickIdle
 			}
+			tick.Reset(pace.Until(period))
 		}
 	}
 }

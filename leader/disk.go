@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/pace"
 )
 
 const (
@@ -37,7 +39,8 @@ func (n *Node) watchDisk(ctx context.Context) {
 	var began time.Time // of the running probe
 	var last time.Time
 	good := 0
-	tick := time.NewTicker(time.Second)
+	const every = time.Second
+	tick := time.NewTimer(pace.Until(every))
 	defer tick.Stop()
 	for {
 		select {
@@ -50,6 +53,7 @@ func (n *Node) watchDisk(ctx context.Context) {
 				n.diskGood()
 			}
 		case <-tick.C:
+			tick.Reset(pace.Until(every))
 			if began.IsZero() && time.Since(last) >= canaryEvery {
 				began = time.Now()
 				go func() { results <- probe() }()

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/pace"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader/state"
 )
@@ -259,7 +260,7 @@ func (h *Holder) expire(ctx context.Context) {
 			h.changed.tell()
 		}
 		if pause > 0 {
-			if !sleep(ctx, pause) {
+			if !sleep(ctx, pace.Until(pause)) {
 				return
 			}
 			continue

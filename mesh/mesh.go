@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/pace"
 	"github.com/ringagent/ringagent/mesh/gossip"
 	"github.com/ringagent/ringagent/mesh/identity"
 	"github.com/ringagent/ringagent/mesh/rpc"
@@ -325,13 +326,15 @@ func (m *Mesh) known() []id.Node {
 
 // keepBook saves addresses a little after they have changed.
 func (m *Mesh) keepBook(ctx context.Context) {
-	tick := time.NewTicker(5 * time.Second)
+	const every = 5 * time.Second
+	tick := time.NewTimer(pace.Until(every))
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			tick.Reset(pace.Until(every))
 			if err := m.book.Save(); err != nil {
 				m.cfg.Log.Warn().Err(err).Msg("known peers not saved")
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/pace"
 )
 
 // Profile chooses the timing.
@@ -217,7 +218,8 @@ func (g *Gossip) Leave(ctx context.Context) error {
 // Run keeps the ring together until ctx ends: it calls known peers that are not there, for ever and with growing pauses,
 // and exchanges views after joins. It returns when gossip has stopped.
 func (g *Gossip) Run(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
+	const every = time.Second
+	tick := time.NewTimer(pace.Until(every))
 	defer tick.Stop()
 	var due syncs
 	g.callAbsent()
@@ -231,6 +233,7 @@ func (g *Gossip) Run(ctx context.Context) {
 			// It waits until the news is out; a limit keeps the loop going when nobody listens.
 			_ = g.list.UpdateNode(200 * time.Millisecond)
 		case <-tick.C:
+			tick.Reset(pace.Until(every))
 			g.callAbsent()
 			if due.due(g.table.joinCount(), g.timing) {
 				g.syncWithOne()
