@@ -51,7 +51,7 @@ func run(ctx context.Context) error {
 	var only, agentDir, control string
 	flag.StringVar(&o.bin, "bin", "bin/ringagent", "the built binary")
 	flag.StringVar(&o.dir, "dir", "", "folder for data (default: a temporary one, removed at the end)")
-	flag.StringVar(&only, "only", "", "comma-separated: throughput, visible, idle, start, failover (default: all)")
+	flag.StringVar(&only, "only", "", "comma-separated: bare, throughput, visible, idle, start, failover (default: all)")
 	flag.IntVar(&o.port, "base-port", 8870, "first port of the rings")
 	flag.DurationVar(&o.seconds, "for", 5*time.Second, "length of each throughput run")
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "length of the idle window")
@@ -115,6 +115,7 @@ func measure(ctx context.Context, o options) error {
 			t.line("%s: FAILED: %v", name, err)
 		}
 	}
+	part("bare", bareThroughput)
 	part("throughput", throughput)
 	part("visible", visible)
 	part("idle", idle)

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+const (
+	bareBatch  = 512 // events an entry
+	bareFlying = 4   // entries on their way
+)
+
+// bare commits events of 512 bytes with nothing of ours: three nodes of the Raft library in this one process, its TCP
+// transport without TLS, raft-boltdb set up as the agents set it up, a state machine that only counts. No outbox, no
+// replica of a log, no checksum. It says what of an agent's rate is the libraries'; no agent on this machine can beat it.
+type bare struct {
+	nodes  []*raft.Raft
+	lead   *raft.Raft
+	close  []func() error
+	events chan chan error
+}
+
+func startBare(ctx context.Context, dir string) (b *bare, err error) {
+	b = &bare{events: make(chan chan error, 4*bareBatch)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.stop())
+		}
+	}()
+	var servers raft.Configuration
+	var transports []*raft.NetworkTransport
+	for i := range 3 {
+		t, err := raft.NewTCPTransportWithLogger("127.0.0.1:0", nil, 3, 10*time.Second, hclog.NewNullLogger())
+		if err != nil {
+			return b, fmt.Errorf("open transport: %w", err)
+		}
+		b.close = append(b.close, t.Close)
+		transports = append(transports, t)
+		servers.Servers = append(servers.Servers, raft.Server{ID: raft.ServerID(fmt.Sprint(i)), Address: t.LocalAddr()})
+	}
+	for i, t := range transports {
+		store, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, fmt.Sprint("bare", i)),
+			BoltOptions: &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
+		if err != nil {
+			return b, fmt.Errorf("open store: %w", err)
+		}
+		b.close = append(b.close, store.Close)
+		conf := raft.DefaultConfig()
+		conf.LocalID, conf.Logger, conf.SnapshotThreshold = servers.Servers[i].ID, hclog.NewNullLogger(), 1<<40
+		snapshots := raft.NewInmemSnapshotStore()
+		if err := raft.BootstrapCluster(conf, store, store, snapshots, t, servers); err != nil {
+			return b, fmt.Errorf("begin cluster: %w", err)
+		}
+		r, err := raft.NewRaft(conf, counter{}, store, store, snapshots, t)
+		if err != nil {
+			return b, fmt.Errorf("start node: %w", err)
+		}
+		b.nodes = append(b.nodes, r)
+	}
+	return b, until(ctx, "a leader", func(context.Context) error {
+		for _, r := range b.nodes {
+			if r.State() == raft.Leader && r.VerifyLeader().Error() == nil {
+				b.lead = r
+				return nil
+			}
+		}
+		return errors.New("none yet")
+	})
+}
+
+func (b *bare) stop() error {
+	var errs []error
+	for _, r := range b.nodes {
+		errs = append(errs, r.Shutdown().Error())
+	}
+	for _, f := range b.close {
+		errs = append(errs, f())
+	}
+	return errors.Join(errs...)
+}
+
+// run has so many wait for the commit of one event each, over and over.
+func (b *bare) run(waiting int, d time.Duration) (outcome, error) {
+	end := time.Now().Add(d)
+	var publishers, flying sync.WaitGroup
+	var mu sync.Mutex
+	var all []time.Duration
+	var failed error
+	begin := time.Now()
+	for range waiting {
+		publishers.Go(func() {
+			var took []time.Duration
+			var err error
+			done := make(chan error, 1)
+			for time.Now().Before(end) && err == nil {
+				began := time.Now()
+				b.events <- done
+				if err = <-done; err == nil {
+					took = append(took, time.Since(began))
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took...)
+			failed = errors.Join(failed, err)
+		})
+	}
+	over := make(chan struct{})
+	go func() { publishers.Wait(); close(over) }()
+	slots := make(chan struct{}, bareFlying)
+	for running := true; running; {
+		select {
+		case first := <-b.events:
+			slots <- struct{}{}
+			group := append(make([]chan error, 0, bareBatch), first)
+			for more := true; more && len(group) < bareBatch; {
+				select {
+				case next := <-b.events:
+					group = append(group, next)
+				default:
+					more = false
+				}
+			}
+			applied := b.lead.Apply(make([]byte, 512*len(group)), 10*time.Second)
+			flying.Go(func() {
+				err := applied.Error()
+				<-slots
+				for _, done := range group {
+					done <- err
+				}
+			})
+		case <-over:
+			running = false
+		}
+	}
+	flying.Wait()
+	return outcome{Events: len(all), Took: time.Since(begin), P50: quantile(all, 0.5), P99: quantile(all, 0.99)}, failed
+}
+
+// bareThroughput prints what the libraries do alone.
+func bareThroughput(ctx context.Context, o options, t *table) error {
+	t.head("The libraries alone: three nodes in one process, 512 B, publishers wait; CPU is that of this process",
+		"", "rate", "× fsync floor", "p50", "p99", "CPU/event")
+	f, err := takeFloors(o.dir)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(o.dir, "bare")
+	if err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	b, err := startBare(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for _, inFlight := range []int{1, 16} {
+		began, known := cpuOf(os.Getpid())
+		out, err := b.run(64*inFlight, o.seconds)
+		if err != nil {
+			return errors.Join(err, b.stop())
+		}
+		ended, still := cpuOf(os.Getpid())
+		used := ended - began
+		if known != nil || still != nil {
+			used = 0
+		}
+		t.throughput(fmt.Sprintf("committed, 64×%d, raft and raft-boltdb", inFlight), out, used, order{}, f)
+	}
+	return b.stop()
+}
+
+// counter is the state machine of a bare node.
+type counter struct{}
+
+func (counter) Apply(*raft.Log) any                  { return nil }
+func (counter) Snapshot() (raft.FSMSnapshot, error)  { return nil, raft.ErrNothingNewToSnapshot }
+func (counter) Restore(snapshot io.ReadCloser) error { return snapshot.Close() }
