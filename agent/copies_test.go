@@ -194,6 +194,37 @@ func TestWrongKindTakesNoGoodCopy(t *testing.T) {
 	}
 }
 
+// Bytes that are put again take the place of a copy that is damaged, under both of its names: the receipt is for what was put.
+func TestPutAgainMendsADamagedCopy(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Specs: base()})
+	n, good := r.Node("c1"), modelBytes(t, 1)
+	d := id.DigestOf(good)
+	q := map[string][]string{"kind": {"model"}, "config": {"connect4_2p"}}
+	for _, how := range []string{"new", "damaged"} {
+		if how == "damaged" { // at the same size, and in place, as a disk does it: the second name has the same bytes
+			b := bytes.Clone(good)
+			b[len(b)/2] ^= 0xff
+			if err := errors.Join(os.Chmod(blobPath(n, d), 0o600), os.WriteFile(blobPath(n, d), b, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := n.Client().Upload(t.Context(), "/api/v1/artifacts", q, bytes.NewReader(good), nil); err != nil {
+			t.Fatalf("%s: %v", how, err)
+		}
+		links, _ := filepath.Glob(filepath.Join(n.Dir, "models", "*"+d.Short()+"*"))
+		if !rightBytes(n, d) || len(links) != 1 {
+			t.Fatalf("%s: right bytes %v, names for people %v", how, rightBytes(n, d), links)
+		}
+		if b, err := os.ReadFile(links[0]); err != nil || id.DigestOf(b) != d {
+			t.Errorf("%s: the name for people has other bytes: %v", how, err)
+		}
+	}
+	if len(inQuarantine(n, d)) != 1 {
+		t.Errorf("quarantine has %v", inQuarantine(n, d))
+	}
+}
+
 // Bytes that are no good artifact of their kind never get a name or a receipt, also where a former attempt was interrupted
 // before it looked into them, and they are fetched once, however often they are asked for.
 func TestRefusedBytesAreFetchedOnce(t *testing.T) {

@@ -288,6 +288,7 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	if err := a.nodeEffects("").AddArtifacts(r.Context(), art); err != nil {
 		return nil, decided(err)
 	}
+	a.store.link(art) // anew where a damaged copy had to give way
 	rd := a.near()
 	return rd.artifact(art, rd.named()), nil
 }

@@ -139,3 +139,26 @@ func TestCheckedBytesGetTheirNameAfterTheCheck(t *testing.T) {
 		}
 	}
 }
+
+// Good bytes take the place of a copy that is damaged at its right size.
+func TestPutTakesThePlaceOfADamagedCopy(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	d := put(t, s, "bytes")
+	if err := errors.Join(os.Chmod(s.Path(d), 0o600), os.WriteFile(s.Path(d), []byte("bytEs"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second finds what the first left
+		if got := put(t, s, "bytes"); got != d {
+			t.Fatalf("put as %s", got)
+		}
+		if err := s.Verify(t.Context(), d); err != nil {
+			t.Error(err)
+		}
+	}
+	aside, _ := filepath.Glob(filepath.Join(dir, "quarantine", string(d)+"*.json"))
+	if len(aside) != 1 || staged(t, s) != 0 {
+		t.Errorf("quarantine %v, staged %d", aside, staged(t, s))
+	}
+}

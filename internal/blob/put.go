@@ -18,7 +18,7 @@ import (
 const copyPiece = 256 << 10
 
 // Put stores what r yields and returns its digest and size in bytes. When it returns nil the artifact is on disk. Bytes that
-// are there already are not written again. On error nothing is left behind.
+// are there already are read, and not written again if they are right. On error nothing is left behind.
 func (s *Store) Put(ctx context.Context, r io.Reader) (id.Digest, int64, error) {
 	return s.PutChecked(ctx, r, nil)
 }
@@ -27,7 +27,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (id.Digest, int64, error) 
 type Check func(ctx context.Context, path string) error
 
 // PutChecked is Put for bytes that must pass a check, also where they are in the store already. A copy that is there stays,
-// whatever the check says.
+// whatever the check says, unless its own bytes are found to be others: then the good ones at hand take its place.
 func (s *Store) PutChecked(ctx context.Context, r io.Reader, check Check) (id.Digest, int64, error) {
 	temp, err := os.CreateTemp(s.staging(), "put-*")
 	if err != nil {
@@ -47,7 +47,11 @@ func (s *Store) PutChecked(ctx context.Context, r io.Reader, check Check) (id.Di
 			return "", 0, fmt.Errorf("check artifact %s: %w", digest.Short(), err)
 		}
 	}
-	if s.presentWith(digest, size) {
+	there, err := s.intact(ctx, digest, size)
+	if err != nil {
+		return "", 0, fmt.Errorf("store artifact %s: %w", digest.Short(), err)
+	}
+	if there {
 		return digest, size, nil
 	}
 	if err := s.publish(temp, digest); err != nil {
@@ -56,7 +60,8 @@ func (s *Store) PutChecked(ctx context.Context, r io.Reader, check Check) (id.Di
 	return digest, size, nil
 }
 
-// PutFile stores a copy of a regular file, as Put does. A file whose bytes are there already is only read.
+// PutFile stores a copy of a regular file, as Put does. A file whose bytes are there already is only read; whether the copy
+// there is damaged at its right size, which would take as long again, is the caller's to Verify.
 func (s *Store) PutFile(ctx context.Context, path string) (id.Digest, int64, error) {
 	f, err := openRegular(path)
 	if err != nil {
@@ -150,6 +155,22 @@ func (s *Store) presentWith(d id.Digest, size int64) bool {
 		s.log.Error().Err(err).Str("sha256", string(d)).Msg("damaged artifact stays in the way")
 	}
 	return false
+}
+
+// intact is presentWith for who has the good bytes at hand only now: the copy there is read too, and is put aside if its bytes
+// are others or cannot be read.
+func (s *Store) intact(ctx context.Context, d id.Digest, size int64) (bool, error) {
+	if !s.presentWith(d, size) {
+		return false, nil
+	}
+	err := s.Verify(ctx, d)
+	if err == nil || ctx.Err() != nil {
+		return err == nil, err
+	}
+	if err := s.Quarantine(d, err.Error()); err != nil && !errors.Is(err, ErrNotFound) {
+		s.log.Error().Err(err).Str("sha256", string(d)).Msg("damaged artifact could not be put aside and is replaced")
+	}
+	return false, nil
 }
 
 // publish brings a file whose bytes have the digest to disk and gives it its name. It closes the file.
