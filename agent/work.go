@@ -302,10 +302,13 @@ func (a *Agent) workload() *workload.Workload {
 	if a.parsed.version == version && a.parsed.w != nil {
 		return a.parsed.w
 	}
-	w, err := workload.Parse([]byte(s.Workload), "workload")
+	w, err := workload.ParseStored([]byte(s.Workload), "workload")
 	if err != nil {
 		a.log.Error().Err(err).Msg("the ring's workload cannot be read")
 		return nil
+	}
+	if _, err := workload.Parse([]byte(s.Workload), "workload"); err != nil {
+		a.log.Warn().Err(err).Msg("the ring's workload is used as it is, but would not be taken again")
 	}
 	a.parsed.version, a.parsed.w = version, w
 	return w

@@ -23,6 +23,7 @@ var (
 type checker struct {
 	file     string
 	tree     *ast.File
+	stored   bool // taken by the ring before: what an older version took is not refused
 	problems []error
 }
 
@@ -69,7 +70,11 @@ func (c *checker) workload(raw rawWorkload) *Workload {
 			continue
 		}
 		w.Stages[name] = c.stage(field, raw.Stages[name])
-		c.product(field+".outputs", name, raw.Stages[name].Outputs)
+		if c.stored {
+			count(name, w.Stages[name].Outputs)
+		} else {
+			c.product(field+".outputs", name, raw.Stages[name].Outputs)
+		}
 	}
 	return w
 }
@@ -149,6 +154,16 @@ func (c *checker) product(field, stage string, outputs []rawOutput) {
 	}
 	if !found {
 		c.report(field, fmt.Sprintf("give one of them kind: %s, not optional", kind), "have none of kind %s, which is what %s is for", kind, stage)
+	}
+}
+
+// count asks for the counter that a success must show where product would demand that the file asks for it.
+func count(stage string, outputs []Output) {
+	kind, counter := product(stage)
+	for _, o := range outputs {
+		if o.Kind == kind && !o.Optional && counter != "" && o.Min[counter] == 0 {
+			o.Min[counter] = 1
+		}
 	}
 }
 

@@ -22,7 +22,8 @@
 // Outputs name files inside the job's output directory ({out}). Their kinds and the counters that a validator of that
 // kind reports: games (games), dataset (samples), model (bytes), matches (games), file (bytes). min asks for more than
 // the default, which is at least 1 of the counter in brackets. An output with optional: true may be missing, but one that
-// is there has to be good.
+// is there has to be good. A stage needs an output of what it is for that is not optional, and asks for one of it at least
+// (games, samples); only of workloads that a ring has taken already is that not demanded again (ParseStored).
 //
 // Placeholders are a closed list:
 //

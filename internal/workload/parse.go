@@ -52,7 +52,13 @@ type rawOutput struct {
 
 // Parse reads and checks a workload file; file is its name in errors. Every fault is a *Problem with line and column; when
 // the document can be read at all, all faults are reported at once, joined.
-func Parse(data []byte, file string) (*Workload, error) {
+func Parse(data []byte, file string) (*Workload, error) { return parse(data, file, false) }
+
+// ParseStored is Parse for a workload that the ring has taken already. Demands that are younger than its format do not make it
+// unusable: a stage that does not promise what it is for is left to fail by itself, and a count that is not asked for is.
+func ParseStored(data []byte, file string) (*Workload, error) { return parse(data, file, true) }
+
+func parse(data []byte, file string, stored bool) (*Workload, error) {
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	if err := precheck(data, file); err != nil {
 		return nil, err
@@ -73,7 +79,7 @@ func Parse(data []byte, file string) (*Workload, error) {
 	if err != nil {
 		return nil, syntaxProblem(err, file)
 	}
-	c := &checker{file: file, tree: tree}
+	c := &checker{file: file, tree: tree, stored: stored}
 	w := c.workload(raw)
 	if len(c.problems) > 0 {
 		return nil, errors.Join(c.problems...)

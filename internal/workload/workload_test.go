@@ -64,6 +64,40 @@ func TestParseGood(t *testing.T) {
 	}
 }
 
+// What a ring took before its stages had to promise what they are for goes on, and is asked for what makes it a success.
+func TestStoredWorkloadsStayUsable(t *testing.T) {
+	t.Parallel()
+	for name, old := range map[string]string{
+		"no counter":         strings.Replace(good, "{games: 1}", "{bytes: 1}", 1),
+		"not what it is for": strings.Replace(good, "kind: model}", "kind: file}", 1),
+		"optional product": strings.Replace(good, "[{path: games.db, kind: games, min: {games: 1}}]",
+			"[{path: games.db, kind: games, optional: true}, {path: x, kind: file}]", 1),
+	} {
+		if _, err := Parse([]byte(old), "w.yaml"); err == nil {
+			t.Errorf("%s: an operator may give it", name)
+		}
+		w, err := ParseStored([]byte(old), "w.yaml")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if diff := cmp.Diff(map[string]int64{"bytes": 1, "games": 1}, w.Stages[Selfplay].Outputs[0].Min); name == "no counter" && diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff(map[string]int64{"games": 1}, w.Stages[Selfplay].Outputs[0].Min); name != "no counter" && diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	if _, err := ParseStored([]byte(strings.Replace(good, "version: 1", "version: 2", 1)), "w.yaml"); err == nil {
+		t.Error("a workload of another version is read")
+	}
+	w, err := ParseStored([]byte(good), "w.yaml")
+	fresh, _ := Parse([]byte(good), "w.yaml")
+	if err != nil || cmp.Diff(fresh.Stages[Selfplay].Outputs, w.Stages[Selfplay].Outputs) != "" {
+		t.Errorf("a good one reads as %+v, %v", w, err)
+	}
+}
+
 func TestParseFaults(t *testing.T) {
 	t.Parallel()
 	edit := func(old, new string) string {
