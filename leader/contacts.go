@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -84,4 +85,24 @@ func (c *contacts) quorum(self id.Node, voters []id.Node, term uint64, after tim
 		}
 	}
 	return n > len(voters)/2
+}
+
+// proven is the latest moment at which nobody but self can have coordinated in a later term: a majority of voters has
+// answered, in term, calls that were sent then or later. It is now for who votes alone, and zero if no majority ever answered.
+func (c *contacts) proven(self id.Node, voters []id.Node, term uint64, now time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var sent []time.Time
+	for _, v := range voters {
+		if k, ok := c.sent[v]; v == self {
+			sent = append(sent, now)
+		} else if ok && k.term == term {
+			sent = append(sent, k.at)
+		}
+	}
+	slices.SortFunc(sent, func(a, b time.Time) int { return b.Compare(a) })
+	if majority := len(voters)/2 + 1; len(sent) >= majority {
+		return sent[majority-1]
+	}
+	return time.Time{}
 }

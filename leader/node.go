@@ -251,9 +251,11 @@ func configuration(r *raft.Raft) []raft.Server {
 	return f.Configuration().Servers
 }
 
-func voters(r *raft.Raft) []id.Node {
+func voters(r *raft.Raft) []id.Node { return votersOf(configuration(r)) }
+
+func votersOf(servers []raft.Server) []id.Node {
 	var out []id.Node
-	for _, s := range configuration(r) {
+	for _, s := range servers {
 		if s.Suffrage == raft.Voter {
 			out = append(out, id.Node(s.ID))
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/leader/state"
 )
 
@@ -97,9 +98,19 @@ func (n *Node) loseTerm() {
 	n.office.Unlock()
 	if t != nil {
 		t.cancel()
-		t.told.spoke(time.Now())
+		t.told.spoke(t.proven())
 		n.log.Info().Uint64("term", t.number).Msg("no longer the coordinator")
 	}
+}
+
+// proven is when this node surely coordinated last, and its copy was the ring's state: the loss is noticed later, by much
+// where the process was stopped.
+func (t *term) proven() time.Time {
+	var list []id.Node
+	if c := t.n.agreed.Load(); c != nil {
+		list = votersOf(c.Servers)
+	}
+	return t.heard.proven(t.n.cfg.Self.Node, list, t.number, time.Now())
 }
 
 // takeOffice makes the term usable and runs it until ctx ends. While Raft still calls this node its leader a failed first

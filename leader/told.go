@@ -43,7 +43,7 @@ func (t *told) note(n telling, applied uint64) {
 	t.ahead = append(t.ahead, n)
 }
 
-// spoke says that this node itself coordinated until now.
+// spoke says that this node itself coordinated at a moment, with all applied that was committed by then.
 func (t *told) spoke(at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

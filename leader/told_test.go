@@ -86,3 +86,21 @@ func TestCopiesOfAnIdleRingAreFresh(t *testing.T) {
 		})
 	})
 }
+
+// Who has lost the office knows what the ring knew while a quorum still answered, not when the loss was noticed.
+func TestLostOfficeIsNoNews(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		last := r.Coordinator()
+		time.Sleep(2 * time.Second)
+		cut := time.Now()
+		r.Net.Isolate(last.ID, r.IDs()...)
+		r.Wait(10*time.Second, "the loss of the office", func() bool { return !last.Node.Coordinates() })
+		if f := last.Node.Freshness(); !f.Known || f.AsOf.After(cut) || cut.Sub(f.AsOf) > time.Second {
+			t.Errorf("known %v, as of %s after the last answer could come", f.Known, f.AsOf.Sub(cut))
+		}
+		r.Net.Heal()
+		r.Wait(10*time.Second, "news", func() bool { return time.Since(last.Node.Freshness().AsOf) < time.Second })
+	})
+}
