@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -41,12 +42,17 @@ func (f fsm) Apply(l *raft.Log) any {
 func (f fsm) StoreConfiguration(_ uint64, c raft.Configuration) { f.n.agreed.Store(&c) }
 
 // Snapshot refuses while the event replica of this node is behind: a snapshot holds only the log's head, and the entries
-// that hold the events are cut away behind it.
+// that hold the events are cut away behind it. It also refuses while leases under a former timing may run: a snapshot does
+// not tell of that timing, and who starts from it could coordinate before they are over. The entry of the change does.
 func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 	s := f.n.machine.View()
 	if gate := f.n.cfg.Ports.Replica; gate != nil && gate.Durable() < s.LogHead().Seq {
 		f.n.log.Debug().Uint64("seq", s.LogHead().Seq).Uint64("durable", gate.Durable()).
 			Msg("no snapshot yet: the event replica is behind")
+		return nil, raft.ErrNothingNewToSnapshot
+	}
+	if former := f.n.former.Load(); former != nil && time.Now().Before(*former) {
+		f.n.log.Debug().Time("until", *former).Msg("no snapshot yet: leases under the former timing may run")
 		return nil, raft.ErrNothingNewToSnapshot
 	}
 	return snapshot{s}, nil

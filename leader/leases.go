@@ -156,8 +156,9 @@ func (l *leases) heard(n id.Node, boot id.Boot, d time.Duration) bool {
 }
 
 // over is when whoever may hold a daemon has surely stopped it. A term counts from its own beginning what a former
-// coordinator may have answered, and from a change of timing what was answered under the former one. A boot that another has replaced is over by that. One that has left is not: the node says
-// so first and stops what it runs then, at its next renewal at the latest.
+// coordinator may have answered, and from a change of timing what was answered under the former one. A boot that another has
+// replaced is over by that. One that has left is not: the node says so first and stops what it runs then, at its next renewal
+// at the latest.
 func (l *leases) over(s *state.State, a ring.Assignment, times ring.Times) time.Time {
 	u, ok := l.until[a.Daemon]
 	switch m, known := s.Member(u.node); {
@@ -177,7 +178,8 @@ func (l *leases) over(s *state.State, a ring.Assignment, times ring.Times) time.
 
 // noteTiming takes note of a change of timing since a former state. What was asked for before it may have been answered with
 // the former one's lease, by this coordinator or by one before it; what is asked for later is not, since a coordinator
-// answers by a state that holds what was committed before it was asked.
+// answers by a state that holds what was committed before it was asked. Whoever starts from files sees the change as an
+// entry, or all is over: see fsm.Snapshot.
 func (n *Node) noteTiming(before *state.State) {
 	old, version := before.Settings()
 	now, changed := n.machine.View().Settings()

@@ -2,10 +2,13 @@ package leader
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -118,4 +121,43 @@ func TestFirstWaitOfATermKnowsFormerTimings(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who starts from a snapshot knows what was answered before it: none is taken while a lease under a former timing may run.
+func TestNoSnapshotHidesALongerLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := leasesOfTwo(t).t.n
+		put := func(index, expect uint64, timing ring.Timing) {
+			apply(t, n, index, state.KindSettings, state.PutSettings{Settings: ring.Settings{Timing: timing, Voters: 3}, Expect: expect})
+		}
+		put(11, 1, ring.TimingWAN)
+		time.Sleep(time.Minute)
+		long := n.times().Lease + n.times().Margin
+		changed := time.Now() // answered until now
+		put(12, 2, ring.TimingLAN)
+		var taken raft.FSMSnapshot
+		for taken == nil {
+			var err error
+			if taken, err = (fsm{n}).Snapshot(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) || time.Since(changed) > time.Minute {
+				t.Fatalf("none after %s: %v", time.Since(changed), err)
+			}
+			if taken == nil {
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		var b bytes.Buffer
+		if err := state.WriteSnapshot(&b, taken.(snapshot).s); err != nil {
+			t.Fatal(err)
+		}
+		next := bare(Ports{})
+		if err := (fsm{next}).Restore(io.NopCloser(&b)); err != nil {
+			t.Fatal(err)
+		}
+		l := newLeases(&term{n: next, began: time.Now()})
+		a, _ := next.machine.View().Assignment("AUTO_EXPORT")
+		if over := l.over(next.machine.View(), a, next.times()).Sub(changed); over < long {
+			t.Errorf("who starts from the snapshot moves daemons %s after the change, want %s at the earliest", over, long)
+		}
+	})
 }
