@@ -355,6 +355,35 @@ func TestReplicaDiskFailure(t *testing.T) {
 	}
 }
 
+// A file that can be opened anew is not yet one that can be written: the alarm stays until something is in it.
+func TestAlarmOfAFullDiskStaysUntilSomethingIsWritten(t *testing.T) {
+	t.Parallel()
+	ring, alarms := filled("x", 20), &alarmList{}
+	var broken atomic.Bool
+	var refused atomic.Int32
+	r, _ := replicaAt(t, t.TempDir(), nil, func(o *ReplicaOptions) {
+		o.Alarm = alarms.add
+		o.hooks.commit = func() error {
+			if broken.Load() {
+				refused.Add(1)
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+	r.Offer(ring.log[:10])
+	eventually(t, "ten records", func() bool { return r.Durable() == 10 })
+	broken.Store(true)
+	r.Offer(ring.log[10:])
+	eventually(t, "five attempts", func() bool { return refused.Load() >= 5 })
+	if !alarms.has(AlarmReplicaDegraded, false) || alarms.has(AlarmReplicaDegraded, true) {
+		t.Error("the alarm is not raised, or over before anything was written")
+	}
+	broken.Store(false)
+	caughtUp(t, r, ring)
+	eventually(t, "the end of the alarm", func() bool { return alarms.has(AlarmReplicaDegraded, true) })
+}
+
 // In a ring of one nobody else has what a full disk kept out of the file.
 func TestFullDiskOfARingOfOneLosesNoRecord(t *testing.T) {
 	t.Parallel()

@@ -140,19 +140,24 @@ func (n *Node) takeOffice(ctx context.Context, s *seat) {
 	}
 	t.began = time.Now()
 	n.agreed.Store(&raft.Configuration{Servers: configuration(s.raft)}) // an entry of this term is committed behind it
-	n.office.Lock()
-	lost := t.ctx.Err() != nil // in between: the loss saw no term to end, and another may have begun
-	if !lost {
-		n.term.Store(t)
-	}
-	n.office.Unlock()
-	if lost {
+	if !n.enter(t) {
 		return
 	}
 	n.log.Info().Uint64("term", t.number).Msg("this node is the coordinator")
 	n.changed.tell()
 	t.serve()
 	<-t.ctx.Done()
+}
+
+// enter makes t the term in office, unless it was lost in between: the loss saw no term to end, and another may have begun.
+func (n *Node) enter(t *term) bool {
+	n.office.Lock()
+	defer n.office.Unlock()
+	if t.ctx.Err() != nil {
+		return false
+	}
+	n.term.Store(t)
+	return true
 }
 
 func newTerm(ctx context.Context, n *Node, s *seat) *term {

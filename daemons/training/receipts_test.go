@@ -2,6 +2,7 @@ package training
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +89,36 @@ func TestExportGoesOnWithoutLostPacks(t *testing.T) {
 		r.Eventually(10*time.Minute, "the next export", func() bool { return len(r.Work(kit.StageExport)) == 2 })
 		if w := r.Work(kit.StageExport)[1]; len(w.Inputs) != 1 || w.Inputs[0].Digest != left.Digest {
 			t.Errorf("inputs %v", w.Inputs)
+		}
+	})
+}
+
+// What comes late again and again while exports fail does not make the note grow: what a failure gives back counts by its
+// place behind the mark.
+func TestFailedExportsKeepTheirNoteSmall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, a := ringOf(t, c4)
+		b := r.AddNode("b", id.Core, ring.Slots{CPU: 2})
+		a.Start(Export(), `{"games":50,"few":50}`)
+		const rounds = 4
+		for round := range rounds {
+			var late []ring.Artifact
+			for i := range maxLate + 6 {
+				late = append(late, packOn(r, fmt.Sprintf("late %d.%d", round, i), 1, a))
+			}
+			packOn(r, fmt.Sprintf("safe %d", round), 50, a, b)
+			r.Eventually(2*time.Hour, "an export", func() bool { return len(r.Work(kit.StageExport)) == round+1 })
+			for _, p := range late {
+				receipt(t, b, p.Digest)
+			}
+			w, _ := r.Claim(a)
+			r.Finish(a, w.ID, kittest.Outcome{Err: errors.New("deliberate"), Permanent: true})
+			r.Eventually(time.Minute, "the end is told", func() bool { return len(r.Log(event.ExportValidationFailed.Type())) == round+1 })
+			note, err := kit.ReadNote[exported](a.Env(kit.Spec{Name: "AUTO_EXPORT", Scope: kit.ScopeNode}, "").View.Near().Notes, exportNote(c4))
+			if err != nil || note.Generation != uint64(round+1) || len(note.Late) > maxLate {
+				t.Fatalf("round %d: %d late, generation %d, %v", round, len(note.Late), note.Generation, err)
+			}
 		}
 	})
 }
