@@ -3,6 +3,7 @@ package supervise
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -35,6 +36,38 @@ func TestNewSettingsAreNoRestart(t *testing.T) {
 		if err := b.Renew("B"); !errors.Is(err, ErrUnknown) {
 			t.Error(err)
 		}
+		b.finish(t)
+	})
+}
+
+// A daemon that skips itself by settings that are being changed is asked again: its reason may be gone with them. One that
+// skips itself otherwise rests until then.
+func TestSkippedByOldSettingsIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		looks, look := make(chan struct{}), make(chan struct{})
+		b := start(t, kit.Spec{Name: "A", Scope: kit.ScopeNode, New: func(kit.Env) (kit.Daemon, error) {
+			if n := asked.Add(1); n%2 == 1 { // has read its settings, and tells later what follows from them
+				looks <- struct{}{}
+				<-look
+				return nil, fmt.Errorf("no device: %w", kit.ErrSkip)
+			}
+			return kit.Run(func(ctx context.Context) error { <-ctx.Done(); return nil }), nil
+		}})
+		<-looks
+		for _, anew := range []func(string) error{b.Renew, b.Restart} {
+			if err := anew("A"); err != nil {
+				t.Fatal(err)
+			}
+			look <- struct{}{}
+			b.want(t, "A", Running)
+			if err := b.Renew("A"); err != nil {
+				t.Fatal(err)
+			}
+			<-looks
+		}
+		look <- struct{}{}
+		b.want(t, "A", Stopped)
 		b.finish(t)
 	})
 }
