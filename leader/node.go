@@ -187,7 +187,7 @@ func (n *Node) handOver() {
 		return
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.raft.LeadershipTransfer().Error() }()
+	go func() { done <- s.transfer("") }()
 	select {
 	case err := <-done:
 		if err != nil {
@@ -210,16 +210,13 @@ func (n *Node) transfer(to id.Node) error {
 	if s == nil {
 		return ErrNoCoordinator
 	}
-	if to == "" {
-		return wrap("hand over", s.raft.LeadershipTransfer().Error())
-	}
 	if to == n.cfg.Self.Node {
 		return nil
 	}
-	if !votes(s.raft, to) {
+	if to != "" && !votes(s.raft, to) {
 		return &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("%s is no voter", to)}
 	}
-	return wrap("hand over", s.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error())
+	return wrap("hand over", s.transfer(to))
 }
 
 func wrap(what string, err error) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -140,6 +141,7 @@ func server(n id.Node) raft.Server {
 func (s *seat) close(patience time.Duration) error {
 	s.settle()
 	s.guard.close()
+	s.trans.letGo()
 	down := s.raft.Shutdown()
 	ended := make(chan error, 1)
 	go func() { ended <- down.Error() }()
@@ -153,6 +155,24 @@ func (s *seat) close(patience time.Duration) error {
 	err = errors.Join(err, s.trans.Close(), s.store.Close())
 	close(s.lost)
 	return err
+}
+
+// transfer hands the office to a voter that has answered a moment ago; "" is for whichever is furthest, or for one of those
+// that do answer where not all do. The library would also choose one that is gone, and wait for it.
+func (s *seat) transfer(to id.Node) error {
+	others := slices.DeleteFunc(voters(s.raft), func(n id.Node) bool { return n == s.trans.self })
+	here := s.trans.here(others)
+	switch {
+	case to != "" && !slices.Contains(here, to):
+		return fmt.Errorf("%s does not answer", to)
+	case to == "" && len(here) == 0:
+		return errors.New("no other voter answers")
+	case to == "" && len(here) == len(others):
+		return s.raft.LeadershipTransfer().Error()
+	case to == "":
+		to = here[0]
+	}
+	return s.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
 }
 
 // settle lets a coordinator's state machine come to the end of what was committed: the library forgets to answer the

@@ -46,6 +46,10 @@ type Transport struct {
 	heard  contacts
 	told   told
 
+	answers answers
+	holds   context.Context // of calls that are kept back, see await
+	letGo   context.CancelFunc
+
 	mu        sync.Mutex
 	receivers map[id.Node]*receiver
 }
@@ -68,6 +72,7 @@ func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, log hcl
 		self:             self, dialer: d, calls: make(chan raft.RPC), config: config, ctx: ctx, cancel: cancel,
 		beat: heartbeat, receivers: make(map[id.Node]*receiver),
 	}
+	t.holds, t.letGo = context.WithCancel(ctx)
 	s.attach(t)
 	return t
 }
@@ -80,12 +85,25 @@ func (t *Transport) AppendEntries(n raft.ServerID, target raft.ServerAddress, ar
 		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader, Term: args.Term, Success: true}
 		return nil
 	}
-	sent := time.Now()
-	err := t.NetworkTransport.AppendEntries(n, target, args, resp)
-	if err == nil && resp.Term == args.Term {
-		t.heard.answered(id.Node(n), args.Term, sent)
+	err := t.append(n, target, args, resp)
+	if err != nil && !heartbeat && t.await(id.Node(n), args.Term) {
+		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader}
+		err = t.append(n, target, args, resp)
 	}
 	return err
+}
+
+func (t *Transport) append(n raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	sent := time.Now()
+	err := t.NetworkTransport.AppendEntries(n, target, args, resp)
+	if err != nil {
+		return err
+	}
+	t.answers.note(id.Node(n), sent)
+	if resp.Term == args.Term {
+		t.heard.answered(id.Node(n), args.Term, sent)
+	}
+	return nil
 }
 
 // SetHeartbeatHandler does nothing, so that heartbeats take the same way as every other call: handled beside the main
