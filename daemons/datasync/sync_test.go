@@ -27,7 +27,7 @@ func games(r *kittest.Ring, n *kittest.Node) []string {
 	var out []string
 	for _, a := range r.Artifacts(ring.KindPack) {
 		if n.Holds(a.Digest) {
-			out = append(out, kittest.Games(filepath.Join(n.Dir(), "blobs", string(a.Digest)))...)
+			out = append(out, r.Games(filepath.Join(n.Dir(), "blobs", string(a.Digest)))...)
 		}
 	}
 	slices.Sort(out)
@@ -244,7 +244,7 @@ func TestMergedDatabases(t *testing.T) {
 		edge.Play("job", c4, true, kittest.IDs("g", 12)...)
 		edge.Start(EphemeralSync(), "")
 		merged := func(n *kittest.Node) int {
-			return len(kittest.Games(filepath.Join(n.Dir(), "games", string(c4)+".db")))
+			return len(r.Games(filepath.Join(n.Dir(), "games", string(c4)+".db")))
 		}
 		r.Eventually(10*time.Second, "merged on a", func() bool { return merged(a) == 12 && len(r.Log(event.DataSyncCompleted.Type())) == 1 })
 		b.Damage(r.Artifacts(ring.KindPack)[0].Digest)
@@ -296,7 +296,7 @@ func TestPacksAnnouncedTogetherAreAllMerged(t *testing.T) {
 		}
 		a.Start(AutoSync(), `{"every":"10s"}`)
 		r.Eventually(time.Minute, "every game is merged", func() bool {
-			return len(kittest.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) == len(together)
+			return len(r.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) == len(together)
 		})
 	})
 }
@@ -324,7 +324,7 @@ func TestLostPacksHoldNobodyUp(t *testing.T) {
 			}
 		}
 		a.Start(AutoSync(), `{"every":"10s"}`)
-		merged := func() int { return len(kittest.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) }
+		merged := func() int { return len(r.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) }
 		r.Eventually(2*time.Minute, "what can be had is merged", func() bool { return merged() == 10 })
 		a.Set(func(n *kittest.Node) { n.FetchFault = nil })
 		r.Eventually(10*time.Minute, "what came back is merged", func() bool { return merged() == len(packs) })

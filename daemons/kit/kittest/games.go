@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
@@ -62,6 +64,36 @@ func Games(path string) []string {
 		return nil
 	}
 	return ids
+}
+
+// Games is Games for who asks again and again: a database is not opened again until its bytes have changed.
+func (r *Ring) Games(path string) []string {
+	var now [2]id.Digest
+	for i, p := range []string{path, path + "-wal"} {
+		if b, err := os.ReadFile(p); err == nil {
+			now[i] = id.DigestOf(b)
+		}
+	}
+	r.mu.Lock()
+	last, ok := r.read[path]
+	r.mu.Unlock()
+	if ok && last.bytes == now {
+		return slices.Clone(last.games)
+	}
+	ids, err := gamedb.Finished(context.Background(), path)
+	if err != nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.read[path] = readGames{now, ids}
+	return slices.Clone(ids)
+}
+
+// readGames are the games of a database, and of the log beside it, with these bytes.
+type readGames struct {
+	bytes [2]id.Digest
+	games []string
 }
 
 // Matches makes a file of matches of candidate: against each opponent so many games, of which it wins the given share.

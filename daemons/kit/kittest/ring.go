@@ -39,6 +39,7 @@ type Ring struct {
 	letters  []ring.DeadLetter
 	handlers map[string]func(event.Record) error // by letter id
 
+	read     map[string]readGames // by path
 	noQuorum bool
 	refused  []string // effects refused because of their epoch, for tests to see
 }
@@ -50,6 +51,7 @@ func New(t testing.TB, configs ...id.Config) *Ring {
 		nodes: map[id.Node]*Node{}, assignments: map[string]ring.Assignment{}, names: map[string]ring.Name{},
 		notes: map[string]map[string]json.RawMessage{}, positions: map[string]uint64{}, buried: map[string]ring.WorkItem{},
 		changed: make(chan struct{}), withheld: map[event.Type]bool{}, handlers: map[string]func(event.Record) error{},
+		read: map[string]readGames{},
 	}
 }
 
