@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -59,8 +60,8 @@ type gatherer struct {
 	unread  map[string]int          // database → failures to read it
 	reads   readings
 	shunned map[kit.Delivery]time.Time // until when
-	urgent  chan struct{}              // closed when the node drains
-	owed    map[string]map[string]bool // job → games that Drain waits for; nil before it
+	drains  atomic.Int32               // calls of Drain that are waiting
+	owed    map[string]map[string]bool // job → games that Drain waits for; nil before its first look
 	empty   chan int                   // how many of them are left; below 0: unknown
 }
 
@@ -78,7 +79,7 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 		store: env.Store, views: env.View, effects: env.Effects, events: env.Events, gauge: gauge, books: b,
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: set.Parallel, First: set.Retry.D(), Slowest: 10 * set.Retry.D()}),
 		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, shunned: map[kit.Delivery]time.Time{},
-		urgent: make(chan struct{}), empty: make(chan int, 1),
+		empty: make(chan int, 1),
 	}, nil
 }
 
@@ -190,14 +191,7 @@ func (g *gatherer) stillOwed(found []fresh) int {
 	return n
 }
 
-func (g *gatherer) draining() bool {
-	select {
-	case <-g.urgent:
-		return true
-	default:
-		return false
-	}
-}
+func (g *gatherer) draining() bool { return g.drains.Load() > 0 }
 
 // unreadable counts the failures to read a job's database, and tells of it when they do not end. A database of an ended job
 // that is itself damaged is then given up, and kept aside for people, since it may hold games that can be saved. What is wrong

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
@@ -63,7 +62,6 @@ func gathering(s kit.Spec, merging func(kit.Env) *merger) kit.Spec {
 type syncer struct {
 	gate  chan struct{} // of g: Drain's steps and the loop's
 	g     *gatherer
-	once  sync.Once
 	loops []kit.Daemon
 }
 
@@ -76,22 +74,28 @@ func (d *syncer) Run(ctx context.Context) error {
 	return err
 }
 
-func (d *syncer) gather(ctx context.Context) error {
+func (d *syncer) gather(ctx context.Context) error { return d.inTurn(ctx, d.g.step) }
+
+func (d *syncer) inTurn(ctx context.Context, do func(context.Context) error) error {
 	select {
 	case d.gate <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	defer func() { <-d.gate }()
-	return d.g.step(ctx)
+	return do(ctx)
 }
 
 // Drain implements kit.Drainer: nothing waits for a batch any more, the newest games go first, and it returns when every
-// game that was finished when it was called is safe.
+// game that was finished when it was called is safe. A departure may be called off: afterwards all is as it was before.
 func (d *syncer) Drain(ctx context.Context) error {
-	d.once.Do(func() { close(d.g.urgent) })
-	// One look from here so that the count is no older than this call.
-	err := d.gather(ctx)
+	d.g.drains.Add(1)
+	defer d.g.drains.Add(-1)
+	// One look from here so that the count, and what is waited for, is no older than this call.
+	err := d.inTurn(ctx, func(ctx context.Context) error {
+		d.g.owed = nil
+		return d.g.step(ctx)
+	})
 	for {
 		select {
 		case <-ctx.Done():
