@@ -65,9 +65,9 @@ const (
 	asidePrefix   = "aside/"
 )
 
-// openBooks reads the books. A pending pack whose bytes did not reach the store is struck out: its games are packed again,
-// since nobody has heard of it.
-func openBooks(local kit.Local, there func(id.Digest) bool) (*books, error) {
+// openBooks reads the books. It judges nothing: whether a pending pack whose bytes are not here is lost depends on who else has
+// it, which push finds out.
+func openBooks(local kit.Local) (*books, error) {
 	b := &books{local: local, packs: map[id.Digest]*packed{}, refused: map[string][]string{}, aside: map[string]aside{}}
 	keys, err := local.Keys(packPrefix)
 	if err != nil {
@@ -77,12 +77,6 @@ func openBooks(local kit.Local, there func(id.Digest) bool) (*books, error) {
 		var p packed
 		if err := b.get(k, &p); err != nil {
 			return nil, err
-		}
-		if !p.Safe && !there(p.Digest) {
-			if err := local.Delete(k); err != nil {
-				return nil, fmt.Errorf("strike out %s: %w", k, err)
-			}
-			continue
 		}
 		b.packs[p.Digest] = &p
 	}

@@ -66,7 +66,7 @@ type gatherer struct {
 }
 
 func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
-	b, err := openBooks(env.Local, func(d id.Digest) bool { _, ok := env.Store.Path(d); return ok })
+	b, err := openBooks(env.Local)
 	if err != nil {
 		return nil, err
 	}

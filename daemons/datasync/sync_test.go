@@ -379,13 +379,12 @@ func TestLostPacksHoldNobodyUp(t *testing.T) {
 	})
 }
 
-func TestBooksStrikeOutWhatNeverReachedTheStore(t *testing.T) {
+func TestBooksAreReadAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := kittest.New(t, c4).AddNode("a", id.Edge, ring.Slots{})
 		local := n.Env(EphemeralSync(), "").Local
-		yes := func(id.Digest) bool { return true }
-		b, err := openBooks(local, yes)
+		b, err := openBooks(local)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -393,16 +392,94 @@ func TestBooksStrikeOutWhatNeverReachedTheStore(t *testing.T) {
 		if err := b.add(p); err != nil {
 			t.Fatal(err)
 		}
-		if b, _ = openBooks(local, yes); len(b.pending()) != 1 {
+		if b, _ = openBooks(local); len(b.pending()) != 1 {
 			t.Error("a pending pack was forgotten")
 		}
 		if err := b.forget("j"); err != nil || len(b.pending()) != 1 {
 			t.Errorf("another job's games were forgotten: %v", err)
 		}
-		if b, _ = openBooks(local, func(id.Digest) bool { return false }); len(b.pending()) != 0 {
-			t.Error("a pack without bytes is still pending")
-		}
 	})
+}
+
+// A pending pack whose bytes are not here is judged with the state in hand: one that nobody has is struck out, also where it
+// never reached the store and the ring has never heard of it, and its games are packed again; one that others have is not.
+func TestPackThatIsNotHereWhenItsNodeStarts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		elsewhere bool
+		spec      kit.Spec
+		class     id.Class
+	}{
+		{"nobody has it", false, EphemeralSync(), id.Edge},
+		{"nobody has it, on a core node", false, AutoSync(), id.Core},
+		{"another has it", true, EphemeralSync(), id.Edge},
+		{"another has it, on a core node", true, AutoSync(), id.Core},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := kittest.New(t, c4)
+			core, self := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("self", c.class, ring.Slots{})
+			other := r.AddNode("other", id.Core, ring.Slots{})
+			if c.class == id.Core { // its own copy counts
+				r.Settings(func(s *ring.Settings) { s.Copies = map[ring.Kind]int{ring.KindPack: 3} })
+			}
+			var open atomic.Bool
+			other.FetchFault = func(context.Context, id.Digest) error {
+				if !open.Load() {
+					return errBlocked
+				}
+				return nil
+			}
+			db := self.Play("job", c4, true, kittest.IDs("g", 4)...)
+			if !c.elsewhere {
+				core.FetchFault = other.FetchFault
+				r.Quorum(false)
+			}
+			stop := self.Start(c.spec, "")
+			time.Sleep(10 * time.Second)
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			b, err := openBooks(self.Env(c.spec, "").Local)
+			if err != nil || len(b.pending()) != 1 {
+				t.Fatal("no pack is pending")
+			}
+			lost := b.pending()[0].Digest
+			if !self.Holds(lost) || core.Holds(lost) != c.elsewhere {
+				t.Fatal("not where it should be")
+			}
+			self.Lose(lost)
+			self.WriteGames(db.Path, c4, "late") // what is packed anew is another pack
+			open.Store(true)
+			r.Quorum(true)
+			again := c.spec
+			again.New = func(env kit.Env) (kit.Daemon, error) {
+				env.Effects = truthful{env.Effects, self, t}
+				return c.spec.New(env)
+			}
+			self.Start(again, "")
+			r.Eventually(5*time.Minute, c.name+": the games are elsewhere", func() bool { return len(games(r, other)) >= 5 && len(self.Gone()) == 1 })
+			if counted(r) != 5 {
+				t.Errorf("%s: %d games counted", c.name, counted(r))
+			}
+		})
+	}
+}
+
+// truthful fails the test when a node states a receipt for bytes that it does not have.
+type truthful struct {
+	kit.Effects
+	n *kittest.Node
+	t *testing.T
+}
+
+func (e truthful) AddArtifacts(ctx context.Context, as ...ring.Artifact) error {
+	for _, a := range as {
+		if a.Held(e.n.ID) && !e.n.Holds(a.Digest) {
+			e.t.Errorf("a receipt for pack %s, which is not here", a.Digest.Short())
+		}
+	}
+	return e.Effects.AddArtifacts(ctx, as...)
 }
 
 // Two promotions in quick order, one node away: every node ends on the newer version, and the older is fetched no more.
