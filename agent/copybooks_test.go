@@ -134,14 +134,14 @@ func TestAbsentIsKnown(t *testing.T) {
 	}
 	s := &artifacts{blobs: blobs}
 	d := id.DigestOf([]byte("one"))
-	if !s.absent(d) {
+	if _, here := s.Path(d); here || !s.absent(d) {
 		t.Error("there is no copy")
 	}
 	shard := filepath.Dir(blobs.Path(d))
 	if err := errors.Join(os.Remove(shard), os.WriteFile(shard, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if s.absent(d) {
+	if _, here := s.Path(d); !here || s.absent(d) {
 		t.Error("a disk that cannot be read counts as a lost copy")
 	}
 }

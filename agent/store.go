@@ -69,8 +69,9 @@ func (s *artifacts) PutFile(ctx context.Context, path string) (id.Digest, int64,
 	return d, n, err
 }
 
-// Path implements kit.Store.
-func (s *artifacts) Path(d id.Digest) (string, bool) { return s.blobs.Path(d), s.blobs.Has(d) }
+// Path implements kit.Store. Whoever is told that there is no copy packs its games again: a disk that does not answer is no
+// reason for it.
+func (s *artifacts) Path(d id.Digest) (string, bool) { return s.blobs.Path(d), !s.absent(d) }
 
 // Ensure implements kit.Store and worker.Artifacts: the right bytes are here afterwards, and the ring knows it. A copy is
 // hashed before its first use since the start, and when the file has changed since; one that is damaged is fetched anew.
