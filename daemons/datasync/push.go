@@ -82,8 +82,10 @@ func (g *gatherer) push(ctx context.Context) error {
 		if n, core := kit.Copies(members, a, g.self.ID); n >= max(1, need) && core {
 			if !a.Safe {
 				// The ring has become smaller since the last receipt. Until the state agrees the games count as unsynced, or they
-				// would count as nothing.
-				again = append(again, announced)
+				// would count as nothing. A rented node speaks for its own copy only, and waits until that is back.
+				if here || g.self.Class == id.Core {
+					again = append(again, announced)
+				}
 				continue
 			}
 			if err := g.settle(ctx, v, p, a); err != nil {
@@ -103,13 +105,13 @@ func (g *gatherer) push(ctx context.Context) error {
 			wanted = append(wanted, kit.Delivery{Digest: p.Digest, Node: n})
 		}
 	}
-	if len(again) > 0 {
+	g.gauge("copies_short", map[bool]float64{true: 1}[short])
+	g.courier.Want(ctx, wanted, g.now())
+	if len(again) > 0 { // last: nothing else waits for it
 		if err := g.effects.AddArtifacts(ctx, again...); err != nil {
 			return fmt.Errorf("have packs judged again: %w", err)
 		}
 	}
-	g.gauge("copies_short", map[bool]float64{true: 1}[short])
-	g.courier.Want(ctx, wanted, g.now())
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -464,6 +465,40 @@ func TestPackThatIsNotHereWhenItsNodeStarts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A rented node may not announce other nodes' copies. A pack that got lost there and that the ring, now smaller, could call safe
+// holds nothing up: new games come away, and it is judged again when its copy is back.
+func TestEdgeNodeSpeaksForItsOwnCopyOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core, second, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("second", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		second.FetchFault = func(context.Context, id.Digest) error { return errBlocked }
+		edge.Play("one", c4, true, kittest.IDs("one", 4)...)
+		edge.Start(EphemeralSync(), "")
+		r.Eventually(time.Minute, "one copy", func() bool { return len(games(r, core)) == 4 })
+		first := r.Artifacts(ring.KindPack)[0].Digest
+		store := edge.Env(EphemeralSync(), "").Store
+		path, _ := store.Path(first)
+		bytes, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Drop(t.Context(), first, "damaged"); err != nil {
+			t.Fatal(err)
+		}
+		r.SetStatus(second, ring.Left)
+		edge.Play("two", c4, true, kittest.IDs("two", 3)...)
+		r.Eventually(time.Minute, "the new games are safe", func() bool { return slices.Equal(edge.Gone(), []string{"two"}) })
+		if got := games(r, core); len(got) != 7 || safe(r) != 3 || len(r.Refused()) != 0 {
+			t.Errorf("%v are elsewhere, %d counted, refused %v", got, safe(r), r.Refused())
+		}
+		if err := os.WriteFile(path, bytes, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.Eventually(time.Minute, "all is safe", func() bool { return safe(r) == 7 && len(edge.Gone()) == 2 })
+	})
 }
 
 // truthful fails the test when a node states a receipt for bytes that it does not have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
@@ -100,6 +101,13 @@ func (e effects) AddArtifacts(ctx context.Context, as ...ring.Artifact) error {
 		return err
 	}
 	defer e.r.mu.Unlock()
+	for _, a := range as {
+		other := func(n id.Node) bool { return n != e.n.ID }
+		if e.epoch == 0 && e.n.Class == id.Edge && (other(a.Origin) || slices.ContainsFunc(a.Holders, other)) {
+			e.r.refused = append(e.r.refused, e.daemon+" artifacts of others")
+			return fmt.Errorf("artifact %s: edge nodes speak for themselves only", a.Digest.Short()) // all of it or nothing
+		}
+	}
 	e.r.index++
 	for _, a := range as {
 		e.r.addArtifact(a)

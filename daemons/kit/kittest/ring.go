@@ -41,7 +41,7 @@ type Ring struct {
 
 	read     map[string]readGames // by path
 	noQuorum bool
-	refused  []string // effects refused because of their epoch, for tests to see
+	refused  []string // effects refused because of their epoch or their author, for tests to see
 }
 
 // New is an empty ring that trains configs.
@@ -78,7 +78,7 @@ func (r *Ring) Withhold(types ...event.Type) {
 	}
 }
 
-// Refused lists the effects that were refused because their epoch is over.
+// Refused lists the effects that were refused because their epoch is over, or because they speak for another node.
 func (r *Ring) Refused() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
