@@ -177,6 +177,51 @@ func TestMachineTroublePutsNoGamesAside(t *testing.T) {
 	})
 }
 
+// keeping counts what is put aside, and cannot write down that it was while its disk is full.
+type keeping struct {
+	kit.Store
+	kit.Local
+	full bool
+	kept int
+}
+
+func (k *keeping) Aside(ctx context.Context, path, reason string) (string, error) {
+	k.kept++
+	return k.Store.Aside(ctx, path, reason)
+}
+
+func (k *keeping) Put(key string, value []byte) error {
+	if k.full {
+		return syscall.ENOSPC
+	}
+	return k.Local.Put(key, value)
+}
+
+// A database is put aside once, also where the books have no room for it at first: a full disk is not filled with copies of it.
+func TestDatabaseIsPutAsideOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		edge := kittest.New(t, c4).AddNode("edge", id.Edge, ring.Slots{})
+		s := EphemeralSync()
+		env := edge.Env(s, "")
+		k := &keeping{Store: env.Store, Local: env.Local, full: true}
+		env.Store, env.Local = k, k
+		g, err := newGatherer(env, s.Settings.(GatherSettings))
+		if err != nil {
+			t.Fatal(err)
+		}
+		damaged := fresh{db: edge.Play("job", c4, true, "g"), err: fmt.Errorf("read: %w", gamedb.ErrUnsafe)}
+		for range 2 * patience {
+			g.unreadable(t.Context(), damaged)
+		}
+		k.full = false
+		g.unreadable(t.Context(), damaged)
+		if len(g.books.aside) != 1 || k.kept != 1 {
+			t.Errorf("%v in the books, put aside %d times", g.books.aside, k.kept)
+		}
+	})
+}
+
 // Two jobs that hand in the very same game have played one.
 func TestOneGameOfTwoJobsCountsOnce(t *testing.T) {
 	t.Parallel()

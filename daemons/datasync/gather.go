@@ -58,6 +58,7 @@ type gatherer struct {
 	waiting map[id.Config]time.Time // since when games wait to be packed
 	last    map[id.Config]time.Time // newest pack
 	unread  map[string]int          // database → failures to read it
+	kept    map[string]string       // database → its place in quarantine, until the books have it
 	reads   readings
 	shunned map[kit.Delivery]time.Time // until when
 	drains  atomic.Int32               // calls of Drain that are waiting
@@ -78,7 +79,7 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 		set: set, self: env.Self, log: env.Log, now: env.Now, every: env.Every, staging: env.Dirs.Staging, jobs: env.Jobs,
 		store: env.Store, views: env.View, effects: env.Effects, events: env.Events, gauge: gauge, books: b,
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: set.Parallel, First: set.Retry.D(), Slowest: 10 * set.Retry.D()}),
-		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, shunned: map[kit.Delivery]time.Time{},
+		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, kept: map[string]string{}, shunned: map[kit.Delivery]time.Time{},
 		empty: make(chan int, 1),
 	}, nil
 }
@@ -207,10 +208,14 @@ func (g *gatherer) unreadable(ctx context.Context, f fresh) {
 	if !db.Done || n < patience || g.draining() || !gamedb.Damaged(f.err) {
 		return
 	}
-	where, err := g.store.Aside(ctx, db.Path, f.err.Error())
-	if err != nil {
-		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot put a job's games aside")
-		return
+	where, ok := g.kept[db.Path]
+	if !ok {
+		var err error
+		if where, err = g.store.Aside(ctx, db.Path, f.err.Error()); err != nil {
+			g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot put a job's games aside")
+			return
+		}
+		g.kept[db.Path] = where // one is enough, also when the books cannot be written now
 	}
 	x := aside{JobID: db.JobID, Config: db.Config, Path: db.Path, Where: where}
 	if ids, ok := g.reads.whole(db.Path); ok {
@@ -227,6 +232,7 @@ func (g *gatherer) unreadable(ctx context.Context, f fresh) {
 	}
 	g.log.Error().Str("job", db.JobID).Str("quarantine", where).Msg("a job's games are put aside; they count as unsynced until the file is taken from there")
 	delete(g.unread, db.Path)
+	delete(g.kept, db.Path)
 }
 
 // patience is how many failures in a row to read a database are told to the ring.
