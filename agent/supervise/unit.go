@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime/pprof"
 	"strings"
@@ -232,7 +233,13 @@ func (s *Supervisor) open(run context.Context, u *unit, epoch id.Epoch) (d kit.D
 			}
 		})
 	}
-	env.Gauge = func(name string, v float64) { note(func() { u.gauges[name] = v }) }
+	env.Gauge = func(name string, v float64) {
+		note(func() {
+			if u.gauges[name] = v; math.IsNaN(v) {
+				delete(u.gauges, name)
+			}
+		})
+	}
 	env.Daemons = s
 	s.mu.Lock()
 	u.deadline = u.spec.ProgressDeadline(env.Every)

@@ -185,6 +185,10 @@ func TestPackOutlivesItsDatabase(t *testing.T) {
 		if _, err := c.Unsynced(t.Context()); err == nil {
 			t.Error("a database that cannot be read does not make the count unknown")
 		}
+		time.Sleep(2 * time.Second)
+		if v, ok := edge.Gauge("unsynced_games"); ok {
+			t.Errorf("shows %v, though nobody can know", v)
+		}
 		r.Eventually(time.Minute, "the database put aside", func() bool { return len(edge.Gone()) == 1 })
 		if u := unsynced(t, c); u != 12 {
 			t.Errorf("%d unsynced, 12 are in a pack without receipts", u)

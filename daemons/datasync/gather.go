@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -87,19 +88,20 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 func (g *gatherer) step(ctx context.Context) error {
 	draining := g.draining() // before the look: what Drain waits for is no older than its call
 	found, t, known := g.look(ctx)
-	left := -1
+	left, shown := -1, math.NaN()
 	if known {
 		left = 0
 		for _, n := range total(found, t) {
 			left += int(n)
 		}
 		if t.lost == 0 {
-			g.gauge("unsynced_games", float64(left))
+			shown = float64(left)
 		}
 		if draining {
 			left = g.stillOwed(found)
 		}
 	}
+	g.gauge("unsynced_games", shown)
 	select {
 	case <-g.empty:
 	default:

@@ -25,7 +25,8 @@ type Env struct {
 	// Trouble tells the supervisor of an error that the daemon itself will retry, for last_error in status. Nil clears it.
 	// May be left nil by tests.
 	Trouble func(error)
-	// Gauge shows a figure of this daemon in status and metrics, such as unsynced_games. May be left nil by tests.
+	// Gauge shows a figure of this daemon in status and metrics, such as unsynced_games. NaN shows none from now on: it is
+	// unknown. May be left nil by tests.
 	Gauge func(name string, v float64)
 
 	Events  Events

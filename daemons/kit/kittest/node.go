@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,7 +97,7 @@ func (n *Node) Env(spec kit.Spec, settings string) kit.Env {
 		Settings: json.RawMessage(settings),
 		Progress: func() { n.mu.Lock(); n.Ticks[spec.Name]++; n.mu.Unlock() },
 		Trouble:  func(error) {},
-		Gauge:    func(name string, v float64) { n.mu.Lock(); n.Gauges[name] = v; n.mu.Unlock() },
+		Gauge:    n.gauge,
 		Events:   events{n.r, n, spec.Name, epoch},
 		View:     views{n.r, spec.Name},
 		Effects:  effects{n.r, n, spec.Name, epoch},
@@ -137,7 +138,15 @@ func (n *Node) Start(spec kit.Spec, settings string) (stop func() error) {
 	return stop
 }
 
-// Gauge reads a figure that a daemon shows; ok is false if it never did.
+func (n *Node) gauge(name string, v float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.Gauges[name] = v; math.IsNaN(v) {
+		delete(n.Gauges, name)
+	}
+}
+
+// Gauge reads a figure that a daemon shows; ok is false if it shows none.
 func (n *Node) Gauge(name string) (v float64, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
