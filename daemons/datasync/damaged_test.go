@@ -293,3 +293,47 @@ func TestMachineTroublePutsNoPackAside(t *testing.T) {
 		})
 	}
 }
+
+// A pack whose check never ends in time does not take a processor for itself: after a few times it is left alone for a while, and
+// the others are merged meanwhile.
+func TestSlowPackIsNotCheckedAllTheTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		env := edge.Env(EphemeralSync(), "")
+		packs := playedPacks(t, edge, env, 2)
+		if err := env.Effects.AddArtifacts(t.Context(), packs...); err != nil {
+			t.Fatal(err)
+		}
+		m := newMerger(a.Env(AutoSync(), ""))
+		good, checks := m.check, 0
+		m.check = func(ctx context.Context, path string) error {
+			if filepath.Base(path) != string(packs[0].Digest) {
+				return good(ctx, path)
+			}
+			checks++
+			return fmt.Errorf("verify: %w", gamedb.ErrSlow)
+		}
+		step := func() {
+			if err := m.step(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		for range 4 * slowPatience {
+			step()
+		}
+		if checks != slowPatience {
+			t.Errorf("checked %d times, want %d", checks, slowPatience)
+		}
+		merged := func() int { return len(r.Games(filepath.Join(a.Dir(), "games", string(c4)+".db"))) }
+		if merged() != 1 || !a.Holds(packs[0].Digest) {
+			t.Errorf("%d games merged, want those of the other pack", merged())
+		}
+		m.check = good
+		time.Sleep(slowRetry)
+		if step(); merged() != 2 {
+			t.Errorf("%d games merged once the machine is fast enough, want 2", merged())
+		}
+	})
+}

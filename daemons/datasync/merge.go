@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -29,11 +30,15 @@ type merger struct {
 	events  kit.Events
 	check   func(ctx context.Context, path string) error // gamedb.Verify, but for tests
 	told    map[id.Digest]bool
+	now     func() time.Time
+	slow    map[id.Digest]int       // checks in a row that did not end in time
+	later   map[id.Digest]time.Time // when such a pack is checked again
 }
 
 func newMerger(env kit.Env) *merger {
 	return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
-		effects: env.Effects, events: env.Events, check: gamedb.Verify, told: map[id.Digest]bool{}}
+		effects: env.Effects, events: env.Events, check: gamedb.Verify, told: map[id.Digest]bool{}, now: env.Now,
+		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}}
 }
 
 // merged is the local cursor of one config: every pack up to Seq is in the database, but for Open, which could not be had
@@ -49,6 +54,10 @@ const (
 	// retriesPerStep bounds how many packs that could not be had before are asked for again in one step: the machines that
 	// have them may be gone for good, and each costs the time of a dial.
 	retriesPerStep = 5
+	// A pack whose check did not end in time so often in a row is checked again after a while only: each check costs half a
+	// minute of a processor, and the file may be made for that.
+	slowPatience = 5
+	slowRetry    = time.Hour
 )
 
 func (m *merger) step(ctx context.Context) error {
@@ -83,6 +92,7 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 			failed = append(failed, a.Digest)
 			m.tell(ctx, c, a, err)
 		}
+		m.pace(a.Digest, err)
 		if here && !a.Held(m.self.ID) {
 			receipts = append(receipts, a.Digest)
 		}
@@ -94,7 +104,7 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 		a, ok := v.Library.Artifact(d)
 		switch {
 		case !ok && fresh: // it is no more
-		case !ok || len(a.Holders) == 0 || steps >= retriesPerStep:
+		case !ok || len(a.Holders) == 0 || steps >= retriesPerStep || m.now().Before(m.later[d]):
 			open = append(open, d)
 		default:
 			try(a)
@@ -128,6 +138,18 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// pace puts the next check of a pack off when its checks do not end in time.
+func (m *merger) pace(d id.Digest, err error) {
+	if !errors.Is(err, gamedb.ErrSlow) {
+		delete(m.slow, d)
+		delete(m.later, d)
+		return
+	}
+	if m.slow[d]++; m.slow[d] >= slowPatience {
+		m.later[d] = m.now().Add(slowRetry)
+	}
 }
 
 // merge adds one pack. Its bytes are checked before they are used; here says that the right ones are on this disk.
