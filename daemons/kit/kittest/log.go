@@ -200,6 +200,9 @@ func (l letters) Retry(_ context.Context, letterID string) error {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
 	i = slices.IndexFunc(l.r.letters, func(d ring.DeadLetter) bool { return d.ID == letterID })
+	if i < 0 {
+		return err // somebody else has retried it meanwhile
+	}
 	if err != nil {
 		l.r.letters[i].Attempts++
 		l.r.letters[i].LastFailed, l.r.letters[i].Error = time.Now(), err.Error()

@@ -1,14 +1,13 @@
 package kittest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +25,7 @@ type Node struct {
 	r *Ring
 
 	dir   string
+	disk  sync.Mutex // held while the store changes together with what is said of it; taken before mu and the ring's
 	mu    sync.Mutex
 	local map[string]map[string][]byte
 	jobs  []kit.JobDB
@@ -180,17 +180,24 @@ func (n *Node) Dir() string { return n.dir }
 
 // Holds says whether the right bytes of d are on n's disk.
 func (n *Node) Holds(d id.Digest) bool {
+	_, ok := n.read(d)
+	return ok
+}
+
+// read returns the bytes of d if the right ones are here.
+func (n *Node) read(d id.Digest) ([]byte, bool) {
 	b, err := os.ReadFile(n.blob(d))
-	return err == nil && id.DigestOf(b) == d
+	return b, err == nil && id.DigestOf(b) == d
 }
 
 // Damage flips a byte of a stored artifact.
 func (n *Node) Damage(d id.Digest) {
+	n.disk.Lock()
+	defer n.disk.Unlock()
 	b, err := os.ReadFile(n.blob(d))
 	if err == nil {
-		b = bytes.Clone(b)
 		b[len(b)/2] ^= 0xff
-		err = os.WriteFile(n.blob(d), b, 0o600)
+		err = n.write(d, b)
 	}
 	if err != nil {
 		n.r.T.Fatal(err)
@@ -198,19 +205,31 @@ func (n *Node) Damage(d id.Digest) {
 }
 
 // Lose deletes a stored artifact behind everybody's back.
-func (n *Node) Lose(d id.Digest) { _ = os.Remove(n.blob(d)) }
+func (n *Node) Lose(d id.Digest) {
+	n.disk.Lock()
+	defer n.disk.Unlock()
+	_ = os.Remove(n.blob(d))
+}
 
 func (n *Node) blob(d id.Digest) string { return filepath.Join(n.dir, "blobs", string(d)) }
 
 func (n *Node) put(d id.Digest, b []byte) {
-	tmp := n.blob(d) + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		n.r.T.Error(err)
-		return
-	}
-	if err := os.Rename(tmp, n.blob(d)); err != nil {
+	if err := n.write(d, b); err != nil {
 		n.r.T.Error(err)
 	}
+}
+
+// write makes b appear as d, whole. Every call has a temporary file of its own: several may be storing the same bytes.
+func (n *Node) write(d id.Digest, b []byte) error {
+	f, err := os.CreateTemp(filepath.Join(n.dir, "blobs"), "*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), n.blob(d))
 }
 
 type testWriter struct{ r *Ring }
@@ -270,17 +289,21 @@ func (s store) Ensure(ctx context.Context, d id.Digest) (string, error) {
 }
 
 func (s store) Verify(_ context.Context, d id.Digest) error {
+	s.n.disk.Lock()
+	defer s.n.disk.Unlock()
 	if s.n.Holds(d) {
 		return nil
 	}
 	s.n.mu.Lock()
 	s.n.Quarantine[s.n.blob(d)] = "hash differs"
 	s.n.mu.Unlock()
-	s.n.Lose(d)
+	_ = os.Remove(s.n.blob(d))
 	return fmt.Errorf("artifact %s: hash differs", d.Short())
 }
 
 func (s store) Drop(_ context.Context, d id.Digest, reason string) error {
+	s.n.disk.Lock()
+	defer s.n.disk.Unlock()
 	s.n.mu.Lock()
 	s.n.Quarantine[s.n.blob(d)] = reason
 	s.n.mu.Unlock()
@@ -337,14 +360,13 @@ func (o orders) Fetch(ctx context.Context, node id.Node, d id.Digest) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	// A copy and its receipt are one step: nobody drops the one between the two.
+	to.disk.Lock()
+	defer to.disk.Unlock()
 	if !to.Holds(d) {
-		from := slices.IndexFunc(holders, func(h *Node) bool { return h != nil && h.Holds(d) })
-		if from < 0 {
+		b, ok := bytesOf(holders, d)
+		if !ok {
 			return fmt.Errorf("nobody holds %s", d.Short())
-		}
-		b, err := os.ReadFile(holders[from].blob(d))
-		if err != nil {
-			return err
 		}
 		to.put(d, b)
 		to.mu.Lock()
@@ -354,6 +376,19 @@ func (o orders) Fetch(ctx context.Context, node id.Node, d id.Digest) error {
 	o.r.mu.Lock()
 	defer o.r.mu.Unlock()
 	return o.r.addReceipt(node, d)
+}
+
+// bytesOf reads the right bytes of d from the first of the holders that has them.
+func bytesOf(holders []*Node, d id.Digest) ([]byte, bool) {
+	for _, h := range holders {
+		if h == nil {
+			continue
+		}
+		if b, ok := h.read(d); ok {
+			return b, true
+		}
+	}
+	return nil, false
 }
 
 func (o orders) Ping(_ context.Context, node id.Node) (time.Duration, error) {

@@ -41,7 +41,7 @@ func (n *Node) Work(ctx context.Context, run Stages) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.r.Finish(n, w.ID, out)
+		n.r.finish(n, w.ID, w.Claim.ID, out)
 	}
 }
 
@@ -78,10 +78,17 @@ func (r *Ring) Claim(n *Node) (ring.WorkItem, bool) {
 }
 
 // Finish ends n's run of an item and states what the state machine states.
-func (r *Ring) Finish(n *Node, workID string, out Outcome) {
+func (r *Ring) Finish(n *Node, workID string, out Outcome) { r.finish(n, workID, "", out) }
+
+// finish changes nothing when the item has been cancelled, asked for anew or claimed again since the claim with that id was
+// given; "" is the present one.
+func (r *Ring) finish(n *Node, workID, claimID string, out Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := slices.IndexFunc(r.items, func(w ring.WorkItem) bool { return w.ID == workID })
+	if claimID != "" && (i < 0 || r.items[i].State != ring.WorkRunning || r.items[i].Claim.ID != claimID) {
+		return
+	}
 	w := &r.items[i]
 	r.index++
 	if out.Err != nil {
