@@ -34,11 +34,11 @@ func newWheel(t *testing.T) *wheel { return newWheelAt(t, "") }
 // newWheelAt gives every daemon that has a period of its own the same one; "" leaves them theirs.
 func newWheelAt(t *testing.T, every string) *wheel {
 	w := &wheel{arena: newArena(t, ""), runs: map[string]int{}}
-	// A fifth of the games of a ring on one machine: what is tested is who does what, not SQLite.
+	// A tenth of the games of a ring on one machine, and thresholds to match: what is tested is who does what, not SQLite.
 	w.overlay = DevOverlay()
-	w.overlay["QUEUE_POPULATOR"] = raw(`{"every":"2s","games":10,"floor":10,"target":16,"per_cycle":16}`)
-	w.overlay["AUTO_EXPORT"] = raw(`{"every":"5s","games":40,"immediate":80,"few":40,"cooldown":"5s","window":4}`)
-	w.overlay["TRAINING_TRIGGER"] = raw(`{"every":"5s","samples":800,"cooldown":"5s","epochs":0,"retry":"5s","candidate_wait":"60s"}`)
+	w.overlay["QUEUE_POPULATOR"] = raw(`{"every":"2s","games":5,"floor":10,"target":16,"per_cycle":16}`)
+	w.overlay["AUTO_EXPORT"] = raw(`{"every":"5s","games":20,"immediate":40,"few":20,"cooldown":"5s","window":4}`)
+	w.overlay["TRAINING_TRIGGER"] = raw(`{"every":"5s","samples":400,"cooldown":"5s","epochs":0,"retry":"5s","candidate_wait":"60s"}`)
 	if every != "" {
 		for name, section := range w.overlay {
 			w.overlay[name] = period.ReplaceAll(section, []byte(`"every":"`+every+`"`))
