@@ -12,8 +12,9 @@ import (
 	"github.com/ringagent/ringagent/internal/proc"
 )
 
-// The test binary is also the shim of the jobs that it starts, and the built-in workload. Rings take turns: more than two at
-// a time on a small machine measure the machine.
+// The test binary is also the shim of the jobs that it starts, and the built-in workload. Rings wait most of
+// the time, for elections, leases and limits, so a few run beside each other; more than four at a time on a small machine
+// measure the machine.
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 2 && os.Args[1] == "job-shim":
@@ -27,6 +28,6 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	flag.Parse()
-	_ = flag.Set("test.parallel", "2")
+	_ = flag.Set("test.parallel", "4")
 	os.Exit(m.Run())
 }
