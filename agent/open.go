@@ -159,7 +159,7 @@ func (a *Agent) lastTiming() ring.Timing {
 
 // replicaGather is how long a busy node's copy of the log gathers between two fsyncs: they compete with those of the
 // outbox and of Raft on the same disk, for which publishers wait. The first event after a pause does not wait.
-const replicaGather = 4 * time.Millisecond
+const replicaGather = 10 * time.Millisecond
 
 // alarm tells people what is wrong with the files of the event log.
 func (a *Agent) alarm(al eventlog.Alarm) {
