@@ -23,7 +23,7 @@ const (
 
 // bare commits events of 512 bytes with nothing of ours: three nodes of the Raft library in this one process, its TCP
 // transport without TLS, raft-boltdb set up as the agents set it up, a state machine that only counts. No outbox, no
-// replica of a log, no checksum. It says what of an agent's rate is the libraries'; no agent on this machine can beat it.
+// replica of a log, no checksum. It says what of an agent's rate is the libraries'.
 type bare struct {
 	nodes  []*raft.Raft
 	lead   *raft.Raft
