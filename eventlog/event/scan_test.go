@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -84,6 +85,32 @@ func TestValidJSONSaysWhatTheStandardLibrarySays(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestCommonFindsTheFirstByteThatEndsARun looks for every byte at every place of a run, among bytes that are near to those
+// that end one.
+func TestCommonFindsTheFirstByteThatEndsARun(t *testing.T) {
+	t.Parallel()
+	slow := func(b []byte) int {
+		if i := slices.IndexFunc(b, func(c byte) bool { return c < 0x20 || c == '"' || c == '\\' }); i >= 0 {
+			return i
+		}
+		return len(b)
+	}
+	for size := range 40 {
+		for _, other := range []byte{'x', ' ', '!', '#', '[', ']', 0x7f, 0x80, 0xa2, 0xdc, 0xff, '"'} {
+			b := bytes.Repeat([]byte{other}, size)
+			for at := range b {
+				for c := range 256 {
+					b[at] = byte(c)
+					if got, want := common(b), slow(b); got != want {
+						t.Fatalf("common(%q) = %d, want %d", b, got, want)
+					}
+				}
+				b[at] = other
+			}
+		}
+	}
 }
 
 func FuzzValidJSON(f *testing.F) {
