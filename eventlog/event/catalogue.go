@@ -45,7 +45,7 @@ type Definition struct {
 type Catalog struct {
 	defs   []Definition
 	schema map[Type]*schema
-	names  map[string]Type
+	names  map[string]*schema // all spellings
 }
 
 // Catalogue returns the types that this binary knows, sorted by name. It is built once, by the first call.
@@ -61,7 +61,7 @@ var theCatalogue = sync.OnceValue(func() *Catalog {
 })
 
 func newCatalog(list []entry) (*Catalog, error) {
-	c := &Catalog{schema: make(map[Type]*schema), names: make(map[string]Type)}
+	c := &Catalog{schema: make(map[Type]*schema), names: make(map[string]*schema)}
 	for _, e := range list {
 		s := e.schema()
 		t := s.def.Type
@@ -71,10 +71,10 @@ func newCatalog(list []entry) (*Catalog, error) {
 		c.schema[t] = s
 		c.defs = append(c.defs, s.def)
 		for _, n := range append([]string{string(t), strings.ToLower(string(t)), s.def.Wire}, s.def.Aliases...) {
-			if other, taken := c.names[n]; taken && other != t {
-				return nil, fmt.Errorf("event name %q means both %s and %s", n, other, t)
+			if other := c.names[n]; other != nil && other != s {
+				return nil, fmt.Errorf("event name %q means both %s and %s", n, other.def.Type, t)
 			}
-			c.names[n] = t
+			c.names[n] = s
 		}
 	}
 	slices.SortFunc(c.defs, func(a, b Definition) int { return strings.Compare(string(a.Type), string(b.Type)) })
@@ -87,18 +87,26 @@ func (c *Catalog) All() []Definition { return slices.Clone(c.defs) }
 // Lookup finds a definition by canonical name, by old wire name, by another old spelling or by any of these in another
 // case.
 func (c *Catalog) Lookup(name string) (Definition, bool) {
-	t, ok := c.Canonical(name)
-	if !ok {
+	s := c.named(name)
+	if s == nil {
 		return Definition{}, false
 	}
-	return c.schema[t].def, true
+	return s.def, true
 }
 
 // Canonical is the type that a name in any of its spellings means.
 func (c *Catalog) Canonical(name string) (Type, bool) {
-	if t, ok := c.names[name]; ok {
-		return t, true
+	s := c.named(name)
+	if s == nil {
+		return "", false
 	}
-	t, ok := c.names[strings.ToLower(strings.TrimSpace(name))]
-	return t, ok
+	return s.def.Type, true
+}
+
+// named is the schema that a name in any of its spellings means, or nil.
+func (c *Catalog) named(name string) *schema {
+	if s, ok := c.names[name]; ok {
+		return s
+	}
+	return c.names[strings.ToLower(strings.TrimSpace(name))]
 }

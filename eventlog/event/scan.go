@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"math/bits"
@@ -249,7 +250,7 @@ func (s *scanner) digits() bool {
 
 // member is one of an object's.
 type member struct {
-	key   string
+	key   []byte
 	value json.RawMessage
 }
 
@@ -257,45 +258,35 @@ type member struct {
 const mostMembers = 24
 
 // quick is normalise for the payloads that nearly all publishers state: one object in our own names, without white space
-// between its tokens, nothing wrong with it. ok is false for all others.
+// between its tokens, nothing wrong with it. ok is false for all others. out is payload itself if nothing is to be added.
 func (s *schema) quick(payload json.RawMessage, node id.Node) (out json.RawMessage, ok bool) {
 	var room [mostMembers]member
-	all := room[:0]
-	scan := scanner{b: payload}
-	if !scan.object(0, func(key, value []byte) bool {
-		if len(all) == mostMembers || !plain(key) {
-			return false
-		}
-		m := member{string(key), value}
-		if _, old := s.aliases[m.key]; old || slices.ContainsFunc(all, func(o member) bool { return o.key == m.key }) {
-			return false
-		}
-		all = append(all, m)
-		return true
-	}) || scan.spaced || scan.i != len(payload) {
+	given, ok := s.members(room[:0], payload)
+	if !ok {
 		return nil, false
 	}
-	given := len(all)
-	for _, c := range s.checks {
-		at := slices.IndexFunc(all[:given], func(m member) bool { return m.key == c.name })
+	all := given
+	for i := range s.checks {
+		c := &s.checks[i]
+		at := find(given, c.name)
 		switch {
-		case at >= 0 && string(all[at].value) != "null":
-			if c.wrong(all[at].value) != "" {
+		case at >= 0 && string(given[at].value) != "null":
+			if c.wrong(given[at].value) != "" {
 				return nil, false
 			}
 		case at >= 0 && c.nullable:
 		case at >= 0 || c.name == "config_key" || len(all) == mostMembers:
 			return nil, false
 		case c.name == "node_id" && node != "":
-			all = append(all, member{c.name, quote(string(node))})
+			all = append(all, member{c.key, quote(string(node))})
 		case c.required:
 			return nil, false
 		case c.nullable:
-			all = append(all, member{c.name, json.RawMessage("null")})
+			all = append(all, member{c.key, json.RawMessage("null")})
 		}
 	}
-	if len(all) == given {
-		return slices.Clone(payload), true
+	if len(all) == len(given) {
+		return payload, true
 	}
 	if !unescaped(payload) {
 		return nil, false
@@ -303,9 +294,32 @@ func (s *schema) quick(payload json.RawMessage, node id.Node) (out json.RawMessa
 	return object(all), true
 }
 
+// members appends those of payload to all, if it is an object of the kind that quick knows.
+func (s *schema) members(all []member, payload []byte) ([]member, bool) {
+	scan := scanner{b: payload}
+	ok := scan.object(0, func(key, value []byte) bool {
+		if len(all) == mostMembers || !plain(key) || find(all, string(key)) >= 0 {
+			return false
+		}
+		_, old := s.aliases[string(key)]
+		all = append(all, member{key, value})
+		return !old
+	})
+	return all, ok && !scan.spaced && scan.i == len(payload)
+}
+
+func find(all []member, key string) int {
+	for i := range all {
+		if string(all[i].key) == key {
+			return i
+		}
+	}
+	return -1
+}
+
 // object writes members as json.Marshal writes a map of them: sorted by key.
 func object(all []member) json.RawMessage {
-	slices.SortFunc(all, func(a, b member) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(all, func(a, b member) int { return bytes.Compare(a.key, b.key) })
 	size := 2
 	for _, m := range all {
 		size += len(m.key) + len(m.value) + 4
@@ -321,10 +335,10 @@ func object(all []member) json.RawMessage {
 	return append(out, '}')
 }
 
-// plain says that a key reads the same inside and outside of JSON.
-func plain(key []byte) bool {
-	for _, c := range key {
-		if c < 0x20 || c >= 0x80 || c == '\\' || c == '<' || c == '>' || c == '&' {
+// plain says that a text reads the same inside and outside of JSON.
+func plain(text []byte) bool {
+	for _, c := range text {
+		if c < 0x20 || c >= 0x80 || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
 			return false
 		}
 	}
@@ -333,8 +347,8 @@ func plain(key []byte) bool {
 
 // unescaped says that json.Marshal would write the bytes as they are, and not escape some for the sake of HTML.
 func unescaped(b []byte) bool {
-	for _, c := range b {
-		if c == '<' || c == '>' || c == '&' || c == 0xe2 { // 0xe2 begins the two line separators that it escapes, too
+	for _, c := range [...]byte{'<', '>', '&', 0xe2} { // 0xe2 begins the two line separators that it escapes, too
+		if bytes.IndexByte(b, c) >= 0 {
 			return false
 		}
 	}

@@ -175,6 +175,58 @@ func TestQuickAgreesWithThorough(t *testing.T) {
 	}
 }
 
+// TestRightAgreesWithDecoding: what is let pass undecoded has nothing wrong with it.
+func TestRightAgreesWithDecoding(t *testing.T) {
+	t.Parallel()
+	var checks []check
+	for _, s := range Catalogue().schema {
+		for _, c := range s.checks {
+			if !slices.ContainsFunc(checks, func(o check) bool { return o.typ == c.typ && o.required == c.required }) {
+				checks = append(checks, c)
+			}
+		}
+	}
+	slices.SortFunc(checks, func(a, b check) int {
+		return strings.Compare(fmt.Sprint(a.typ, a.required), fmt.Sprint(b.typ, b.required))
+	})
+	for _, c := range checks {
+		if want := typeName(c.typ) != "object"; right(c.typ, []byte(sample(c))) != want {
+			t.Errorf("%s as a %s %s: want %v", sample(c), typeName(c.typ), c.typ, want)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		c := rapid.SampledFrom(checks).Draw(t, "member")
+		raw := json.RawMessage(spoil(t, rapid.OneOf(
+			rapid.Just(sample(c)), rapid.Custom(func(t *rapid.T) string { return anyJSON(t, 1) }),
+			rapid.SampledFrom([]string{`""`, `"a_b_2p"`, `"a__b_2p"`, `"_2p"`, `"a2p"`, `"a_0p"`, `"\u0061_2p"`, `["a",""]`, `[]`, `["a",null]`, `["a",7]`,
+				`999999999999999999`, `9999999999999999999`, `1e999`, `0.000000000000001`, `-0`, `null`, `[null]`, `{}`}),
+			rapid.StringMatching(`[0-9]{1,22}|-?[0-9]{1,12}\.[0-9]{1,12}(e[0-9]{1,4})?|"[a-z_0-9]{1,6}_[0-9]p"|"[0-9a-fA-F]{63,65}"|\["[a-z]*"(,"[a-z]*"){0,3}\]`),
+		).Draw(t, "value")))
+		if !json.Valid(raw) || string(raw) == "null" || string(raw) != strings.TrimSpace(string(raw)) || !right(c.typ, raw) {
+			return
+		}
+		if detail := c.decode(raw); detail != "" {
+			t.Fatalf("%s is let pass as a %s: %s", raw, typeName(c.typ), detail)
+		}
+	})
+}
+
+func TestDigestsAndConfigsAreToldByTheirBytes(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.OneOf(
+			rapid.StringMatching(`[a-c0-2_]{0,6}_?[0-9]?p?`), rapid.StringMatching(`[0-9a-f]{63,65}`), rapid.StringN(0, 8, 16),
+		).Draw(t, "text")
+		s = spoil(t, s)
+		if _, err := id.ParseConfig(s); isConfig([]byte(s)) != (err == nil) {
+			t.Fatalf("config %q: %v", s, err)
+		}
+		if _, err := id.ParseDigest(s); isDigest([]byte(s)) != (err == nil) {
+			t.Fatalf("digest %q: %v", s, err)
+		}
+	})
+}
+
 // sample is a value that is right for a member.
 func sample(c check) string {
 	switch c.typ {
@@ -199,12 +251,24 @@ func sample(c check) string {
 }
 
 func BenchmarkPrepare(b *testing.B) {
-	d := Draft{Type: "OPERATOR_NOTE", Node: "0123456789abcdef", Payload: json.RawMessage(`{"text":"` + strings.Repeat("x", 500) + `"}`)}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := Catalogue().Prepare(d, ByExternal); err != nil {
-			b.Fatal(err)
-		}
+	for _, d := range []struct {
+		name string
+		typ  Type
+		json string
+	}{
+		{"note", "OPERATOR_NOTE", `{"text":"` + strings.Repeat("x", 500) + `"}`},
+		{"settled", "OPERATOR_NOTE", `{"node_id":"0123456789abcdef","text":"` + strings.Repeat("x", 470) + `"}`},
+		{"sync", "DATA_SYNC_COMPLETED", `{"node_id":"0123456789abcdef","config_key":"connect4_2p","games":200,"bytes":123456,"targets":["0123456789abcdef"]}`},
+	} {
+		b.Run(d.name, func(b *testing.B) {
+			draft := Draft{Type: d.typ, Node: "0123456789abcdef", Payload: json.RawMessage(d.json)}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := Catalogue().Prepare(draft, ByExternal); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

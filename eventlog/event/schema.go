@@ -54,6 +54,7 @@ type schema struct {
 
 type check struct {
 	name     string
+	key      []byte // is name
 	typ      reflect.Type
 	required bool
 	nullable bool
@@ -143,7 +144,7 @@ func (s *schema) add(t reflect.Type, d *Definition) {
 			continue
 		}
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-		c := check{name: name, typ: f.Type, required: !strings.Contains(opts, "omitempty")}
+		c := check{name: name, key: []byte(name), typ: f.Type, required: !strings.Contains(opts, "omitempty")}
 		kind := c.typ
 		if kind.Kind() == reflect.Pointer {
 			c.nullable, c.required, kind = true, false, kind.Elem()
@@ -291,17 +292,15 @@ func (s *schema) wrong(field, detail string) error {
 
 // wrong says what is wrong with a member, or "". raw is valid JSON; what can be seen without decoding it is, for every
 // event that is published comes by here.
-func (c check) wrong(raw json.RawMessage) string {
-	switch kind := c.typ.Kind(); {
-	case kind == reflect.String && c.typ != digestType && c.typ != configType && len(raw) > 2 && raw[0] == '"',
-		kind == reflect.Bool && (raw[0] == 't' || raw[0] == 'f'),
-		c.typ == rawType:
+func (c *check) wrong(raw json.RawMessage) string {
+	if right(c.typ, raw) {
 		return ""
-	case c.typ == digestType && len(raw) > 2 && raw[0] == '"':
-		if _, err := id.ParseDigest(string(raw[1 : len(raw)-1])); err == nil {
-			return ""
-		}
 	}
+	return c.decode(raw)
+}
+
+// decode is wrong for every value.
+func (c *check) decode(raw json.RawMessage) string {
 	v := reflect.New(c.typ)
 	if err := json.Unmarshal(raw, v.Interface()); err != nil {
 		return fmt.Sprintf("want %s, have %s", typeName(c.typ), clip(raw))
@@ -332,6 +331,9 @@ func (c check) wrong(raw json.RawMessage) string {
 }
 
 func quote(s string) json.RawMessage {
+	if plain([]byte(s)) {
+		return append(append(append(make(json.RawMessage, 0, len(s)+2), '"'), s...), '"')
+	}
 	b, _ := json.Marshal(s) // a string always encodes
 	return b
 }
@@ -345,21 +347,21 @@ func clip(raw []byte) string {
 }
 
 // Prepare makes a draft fit to be published by by: the canonical type name, a checked payload in our own field names with
-// node_id filled in, and the owner's right to state it. Errors are *ProblemError.
+// node_id filled in, and the owner's right to state it. The payload is d's own, not a copy, where nothing had to be changed.
+// Errors are *ProblemError.
 func (c *Catalog) Prepare(d Draft, by Publisher) (Draft, error) {
-	t, ok := c.Canonical(string(d.Type))
-	if !ok {
+	s := c.named(string(d.Type))
+	if s == nil {
 		return Draft{}, &ProblemError{Type: string(d.Type), Detail: "see ringagent events types", Kind: ErrUnregistered}
 	}
-	s := c.schema[t]
 	if s.def.Fact && !slices.Contains(s.def.Owners, by) {
-		return Draft{}, &ProblemError{Type: string(t), Detail: fmt.Sprintf("stated by %s, not by %s", join(s.def.Owners), by), Kind: ErrNotOwner}
+		return Draft{}, &ProblemError{Type: string(s.def.Type), Detail: fmt.Sprintf("stated by %s, not by %s", join(s.def.Owners), by), Kind: ErrNotOwner}
 	}
 	p, err := s.normalise(d.Payload, d.Node)
 	if err != nil {
 		return Draft{}, err
 	}
-	d.Type, d.Payload = t, p
+	d.Type, d.Payload = s.def.Type, p
 	return d, nil
 }
 
