@@ -28,15 +28,7 @@ func (p proposeLater) Read(ctx context.Context) (*state.State, error) { return p
 // publisher was is not asked again here: the node that published has checked it, and facts of the state machine are refused
 // by the machine itself.
 func vet(draft []byte) string {
-	d, err := event.DecodeDraft(draft)
-	if err != nil {
-		return err.Error()
-	}
-	by := event.ByExternal
-	if def, ok := event.Catalogue().Lookup(string(d.Type)); ok && len(def.Owners) > 0 {
-		by = def.Owners[0]
-	}
-	if _, err := event.Catalogue().Prepare(d, by); err != nil {
+	if err := event.Catalogue().Vet(draft); err != nil {
 		return err.Error()
 	}
 	return ""

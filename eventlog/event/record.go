@@ -115,6 +115,20 @@ func DecodeDraft(b []byte) (Draft, error) {
 	return out, d.end()
 }
 
+// peek is DecodeDraft for those who want to know of two fields only. What it returns aliases b.
+func peek(b []byte) (typ, payload []byte, ok bool) {
+	d := decoder{b: b}
+	version := d.byte()
+	typ = d.bytes()
+	d.bytes() // node
+	d.bytes() // daemon
+	d.uvarint()
+	d.varint()
+	d.bytes() // cause
+	payload = d.bytes()
+	return typ, payload, version == codecVersion && d.end() == nil
+}
+
 // DecodeRecord reads a record that fills b exactly. The payload aliases b.
 func DecodeRecord(b []byte) (Record, error) {
 	d := decoder{b: b}

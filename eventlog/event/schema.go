@@ -345,30 +345,3 @@ func clip(raw []byte) string {
 	}
 	return string(raw)
 }
-
-// Prepare makes a draft fit to be published by by: the canonical type name, a checked payload in our own field names with
-// node_id filled in, and the owner's right to state it. The payload is d's own, not a copy, where nothing had to be changed.
-// Errors are *ProblemError.
-func (c *Catalog) Prepare(d Draft, by Publisher) (Draft, error) {
-	s := c.named(string(d.Type))
-	if s == nil {
-		return Draft{}, &ProblemError{Type: string(d.Type), Detail: "see ringagent events types", Kind: ErrUnregistered}
-	}
-	if s.def.Fact && !slices.Contains(s.def.Owners, by) {
-		return Draft{}, &ProblemError{Type: string(s.def.Type), Detail: fmt.Sprintf("stated by %s, not by %s", join(s.def.Owners), by), Kind: ErrNotOwner}
-	}
-	p, err := s.normalise(d.Payload, d.Node)
-	if err != nil {
-		return Draft{}, err
-	}
-	d.Type, d.Payload = s.def.Type, p
-	return d, nil
-}
-
-func join(owners []Publisher) string {
-	out := make([]string, len(owners))
-	for i, o := range owners {
-		out[i] = string(o)
-	}
-	return strings.Join(out, ", ")
-}
