@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/json"
+	"math/bits"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -40,7 +41,22 @@ func (r Record) Line() Line {
 }
 
 // Encode is the binary form of r, as it is hashed and stored.
-func (r Record) Encode() []byte { return AppendRecord(nil, r) }
+func (r Record) Encode() []byte {
+	size := numberSize(r.Seq) + textSize(len(r.Origin)) + numberSize(r.Number) + 1 + r.Draft.size()
+	return AppendRecord(make([]byte, 0, size), r)
+}
 
 // Encode is the binary form of d.
-func (d Draft) Encode() []byte { return AppendDraft(nil, d) }
+func (d Draft) Encode() []byte { return AppendDraft(make([]byte, 0, d.size()), d) }
+
+// size is the length of the binary form.
+func (d Draft) size() int {
+	t := d.Time.UnixMicro()
+	return 1 + textSize(len(d.Type)) + textSize(len(d.Node)) + textSize(len(d.Daemon)) + numberSize(uint64(d.Epoch)) +
+		numberSize(uint64(t<<1^t>>63)) + textSize(len(d.Cause)) + textSize(len(d.Payload))
+}
+
+func textSize(n int) int { return numberSize(uint64(n)) + n }
+
+// numberSize is how many bytes binary.AppendUvarint takes.
+func numberSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
