@@ -1,7 +1,6 @@
 package event
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,24 +102,6 @@ func TestVet(t *testing.T) {
 	}
 }
 
-func TestEncodeMakesRoomForWhatItWrites(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		d := Draft{
-			Type: Type(rapid.String().Draw(t, "type")), Node: id.Node(rapid.String().Draw(t, "node")), Daemon: rapid.String().Draw(t, "daemon"),
-			Epoch: id.Epoch(rapid.Uint64().Draw(t, "epoch")), Time: time.UnixMicro(rapid.Int64().Draw(t, "time")),
-			Cause: rapid.String().Draw(t, "cause"), Payload: rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "payload"),
-		}
-		if got, want := d.size(), len(d.Encode()); got != want {
-			t.Fatalf("room for %d bytes, %d written", got, want)
-		}
-		v := rapid.Uint64().Draw(t, "number") >> rapid.IntRange(0, 63).Draw(t, "shift")
-		if got, want := numberSize(v), len(binary.AppendUvarint(nil, v)); got != want {
-			t.Fatalf("%d takes %d bytes, not %d", v, want, got)
-		}
-	})
-}
-
 func BenchmarkVet(b *testing.B) {
 	draft := Draft{Type: "OPERATOR_NOTE", Node: someNode, Daemon: "AUTO_SYNC", Time: time.UnixMicro(9),
 		Payload: json.RawMessage(`{"node_id":"0123456789abcdef","text":"` + strings.Repeat("x", 470) + `"}`)}.Encode()
@@ -129,14 +110,5 @@ func BenchmarkVet(b *testing.B) {
 		if err := Catalogue().Vet(draft); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-func BenchmarkEncode(b *testing.B) {
-	d := Draft{Type: "OPERATOR_NOTE", Node: someNode, Daemon: "AUTO_SYNC", Time: time.UnixMicro(1 << 50),
-		Payload: json.RawMessage(`{"node_id":"0123456789abcdef","text":"` + strings.Repeat("x", 470) + `"}`)}
-	b.ReportAllocs()
-	for b.Loop() {
-		_ = d.Encode()
 	}
 }

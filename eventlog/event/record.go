@@ -111,7 +111,7 @@ func AppendRecord(b []byte, r Record) []byte {
 // DecodeDraft reads a draft that fills b exactly. The payload aliases b.
 func DecodeDraft(b []byte) (Draft, error) {
 	d := decoder{b: b}
-	out := d.draft()
+	out := d.draft(&Decoder{})
 	return out, d.end()
 }
 
@@ -130,15 +130,22 @@ func peek(b []byte) (typ, payload []byte, ok bool) {
 }
 
 // DecodeRecord reads a record that fills b exactly. The payload aliases b.
-func DecodeRecord(b []byte) (Record, error) {
+func DecodeRecord(b []byte) (Record, error) { return new(Decoder).Record(b) }
+
+// Decoder reads one record after the other. Texts that stand in a record as they stood in the one before, as origin, type,
+// node and daemon often do, are made only once. The zero value is ready for use, by one goroutine.
+type Decoder struct{ origin, typ, node, daemon string }
+
+// Record is DecodeRecord.
+func (r *Decoder) Record(b []byte) (Record, error) {
 	d := decoder{b: b}
-	var r Record
-	r.Seq = d.uvarint()
-	r.Origin = Origin(d.str())
-	r.Number = d.uvarint()
-	r.Marks = d.byte()
-	r.Draft = d.draft()
-	return r, d.end()
+	var out Record
+	out.Seq = d.uvarint()
+	out.Origin = Origin(d.again(&r.origin))
+	out.Number = d.uvarint()
+	out.Marks = d.byte()
+	out.Draft = d.draft(r)
+	return out, d.end()
 }
 
 func appendString(b []byte, s string) []byte {
@@ -151,14 +158,14 @@ type decoder struct {
 	bad bool
 }
 
-func (d *decoder) draft() Draft {
+func (d *decoder) draft(last *Decoder) Draft {
 	if d.byte() != codecVersion {
 		d.bad = true
 	}
 	var out Draft
-	out.Type = Type(d.str())
-	out.Node = id.Node(d.str())
-	out.Daemon = d.str()
+	out.Type = Type(d.again(&last.typ))
+	out.Node = id.Node(d.again(&last.node))
+	out.Daemon = d.again(&last.daemon)
 	out.Epoch = id.Epoch(d.uvarint())
 	out.Time = time.UnixMicro(d.varint()).UTC()
 	out.Cause = d.str()
@@ -217,3 +224,11 @@ func (d *decoder) bytes() []byte {
 }
 
 func (d *decoder) str() string { return string(d.bytes()) }
+
+// again is str for a text that is probably last, which it becomes.
+func (d *decoder) again(last *string) string {
+	if b := d.bytes(); string(b) != *last {
+		*last = string(b)
+	}
+	return *last
+}
