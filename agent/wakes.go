@@ -11,43 +11,47 @@ import (
 // wakes tells daemons that an event of a type they care about has come. A wake is a hint: the newest one waits for a daemon
 // that is busy, the others are dropped.
 type wakes struct {
-	mu  sync.Mutex
-	all map[*waker]bool
+	mu sync.Mutex
+	by map[event.Type][]waker
 }
 
-type waker struct {
-	types []event.Type
-	ch    chan event.Record
-}
+type waker chan event.Record
 
 // subscribe implements kit.Events.Wake.
 func (w *wakes) subscribe(ctx context.Context, types []event.Type) <-chan event.Record {
-	s := &waker{types: types, ch: make(chan event.Record, 1)}
+	s := make(waker, 1)
 	w.mu.Lock()
-	if w.all == nil {
-		w.all = map[*waker]bool{}
+	defer w.mu.Unlock()
+	if w.by == nil {
+		w.by = map[event.Type][]waker{}
 	}
-	w.all[s] = true
-	w.mu.Unlock()
+	for _, t := range types {
+		if !slices.Contains(w.by[t], s) {
+			w.by[t] = append(w.by[t], s)
+		}
+	}
 	context.AfterFunc(ctx, func() {
 		w.mu.Lock()
-		delete(w.all, s)
-		w.mu.Unlock()
+		defer w.mu.Unlock()
+		for _, t := range types {
+			w.by[t] = slices.DeleteFunc(w.by[t], func(o waker) bool { return o == s })
+		}
 	})
-	return s.ch
+	return s
 }
 
 // observe passes placed records on. Stale ones wake nobody.
 func (w *wakes) observe(records []event.Record) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for s := range w.all {
-		for _, r := range records {
-			if r.Stale() || !slices.Contains(s.types, r.Type) {
-				continue
-			}
+	for i := range records {
+		r := &records[i]
+		if r.Stale() {
+			continue
+		}
+		for _, s := range w.by[r.Type] {
 			select {
-			case s.ch <- r:
+			case s <- *r:
 			default:
 			}
 		}
