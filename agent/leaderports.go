@@ -44,7 +44,7 @@ func (a *Agent) placed(records []state.Placed, head ring.LogHead) {
 	for i, r := range records {
 		out[i] = eventlog.Encoded{Seq: r.Seq, Hash: r.Hash, Bytes: r.Bytes}
 	}
-	a.replica.Offer(out)
+	a.replica.OfferPlaced(out)
 }
 
 // singletons are the cluster-scope daemons as the coordinator places them.

@@ -164,6 +164,7 @@ type Outbox struct {
 	lost    chan struct{} // somebody may wait for a seq whose answer was lost
 	closed  chan struct{}
 	once    sync.Once
+	blocks  blockWriter // the writer's
 
 	mu sync.Mutex
 	outboxState
@@ -177,13 +178,14 @@ type outboxState struct {
 	baseHash event.Hash
 	last     uint64 // highest number given
 	lastHash event.Hash
-	durable  uint64 // highest number that is fsynced
-	acked    uint64 // everything up to here stands in the log
-	stored   uint64 // acked, as the file has it
-	bytes    int64  // of the kept records
-	tail     []kept // the newest records, without a gap, up to last; all above durable are here
+	durable  uint64          // highest number that is fsynced
+	acked    uint64          // everything up to here stands in the log
+	stored   uint64          // acked, as the file has it
+	bytes    int64           // of the kept records
+	tail     []kept          // the newest records, without a gap, up to last; all above durable are here
+	plain    map[uint64]*put // who waits for the seq of a record of this origin that has no key, by its number
 	waiters  map[place][]*put
-	early    map[place]uint64 // seqs that are known before the own fsync
+	early    map[place]uint64 // seqs that are known before the own fsync; those of plain stand in the puts
 	keyed    map[place]string // keys of records whose seq is not written down yet
 	seqs     []keySeq         // to be written down with the next commit
 	carry    []kept           // saved from a damaged file, published again once it is known what stands
@@ -213,8 +215,12 @@ type put struct {
 	key    string
 	digest [sha256.Size]byte // of what the key stands for
 	wait   bool
+	done   chan putResult // with room for one: a publisher is told once
+
+	// Outbox.mu guards the rest.
 	place  place
-	done   chan putResult // with room for one
+	seq    uint64 // if it is known before the own fsync
+	stored bool
 }
 
 type putResult struct {
@@ -259,7 +265,7 @@ func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, w
 	if d.Time.IsZero() {
 		d.Time = o.opt.Now()
 	}
-	u := &put{draft: d.Encode(), key: p.Key, wait: wait, done: make(chan putResult, 2)}
+	u := &put{draft: d.Encode(), key: p.Key, wait: wait, done: make(chan putResult, 1)}
 	if p.Key != "" {
 		u.digest = sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", d.Type, d.Daemon, d.Payload))
 	}
@@ -270,26 +276,31 @@ func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, w
 	case <-o.closed:
 		return putResult{}, ErrClosed
 	}
-	var r putResult
-	for {
-		select {
-		case r = <-u.done:
-		case <-ctx.Done():
-			// Stored first, placed later: a waiter hears of both.
-			if r.number == 0 {
-				return putResult{}, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
-			}
-			return r, fmt.Errorf("wait for the place of %s: %w", event.MakeID(r.origin, r.number), ctx.Err())
-		case <-o.closed:
-			return r, ErrClosed
-		}
+	select {
+	case r := <-u.done:
 		if r.err != nil {
 			return putResult{}, fmt.Errorf("publish %s: %w", d.Type, r.err)
 		}
-		if !wait || r.seq != 0 {
-			return r, nil
+		return r, nil
+	case <-ctx.Done():
+		r := o.soFar(u)
+		if r.number == 0 {
+			return r, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
 		}
+		return r, fmt.Errorf("wait for the place of %s: %w", event.MakeID(r.origin, r.number), ctx.Err())
+	case <-o.closed:
+		return o.soFar(u), ErrClosed
 	}
+}
+
+// soFar is what is known of a put that its publisher no longer waits for: its place, if it is stored.
+func (o *Outbox) soFar(u *put) putResult {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !u.stored {
+		return putResult{}
+	}
+	return putResult{place: u.place}
 }
 
 // OpenOutbox opens or makes the file. A damaged one is moved to quarantine with an alarm; what can be read of it is
@@ -305,6 +316,7 @@ func OpenOutbox(opt OutboxOptions) (*Outbox, error) {
 		lost:    make(chan struct{}, 1),
 		closed:  make(chan struct{}),
 	}
+	o.plain = make(map[uint64]*put)
 	o.waiters = make(map[place][]*put)
 	o.early = make(map[place]uint64)
 	o.keyed = make(map[place]string)

@@ -14,9 +14,9 @@ import (
 
 // Layout of outbox.db. All values are sealed.
 var (
-	bucketDrafts = []byte("drafts") // number → record
+	bucketDrafts = []byte("drafts") // blocks of records
 	bucketKeys   = []byte("keys")   // idempotency key → keyRecord
-	bucketCarry  = []byte("carry")  // record of a damaged file → record
+	bucketCarry  = []byte("carry")  // number in a damaged file → sealed record
 	bucketMeta   = []byte("meta")
 
 	metaHead   = []byte("head")   // outboxHead
@@ -49,8 +49,14 @@ type keySeq struct {
 	seq uint64
 }
 
-func (k kept) encode() []byte {
-	b := make([]byte, 0, len(k.hash)+8+binary.MaxVarintLen64+len(k.key)+len(k.draft))
+// bodySize implements body.
+func (k kept) bodySize() int {
+	var n [binary.MaxVarintLen64]byte
+	return len(k.hash) + 8 + binary.PutUvarint(n[:], uint64(len(k.key))) + len(k.key) + len(k.draft)
+}
+
+// appendBody implements body.
+func (k kept) appendBody(b []byte) []byte {
 	b = append(b, k.hash[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(k.at.UnixMilli()))
 	b = binary.AppendUvarint(b, uint64(len(k.key)))
@@ -58,14 +64,13 @@ func (k kept) encode() []byte {
 	return append(b, k.draft...)
 }
 
-// decodeKept copies what it returns out of the sealed value v.
-func decodeKept(key, v []byte) (kept, bool) {
-	body, ok := unseal(key, v)
-	var k kept
-	if !ok || len(key) != 8 || len(body) < len(k.hash)+8 {
+// decodeKept copies what it returns out of the sealed record number.
+func decodeKept(number uint64, v []byte) (kept, bool) {
+	body, ok := unseal(beKey(number), v)
+	k := kept{number: number}
+	if !ok || len(body) < len(k.hash)+8 {
 		return k, false
 	}
-	k.number = binary.BigEndian.Uint64(key)
 	copy(k.hash[:], body)
 	body = body[len(k.hash):]
 	k.at = time.UnixMilli(int64(binary.BigEndian.Uint64(body)))
@@ -138,25 +143,31 @@ func load(db *bolt.DB) (salvage, error) {
 			h, next := s.head.BaseHash, s.head.Base+1
 			c := tx.Bucket(bucketDrafts).Cursor()
 			for key, v := c.First(); key != nil; key, v = c.Next() {
-				k, ok := decodeKept(key, v)
-				switch {
-				case !ok:
-					damaged("record %d fails the check", next)
-					next++
+				run, ok := readBlock(key, v, true)
+				if !ok {
+					damaged("the records from %d on fail the check", numberOf(key))
 					continue
-				case k.number != next || h.Next(k.draft) != k.hash:
-					damaged("record %d does not follow the one before", k.number)
 				}
-				h, next = k.hash, k.number+1
-				s.bytes += k.size()
-				s.records = append(s.records, k)
+				for n := run.first; run.has(n); n++ {
+					k, ok := decodeKept(n, run.sealed(n))
+					switch {
+					case !ok:
+						damaged("record %d fails the check", n)
+						continue
+					case n != next || h.Next(k.draft) != k.hash:
+						damaged("record %d does not follow the one before", n)
+					}
+					h, next = k.hash, n+1
+					s.bytes += k.size()
+					s.records = append(s.records, k)
+				}
 			}
 			if s.head.Acked >= next {
 				damaged("it ends before number %d, which was acknowledged", s.head.Acked)
 			}
 			c = tx.Bucket(bucketCarry).Cursor()
 			for key, v := c.First(); key != nil; key, v = c.Next() {
-				if k, ok := decodeKept(key, v); ok {
+				if k, ok := decodeKept(numberOf(key), v); ok {
 					s.carry = append(s.carry, k)
 				} else {
 					damaged("a saved record fails the check")
@@ -211,6 +222,9 @@ func (o *Outbox) open() error {
 // take makes s, as read from db, the outbox's state.
 func (o *Outbox) take(db *bolt.DB, s salvage) {
 	h := s.head
+	if h.Origin != o.origin {
+		o.setApart()
+	}
 	o.db, o.origin, o.base, o.baseHash, o.acked, o.stored = db, h.Origin, h.Base, h.BaseHash, h.Acked, h.Acked
 	o.last, o.lastHash, o.bytes = h.Base, h.BaseHash, s.bytes
 	o.carry, o.carryOf, o.tail = s.carry, h.CarryOf, nil
@@ -247,7 +261,7 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 		}
 		b := tx.Bucket(bucketCarry)
 		for _, k := range carry {
-			if err := putSealed(b, beKey(k.number), k.encode()); err != nil {
+			if err := putSealed(b, beKey(k.number), k.appendBody(nil)); err != nil {
 				return err
 			}
 		}
@@ -291,15 +305,14 @@ func (o *Outbox) readFile(n uint64, events, size int) ([]kept, error) {
 	var out []kept
 	err := guard(o.opt.Path, func() error {
 		return o.db.View(func(tx *bolt.Tx) error {
-			c := tx.Bucket(bucketDrafts).Cursor()
-			for key, v := c.Seek(beKey(n)); key != nil && len(out) < events && size > 0; key, v = c.Next() {
-				k, ok := decodeKept(key, v)
-				if !ok || k.number != n {
-					return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d fails the check", n)}
+			records := readRecords(tx.Bucket(bucketDrafts), true)
+			for ; n <= o.durable && len(out) < events && size > 0; n++ {
+				k, ok := decodeKept(n, records.get(n))
+				if !ok {
+					return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d is missing or fails the check", n)}
 				}
 				out = append(out, k)
 				size -= len(k.draft)
-				n++
 			}
 			if len(out) == 0 {
 				return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d is missing", n)}

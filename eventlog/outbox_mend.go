@@ -15,7 +15,11 @@ func (o *Outbox) fail(err error, group []*put) {
 	o.mu.Lock()
 	o.degraded = err
 	for _, u := range group {
-		o.waiters[u.place] = slices.DeleteFunc(o.waiters[u.place], func(w *put) bool { return w == u })
+		if o.plain[u.place.number] == u {
+			delete(o.plain, u.place.number)
+		} else if u.key != "" {
+			o.waiters[u.place] = slices.DeleteFunc(o.waiters[u.place], func(w *put) bool { return w == u })
+		}
 	}
 	o.mu.Unlock()
 	for _, u := range group {
@@ -47,6 +51,9 @@ func (o *Outbox) tick() (quiet bool) {
 	o.degraded = nil
 	for p := range o.early {
 		o.tell(p)
+	}
+	for _, u := range o.plain {
+		o.tellPlain(u)
 	}
 	o.mu.Unlock()
 	o.alarms.clear(AlarmOutboxDegraded, "outbox stores events again")

@@ -128,10 +128,8 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 				return err
 			}
 			drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
-			for _, k := range fresh {
-				if err := putSealed(drafts, beKey(k.number), k.encode()); err != nil {
-					return err
-				}
+			if _, err := putRecords(&o.blocks, drafts, 1, fresh); err != nil {
+				return err
 			}
 			if err := o.moveKeys(keys, old, origin, moved, seqs); err != nil {
 				return err
@@ -142,6 +140,7 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 	if err != nil {
 		return fmt.Errorf("begin a new origin: %w", err)
 	}
+	o.setApart()
 	waiters, keyed := o.waiters, o.keyed
 	o.waiters, o.keyed, o.early = map[place][]*put{}, map[place]string{}, map[place]uint64{}
 	o.origin, o.base, o.baseHash, o.acked, o.stored = origin, 0, event.Hash{}, 0, 0
@@ -170,6 +169,19 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 	o.opt.Log.Warn().Str("old", string(old)).Str("origin", string(origin)).Int("again", len(fresh)).Int("stood", len(seqs)).
 		Msg("outbox has a new origin")
 	return nil
+}
+
+// setApart has those who wait be found by their origin, too, since their numbers are about to mean something else. The caller
+// holds mu.
+func (o *Outbox) setApart() {
+	for n, u := range o.plain {
+		p := place{o.origin, n}
+		o.waiters[p] = append(o.waiters[p], u)
+		if u.seq != 0 {
+			o.early[p] = u.seq
+		}
+	}
+	clear(o.plain)
 }
 
 // moveKeys makes the idempotency keys follow their records, and drops those that are too old.
@@ -247,10 +259,8 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 		}
 		err := guard(o.opt.Path, func() error {
 			return o.db.Update(func(tx *bolt.Tx) error {
-				for _, k := range fresh {
-					if err := putSealed(tx.Bucket(bucketDrafts), beKey(k.number), k.encode()); err != nil {
-						return err
-					}
+				if _, err := putRecords(&o.blocks, tx.Bucket(bucketDrafts), o.last+1, fresh); err != nil {
+					return err
 				}
 				if err := errors.Join(tx.DeleteBucket(bucketCarry), makeBuckets(tx, [][]byte{bucketCarry})); err != nil {
 					return err

@@ -288,7 +288,7 @@ func (o *Outbox) answered(origin event.Origin, f flight, a Answer) error {
 func (o *Outbox) Observe(records []event.Record) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.waiters) == 0 && len(o.keyed) == 0 {
+	if len(o.plain) == 0 && len(o.waiters) == 0 && len(o.keyed) == 0 {
 		return
 	}
 	for _, r := range records {
@@ -354,6 +354,11 @@ func (o *Outbox) unresolved(keys bool) map[event.Origin]lostRange {
 			r = lostRange{p.number, p.number}
 		}
 		out[p.origin] = lostRange{min(r.from, p.number), max(r.to, p.number)}
+	}
+	for n, u := range o.plain {
+		if u.seq == 0 {
+			add(place{o.origin, n})
+		}
 	}
 	for p, us := range o.waiters {
 		if len(us) > 0 {

@@ -1,7 +1,6 @@
 package eventlog
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -122,7 +121,9 @@ func (o *Outbox) store(group []*put) {
 	o.nudge()
 	if o.opt.hooks.ackEarly {
 		for _, u := range fresh {
-			u.done <- putResult{place: u.place}
+			if !u.wait {
+				u.done <- putResult{place: u.place}
+			}
 		}
 	}
 	if err := o.commit(fresh...); err != nil {
@@ -132,10 +133,17 @@ func (o *Outbox) store(group []*put) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, u := range append(fresh, again...) {
-		if !o.opt.hooks.ackEarly {
-			u.done <- putResult{place: u.place}
+		switch u.stored = true; {
+		case !u.wait:
+			if !o.opt.hooks.ackEarly {
+				u.done <- putResult{place: u.place}
+			}
+		case u.key == "":
+			o.tellPlain(u)
 		}
-		o.tell(u.place)
+		if u.key != "" {
+			o.tell(u.place)
+		}
 	}
 }
 
@@ -166,9 +174,22 @@ func (o *Outbox) lookKeys(group []*put) (map[string]keyRecord, error) {
 
 // await enters a publisher that wants to know its seq. The caller holds mu.
 func (o *Outbox) await(u *put) {
-	if u.wait {
+	switch {
+	case !u.wait:
+	case u.key == "":
+		o.plain[u.place.number] = u
+	default:
 		o.waiters[u.place] = append(o.waiters[u.place], u)
 	}
+}
+
+// tellPlain is tell for a publisher without a key, of which there is one to a record. The caller holds mu.
+func (o *Outbox) tellPlain(u *put) {
+	if u.seq == 0 || u.place.number > o.durable {
+		return
+	}
+	u.done <- putResult{place: u.place, seq: u.seq}
+	delete(o.plain, u.place.number)
 }
 
 // tell answers who waits for p, if its seq is known and its record is fsynced. The caller holds mu.
@@ -190,7 +211,11 @@ func (o *Outbox) tell(p place) {
 
 // learn notes the seq of a number, if anybody cares. The caller holds mu.
 func (o *Outbox) learn(p place, seq uint64) {
-	if seq == 0 || len(o.waiters[p]) == 0 && o.keyed[p] == "" {
+	if u := o.plain[p.number]; u != nil && seq != 0 && p.origin == o.origin {
+		u.seq = seq
+		o.tellPlain(u)
+	}
+	if seq == 0 || len(o.waiters) == 0 && len(o.keyed) == 0 || len(o.waiters[p]) == 0 && o.keyed[p] == "" {
 		return
 	}
 	o.early[p] = seq
@@ -226,9 +251,8 @@ func (o *Outbox) commit(fresh ...*put) error {
 		}
 		return db.Update(func(tx *bolt.Tx) error {
 			drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
-			drafts.FillPercent = 1 // numbers only grow
-			for _, k := range records {
-				if err := putSealed(drafts, beKey(k.number), k.encode()); err != nil {
+			if len(records) > 0 {
+				if _, err := putRecords(&o.blocks, drafts, records[0].number, records); err != nil {
 					return err
 				}
 			}
@@ -263,7 +287,8 @@ func (o *Outbox) commit(fresh ...*put) error {
 		o.durable = records[n-1].number
 	}
 	if over := len(o.tail) - tailEvents; over > 0 {
-		o.tail = append([]kept(nil), o.tail[over:]...)
+		clear(o.tail[:over])
+		o.tail = o.tail[over:]
 	}
 	return nil
 }
@@ -297,21 +322,14 @@ func (o *Outbox) trimmable() bool {
 // trim drops acknowledged records from the front that are too old or too much.
 func (o *Outbox) trim(tx *bolt.Tx, head *outboxHead, size *int64) error {
 	drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
-	oldest := o.opt.Now().Add(-o.opt.Keep)
-	for range trimAtOnce {
-		key, v := drafts.Cursor().First()
-		if key == nil {
-			return nil
-		}
-		k, ok := decodeKept(key, v)
+	oldest, records, before := o.opt.Now().Add(-o.opt.Keep), readRecords(drafts, true), head.Base
+	for head.Base < head.Acked && head.Base < before+trimAtOnce {
+		k, ok := decodeKept(head.Base+1, records.get(head.Base+1))
 		if !ok {
 			return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d fails the check", head.Base+1)}
 		}
-		if k.number > head.Acked || *size <= o.opt.KeepBytes && !k.at.Before(oldest) {
-			return nil
-		}
-		if err := drafts.Delete(bytes.Clone(key)); err != nil {
-			return err
+		if *size <= o.opt.KeepBytes && !k.at.Before(oldest) {
+			break
 		}
 		head.Base, head.BaseHash = k.number, k.hash
 		*size -= k.size()
@@ -322,7 +340,10 @@ func (o *Outbox) trim(tx *bolt.Tx, head *outboxHead, size *int64) error {
 			}
 		}
 	}
-	return nil
+	if head.Base == before {
+		return nil
+	}
+	return dropBefore(drafts, head.Base+1)
 }
 
 func (o *Outbox) nudge() {

@@ -20,6 +20,8 @@ type Encoded struct {
 	Seq   uint64
 	Hash  event.Hash
 	Bytes []byte // event.AppendRecord form
+
+	placed bool // by this process's own state machine, which has just computed Hash from Bytes
 }
 
 // Head is an end of the log.
@@ -143,6 +145,8 @@ type Replica struct {
 
 	appended time.Time // when the writer last stored something; only it looks
 	mended   bool      // the file was opened anew and not written yet; only the writer looks
+	blocks   blockWriter
+	decoder  event.Decoder
 
 	mu sync.Mutex
 	replicaState
@@ -186,6 +190,15 @@ func OpenReplica(opt ReplicaOptions) (*Replica, error) {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	return r, nil
+}
+
+// OfferPlaced is Offer for records that this process's own state machine has just placed. Their hashes follow from one another
+// and are not computed once more; that they follow from what is stored is. The records are the replica's from here on.
+func (r *Replica) OfferPlaced(records []Encoded) {
+	for i := range records {
+		records[i].placed = true
+	}
+	r.Offer(records)
 }
 
 // Offer hands over records that the state machine has placed, or that the coordinator has streamed: in order, with the

@@ -11,7 +11,7 @@ import (
 
 // Layout of events.db. All values are sealed.
 var (
-	bucketLog  = []byte("log")  // seq → running hash and record
+	bucketLog  = []byte("log")  // blocks: running hash and record
 	bucketInfo = []byte("info") // infoHead → replicaHead
 	infoHead   = []byte("head")
 
@@ -38,22 +38,24 @@ func (r *Replica) open() error {
 		r.alarms.raise(AlarmReplicaCorrupt, 0, "one of the two heads of the copy of the log is bad; what its last change added is pulled again")
 	}
 	var head replicaHead
-	var last []byte
 	var e Encoded
 	err = guard(r.opt.Path, func() error {
 		return db.View(func(tx *bolt.Tx) error {
 			if tx.Bucket(bucketInfo).Get(infoHead) != nil && !getJSON(tx.Bucket(bucketInfo), infoHead, &head) {
 				return &DamagedError{Path: r.opt.Path, Detail: "its head fails the check"}
 			}
-			var v []byte
-			if last, v = tx.Bucket(bucketLog).Cursor().Last(); last == nil {
+			last, v := tx.Bucket(bucketLog).Cursor().Last()
+			if last == nil {
 				if head.Last != head.Cut {
 					return &DamagedError{Path: r.opt.Path, Detail: fmt.Sprintf("it is empty, but should end at %d", head.Last)}
 				}
 				return nil
 			}
-			var ok bool
-			if e, ok = decodeStored(last, v, true); !ok || e.Seq != head.Last {
+			k, ok := readBlock(last, v, true)
+			if ok = ok && k.last() == head.Last; ok {
+				e, ok = decodeStored(head.Last, k.sealed(head.Last), true)
+			}
+			if !ok {
 				return &CorruptError{Seq: head.Last, Detail: "the newest record fails the check"}
 			}
 			e.Bytes = nil
@@ -86,51 +88,54 @@ func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
 		return db.Update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketLog)
 			head.Last = head.Cut
-			var bad [][]byte
 			c := b.Cursor()
-			for key, v := c.Last(); key != nil; key, v = c.Prev() {
-				if good, ok := decodeStored(key, v, true); ok && good.Seq > head.Cut {
-					*e = good
-					e.Bytes = nil
-					head.Last = good.Seq
-					break
+			for key, v := c.Last(); key != nil && head.Last == head.Cut; key, v = c.Prev() {
+				k, ok := readBlock(key, v, true)
+				if !ok {
+					continue
 				}
-				head.Bytes -= int64(len(v))
-				bad = append(bad, append([]byte(nil), key...))
+				for n := k.last(); n >= k.first && n > head.Cut; n-- {
+					if good, ok := decodeStored(n, k.sealed(n), true); ok {
+						*e = good
+						e.Bytes = nil
+						head.Last = n
+						break
+					}
+				}
 			}
-			for _, key := range bad {
-				if err := b.Delete(key); err != nil {
-					return err
-				}
+			if err := dropAfter(b, head.Last); err != nil {
+				return err
 			}
 			head.Verified = min(head.Verified, head.Last)
+			head.Bytes = 0
+			c = b.Cursor()
+			for key, v := c.First(); key != nil; key, v = c.Next() {
+				k, _ := readBlock(key, v, true)
+				head.Bytes += int64(len(k.data))
+			}
 			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 		})
 	})
 }
 
-func encodeStored(e Encoded) (key, value []byte) {
-	key = beKey(e.Seq)
-	body := make([]byte, 0, len(e.Hash)+len(e.Bytes))
-	body = append(body, e.Hash[:]...)
-	return key, seal(key, append(body, e.Bytes...))
-}
+// bodySize implements body.
+func (e Encoded) bodySize() int { return len(e.Hash) + len(e.Bytes) }
 
-// decodeStored reads a stored record. Its bytes alias v.
-func decodeStored(key, v []byte, crc bool) (Encoded, bool) {
-	var e Encoded
-	if len(key) != 8 || len(v) < crcSize+len(e.Hash) {
+// appendBody implements body.
+func (e Encoded) appendBody(b []byte) []byte { return append(append(b, e.Hash[:]...), e.Bytes...) }
+
+// decodeStored reads the sealed record of seq. Its bytes alias v.
+func decodeStored(seq uint64, v []byte, crc bool) (Encoded, bool) {
+	e := Encoded{Seq: seq}
+	if len(v) < crcSize+len(e.Hash) {
 		return e, false
 	}
-	body, ok := unseal(key, v)
+	body, ok := unseal(beKey(seq), v)
 	if !ok && crc {
 		return e, false
 	}
 	if !ok {
 		body = v[crcSize:]
-	}
-	for _, c := range key {
-		e.Seq = e.Seq<<8 | uint64(c)
 	}
 	copy(e.Hash[:], body)
 	e.Bytes = body[len(e.Hash):]

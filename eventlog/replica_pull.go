@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -183,9 +182,17 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 		err := guard(r.opt.Path, func() error {
 			return r.db.View(func(tx *bolt.Tx) error {
 				c := tx.Bucket(bucketLog).Cursor()
-				for key, v := c.Seek(beKey(keep + 1)); key != nil; key, v = c.Next() {
-					side.Bytes += int64(len(v))
-					if err := to.Bucket(bucketLog).Put(key, v); err != nil {
+				for key, v := blockOf(c, keep+1); key != nil; key, v = c.Next() {
+					k, ok := readBlock(key, v, true)
+					if ok && k.last() <= keep {
+						continue
+					}
+					side.Bytes += int64(len(k.data))
+					if ok && k.first <= keep {
+						key, v = beKey(keep+1), sealedRun{k, keep + 1, k.last()}.value()
+						side.Bytes -= int64(k.end(keep + 1 - k.first))
+					}
+					if err := to.Bucket(bucketLog).Put(key, v); err != nil { // bad ones as they are
 						return err
 					}
 				}
@@ -203,18 +210,8 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 	}
 	head.Last, head.Verified = keep, min(head.Verified, keep)
 	err = r.update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketLog)
-		// First look, then delete: bbolt's cursor never returns from Last on a bucket that was emptied in the same
-		// transaction.
-		var keys [][]byte
-		c := b.Cursor()
-		for key, _ := c.Seek(beKey(keep + 1)); key != nil; key, _ = c.Next() {
-			keys = append(keys, slices.Clone(key))
-		}
-		for _, key := range keys {
-			if err := b.Delete(key); err != nil {
-				return err
-			}
+		if err := dropAfter(tx.Bucket(bucketLog), keep); err != nil {
+			return err
 		}
 		return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 	})
@@ -318,60 +315,4 @@ func (r *Replica) fork(ctx context.Context, p Puller, head Head) (uint64, error)
 		}
 	}
 	return low, nil
-}
-
-// repair replaces a record that fails its check by a peer's, if that fits between its neighbours.
-func (r *Replica) repair(ctx context.Context, seq uint64) error {
-	if seq <= r.head.Cut || seq > r.head.Last {
-		r.mu.Lock()
-		r.corrupt = 0
-		r.mu.Unlock()
-		return nil
-	}
-	if r.opt.Sources == nil {
-		return errNoSource
-	}
-	prev, err := r.hashAt(seq - 1)
-	if err != nil {
-		return fmt.Errorf("the event before it is corrupt too: %w", err)
-	}
-	peers, err := r.opt.Sources.Near(ctx)
-	if err != nil {
-		return fmt.Errorf("list replicas: %w", err)
-	}
-	errs := []error{errNoSource}
-	for _, p := range peers {
-		got, err := r.fetch(ctx, p, seq-1, 1)
-		if err != nil || len(got) == 0 || got[0].Seq != seq {
-			errs = append(errs, err)
-			continue
-		}
-		e := got[0]
-		if prev.Next(e.Bytes) != e.Hash || !r.fits(e) {
-			errs = append(errs, fmt.Errorf("a peer's event %d does not fit into our log", seq))
-			continue
-		}
-		key, v := encodeStored(e)
-		if err := r.update(func(tx *bolt.Tx) error { return tx.Bucket(bucketLog).Put(key, v) }); err != nil {
-			return err
-		}
-		r.mu.Lock()
-		r.corrupt = 0
-		r.mu.Unlock()
-		r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d was repaired from a peer", seq))
-		return nil
-	}
-	return errors.Join(errs...)
-}
-
-// fits says whether our record after e follows on it.
-func (r *Replica) fits(e Encoded) bool {
-	if e.Seq == r.head.Last {
-		return e.Hash == r.lastHash
-	}
-	next, err := r.stored(r.db, e.Seq+1)
-	if err != nil {
-		return true // that one is to be repaired next; the chain behind it decides
-	}
-	return e.Hash.Next(next.Bytes) == next.Hash
 }

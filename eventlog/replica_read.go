@@ -39,10 +39,10 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 	err = guard(r.opt.Path, func() error {
 		return db.View(func(tx *bolt.Tx) error {
 			next := after + 1
-			c := tx.Bucket(bucketLog).Cursor()
-			for key, v := c.Seek(beKey(next)); limit > 0 && next <= head.Last; key, v = c.Next() {
-				e, ok := decodeStored(key, v, !r.opt.hooks.noCRC)
-				if !ok || e.Seq != next {
+			records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
+			for limit > 0 && next <= head.Last {
+				e, ok := decodeStored(next, records.get(next), !r.opt.hooks.noCRC)
+				if !ok {
 					return r.gone(next)
 				}
 				if !do(e) {
@@ -87,8 +87,9 @@ func (r *Replica) Read(after uint64, limit int) ([]event.Record, error) {
 
 func (r *Replica) read(after uint64, limit int) (out []event.Record, more bool, err error) {
 	var bad error
+	var decoder event.Decoder
 	more, err = r.scan(after, limit, func(e Encoded) bool {
-		rec, err := event.DecodeRecord(slices.Clone(e.Bytes))
+		rec, err := decoder.Record(slices.Clone(e.Bytes))
 		if err != nil || rec.Seq != e.Seq {
 			bad = &CorruptError{Seq: e.Seq, Detail: "it is no record of that seq"}
 			return false
@@ -138,19 +139,19 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 		return nil, false, ErrClosed
 	}
 	seq, done := head.Last, false
+	var decoder event.Decoder
 	for !done && seq > head.Cut {
 		if err := ctx.Err(); err != nil {
 			return found, false, err
 		}
 		err := guard(r.opt.Path, func() error {
 			return db.View(func(tx *bolt.Tx) error {
-				b := tx.Bucket(bucketLog)
+				records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
 				for range readMost {
 					if seq <= head.Cut {
 						return nil
 					}
-					key := beKey(seq)
-					e, ok := decodeStored(key, b.Get(key), !r.opt.hooks.noCRC)
+					e, ok := decodeStored(seq, records.get(seq), !r.opt.hooks.noCRC)
 					if !ok {
 						done = true
 						if bad := (*CorruptError)(nil); errors.As(r.gone(seq), &bad) {
@@ -158,7 +159,7 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 						}
 						return nil // cut meanwhile
 					}
-					rec, err := event.DecodeRecord(e.Bytes)
+					rec, err := decoder.Record(e.Bytes)
 					if err != nil {
 						return fmt.Errorf("event %d: %w", seq, err)
 					}

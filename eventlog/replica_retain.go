@@ -3,7 +3,6 @@ package eventlog
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -35,10 +34,11 @@ func (r *Replica) retain() error {
 		err := guard(r.opt.Path, func() error {
 			return r.db.Update(func(tx *bolt.Tx) error {
 				b := tx.Bucket(bucketLog)
+				records := readRecords(b, true)
 				for cut < cutAtOnce && head.Cut < head.Verified {
-					key, v := b.Cursor().First()
-					e, ok := decodeStored(key, v, true)
-					if !ok || e.Seq != head.Cut+1 {
+					v := records.get(head.Cut + 1)
+					e, ok := decodeStored(head.Cut+1, v, true)
+					if !ok {
 						return &CorruptError{Seq: head.Cut + 1, Detail: "it fails the check"}
 					}
 					if !r.droppable(e, head, rule, now, floor, live) {
@@ -46,13 +46,13 @@ func (r *Replica) retain() error {
 					}
 					head.Cut, head.CutHash = e.Seq, e.Hash
 					head.Bytes -= int64(len(v))
-					if err := b.Delete(slices.Clone(key)); err != nil {
-						return err
-					}
 					cut++
 				}
 				if cut == 0 {
 					return errNothingToDrop
+				}
+				if err := dropBefore(b, head.Cut+1); err != nil {
+					return err
 				}
 				return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 			})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -126,6 +127,45 @@ func TestOffersInAnyOrder(t *testing.T) {
 	})
 }
 
+// TestPlacedRecordsFollowWhatIsStored: hashes that need not be computed again still have to lead on from what is there.
+func TestPlacedRecordsFollowWhatIsStored(t *testing.T) {
+	t.Parallel()
+	ring, other := filled("x", 9), filled("y", 9)
+	for name, tc := range map[string]struct {
+		offer  func(r *Replica)
+		stored uint64
+	}{
+		"the ring's": {func(r *Replica) {
+			r.OfferPlaced(slices.Clone(ring.log[3:6]))
+			r.OfferPlaced(slices.Clone(ring.log[6:]))
+		}, 9},
+		"another log's":                       {func(r *Replica) { r.OfferPlaced(slices.Clone(other.log[3:])) }, 3},
+		"another log's behind a streamed one": {func(r *Replica) { r.Offer(ring.log[3:4]); r.OfferPlaced(slices.Clone(other.log[4:])) }, 3},
+		"streamed ones that do not follow": {func(r *Replica) {
+			r.OfferPlaced(slices.Clone(ring.log[3:5]))
+			r.Offer(other.log[5:])
+		}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, stop := replicaAt(t, t.TempDir(), nil, nil)
+			r.Offer(slices.Clone(ring.log[:3]))
+			eventually(t, "stored", func() bool { return r.Durable() == 3 })
+			stop()
+			r, err := OpenReplica(r.opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.db.Close()
+			tc.offer(r) // all of it is one batch
+			_, err = r.take(r.queue)
+			if r.Durable() != tc.stored || tc.stored == 9 && err != nil {
+				t.Errorf("stored up to %d, not %d: %v", r.Durable(), tc.stored, err)
+			}
+		})
+	}
+}
+
 // TestVerifyFindsEveryFlippedByte flips each byte of each stored record in the file itself, while it is closed.
 func TestVerifyFindsEveryFlippedByte(t *testing.T) {
 	t.Parallel()
@@ -147,8 +187,17 @@ func TestVerifyFindsEveryFlippedByte(t *testing.T) {
 				t.Fatal(err)
 			}
 			missed := 0
+			index := appendBlock(nil, 1, ring.log)[:crcSize+4+4*len(ring.log)]
+			if !bytes.Contains(whole, index) {
+				t.Fatal("the block of the four events is not in the file")
+			}
+			for off := range index {
+				if res := verifyBytes(t, bytes.ReplaceAll(whole, index, flipped(index, off)), variant.noCRC, variant.noChain); res.OK && variant.finds {
+					t.Fatalf("byte %d of the block's index: %+v", off, res)
+				}
+			}
 			for _, e := range ring.log {
-				_, stored := encodeStored(e)
+				stored := seal(beKey(e.Seq), e.appendBody(nil))
 				places := 0
 				for at := 0; ; places++ { // older pages may still hold copies; those in use are among them
 					i := bytes.Index(whole[at:], stored)
@@ -253,29 +302,43 @@ func TestAnyFlippedByteIsHandled(t *testing.T) {
 	})
 }
 
+// TestCorruptRecordIsRepairedFromAPeer also takes away what is only to be found by the index of its block.
 func TestCorruptRecordIsRepairedFromAPeer(t *testing.T) {
 	t.Parallel()
-	ring, dir, alarms := filled("x", 50), t.TempDir(), &alarmList{}
-	r, stop := replicaAt(t, dir, ring, nil)
-	r.Expect(50)
-	caughtUp(t, r, ring)
-	stop()
-	file := filepath.Join(dir, "events.db")
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, flipAll(t, b, `"text":"x20"`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r, _ = replicaAt(t, dir, ring, func(o *ReplicaOptions) { o.Alarm = alarms.add })
-	var bad *CorruptError
-	if _, err := r.Read(20, 1); !errors.As(err, &bad) || bad.Seq != 21 {
-		t.Fatal(err)
-	}
-	eventually(t, "repaired", func() bool { return alarms.has(AlarmReplicaCorrupt, true) })
-	if res, err := r.Verify(t.Context()); err != nil || !res.OK {
-		t.Error(res, err)
+	for name, damage := range map[string]func(t *testing.T, b []byte, log []Encoded) []byte{
+		"a record": func(t *testing.T, b []byte, _ []Encoded) []byte { return flipAll(t, b, `"text":"x20"`) },
+		"the index of its block": func(_ *testing.T, b []byte, log []Encoded) []byte {
+			index := appendBlock(nil, 21, log[20:40])[:crcSize+4+4*20]
+			return bytes.ReplaceAll(b, index, flipped(index, crcSize+4+9))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := filled("x", 60), t.TempDir(), &alarmList{}
+			r, stop := replicaAt(t, dir, nil, nil)
+			for at := 0; at < len(ring.log); at += 20 { // a block each
+				r.Offer(ring.log[at : at+20])
+				eventually(t, "stored", func() bool { return r.Durable() == uint64(at+20) })
+			}
+			stop()
+			file := filepath.Join(dir, "events.db")
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, damage(t, b, ring.log), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, _ = replicaAt(t, dir, ring, func(o *ReplicaOptions) { o.Alarm = alarms.add })
+			var bad *CorruptError
+			if _, err := r.Read(20, 1); !errors.As(err, &bad) || bad.Seq != 21 {
+				t.Fatal(err)
+			}
+			eventually(t, "repaired", func() bool { return alarms.has(AlarmReplicaCorrupt, true) })
+			if res, err := r.Verify(t.Context()); err != nil || !res.OK || res.LastSeq != 60 {
+				t.Error(res, err)
+			}
+		})
 	}
 }
 

@@ -83,31 +83,26 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 // verifyPart checks up to readMost records from next to last and moves hash on. wrong says what is bad about the returned
 // seq, if anything.
 func (r *Replica) verifyPart(tx *bolt.Tx, next, last uint64, hash *event.Hash) (at uint64, wrong string) {
-	c := tx.Bucket(bucketLog).Cursor()
-	key, v := c.First()
-	if key != nil && (len(key) != 8 || string(key) < string(beKey(next))) {
-		key, v = c.Seek(beKey(next))
-	}
+	records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
+	var decoder event.Decoder
 	for n := 0; n < readMost && next <= last; n++ {
-		e, ok := decodeStored(key, v, !r.opt.hooks.noCRC)
+		v := records.get(next)
+		e, ok := decodeStored(next, v, !r.opt.hooks.noCRC)
 		switch {
-		case key == nil:
-			return next, "it is missing"
+		case v == nil:
+			return next, "it is missing, or its block's checksum is wrong"
 		case !ok:
 			return next, "its checksum is wrong"
-		case e.Seq != next:
-			return next, fmt.Sprintf("event %d is found in its place", e.Seq)
 		}
 		if h := hash.Next(e.Bytes); h != e.Hash && !r.opt.hooks.noChain {
 			return next, "its running hash does not follow from the one before"
 		}
-		rec, err := event.DecodeRecord(e.Bytes)
+		rec, err := decoder.Record(e.Bytes)
 		if err != nil || rec.Seq != next {
 			return next, "it is no record of that seq"
 		}
 		*hash = e.Hash
 		next++
-		key, v = c.Next()
 	}
 	return next, ""
 }

@@ -262,12 +262,12 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 	records := make([]event.Record, 0, len(run))
 	for i := range run {
 		e := &run[i]
-		next := hash.Next(e.Bytes)
-		if next != e.Hash && !r.opt.hooks.noChain {
+		chained := i > 0 && e.placed && run[i-1].placed
+		if !chained && hash.Next(e.Bytes) != e.Hash && !r.opt.hooks.noChain {
 			return &CorruptError{Seq: e.Seq, Detail: "its running hash does not follow"}
 		}
 		hash = e.Hash
-		rec, err := event.DecodeRecord(e.Bytes)
+		rec, err := r.decoder.Record(e.Bytes)
 		if err != nil || rec.Seq != e.Seq {
 			return &CorruptError{Seq: e.Seq, Detail: "it is no record of that seq"}
 		}
@@ -280,15 +280,11 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 			}
 		}
 		return r.db.Update(func(tx *bolt.Tx) error {
-			b := tx.Bucket(bucketLog)
-			b.FillPercent = 1 // seqs only grow
-			for _, e := range run {
-				key, v := encodeStored(e)
-				if err := b.Put(key, v); err != nil {
-					return err
-				}
-				head.Bytes += int64(len(v))
+			size, err := putRecords(&r.blocks, tx.Bucket(bucketLog), run[0].Seq, run)
+			if err != nil {
+				return err
 			}
+			head.Bytes += size
 			head.Last = run[len(run)-1].Seq
 			if sure {
 				head.Verified = head.Last
@@ -390,8 +386,8 @@ func (r *Replica) stored(db *bolt.DB, seq uint64) (Encoded, error) {
 	}
 	err := guard(r.opt.Path, func() error {
 		return db.View(func(tx *bolt.Tx) error {
-			key := beKey(seq)
-			got, ok := decodeStored(key, tx.Bucket(bucketLog).Get(key), !r.opt.hooks.noCRC)
+			crc := !r.opt.hooks.noCRC
+			got, ok := decodeStored(seq, readRecords(tx.Bucket(bucketLog), crc).get(seq), crc)
 			if !ok {
 				return &CorruptError{Seq: seq, Detail: "it fails the check"}
 			}

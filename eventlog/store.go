@@ -54,6 +54,14 @@ func unseal(key, v []byte) ([]byte, bool) {
 
 func beKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
+// numberOf is the number that a key made by beKey stands for, 0 for other keys.
+func numberOf(key []byte) uint64 {
+	if len(key) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(key)
+}
+
 // guard turns the panics and memory faults with which bbolt answers bad pages into errors. A bad page may lie beyond the
 // end of a cut file, which the mapping punishes with a fault.
 func guard(path string, do func() error) (err error) {

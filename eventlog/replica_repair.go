@@ -1,0 +1,127 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+// repair replaces the block of a record that fails its check by a peer's records, if those fit between its neighbours.
+func (r *Replica) repair(ctx context.Context, seq uint64) error {
+	if seq <= r.head.Cut || seq > r.head.Last {
+		r.mu.Lock()
+		r.corrupt = 0
+		r.mu.Unlock()
+		return nil
+	}
+	if r.opt.Sources == nil {
+		return errNoSource
+	}
+	from, to, err := r.around(seq)
+	if err != nil {
+		return err
+	}
+	prev, err := r.hashAt(from - 1)
+	if err != nil {
+		return fmt.Errorf("the event before it is corrupt too: %w", err)
+	}
+	peers, err := r.opt.Sources.Near(ctx)
+	if err != nil {
+		return fmt.Errorf("list replicas: %w", err)
+	}
+	errs := []error{errNoSource}
+	for _, p := range peers {
+		got, err := r.replacement(ctx, p, prev, from, to)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		err = r.update(func(tx *bolt.Tx) error {
+			return tx.Bucket(bucketLog).Put(beKey(from), appendBlock(nil, from, got))
+		})
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.corrupt = 0
+		r.mu.Unlock()
+		r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d was repaired from a peer", seq))
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// around is what has to be replaced so that seq is right again: all that its block holds or, where that cannot be told, what
+// lies between the blocks beside it.
+func (r *Replica) around(seq uint64) (from, to uint64, err error) {
+	from, to = r.head.Cut+1, r.head.Last
+	err = guard(r.opt.Path, func() error {
+		return r.db.View(func(tx *bolt.Tx) error {
+			c := tx.Bucket(bucketLog).Cursor()
+			key, v := blockOf(c, seq)
+			if key != nil {
+				k, ok := readBlock(key, v, true)
+				switch {
+				case !ok:
+					from = max(from, numberOf(key))
+				case ok && k.has(seq):
+					from, to = k.first, k.last()
+					return nil
+				case ok:
+					from = max(from, k.last()+1)
+				}
+				key, _ = c.Next()
+			} else {
+				key, _ = c.First()
+			}
+			if key != nil {
+				to = min(to, numberOf(key)-1)
+			}
+			return nil
+		})
+	})
+	if err == nil && (seq < from || seq > to) {
+		err = fmt.Errorf("the blocks around event %d are out of order", seq)
+	}
+	return from, to, err
+}
+
+// replacement gets the records from…to from a peer and makes sure that they fit.
+func (r *Replica) replacement(ctx context.Context, p Puller, prev event.Hash, from, to uint64) ([]Encoded, error) {
+	var all []Encoded
+	for next := from; next <= to; next = all[len(all)-1].Seq + 1 {
+		got, err := r.fetch(ctx, p, next-1, int(min(to-next+1, fetchAtOnce)))
+		if err != nil {
+			return nil, err
+		}
+		if len(got) == 0 || got[0].Seq != next {
+			return nil, fmt.Errorf("peer has no event %d", next)
+		}
+		all = append(all, got...)
+	}
+	for _, e := range all {
+		if prev = prev.Next(e.Bytes); prev != e.Hash {
+			return nil, fmt.Errorf("a peer's event %d does not fit into our log", e.Seq)
+		}
+	}
+	if last := all[len(all)-1]; last.Seq != to || !r.fits(last) {
+		return nil, fmt.Errorf("a peer's event %d does not fit into our log", last.Seq)
+	}
+	return all, nil
+}
+
+// fits says whether our record after e follows on it.
+func (r *Replica) fits(e Encoded) bool {
+	if e.Seq == r.head.Last {
+		return e.Hash == r.lastHash
+	}
+	next, err := r.stored(r.db, e.Seq+1)
+	if err != nil {
+		return true // that one is to be repaired next; the chain behind it decides
+	}
+	return e.Hash.Next(next.Bytes) == next.Hash
+}
