@@ -81,18 +81,24 @@ func (r *Replica) gone(seq uint64) error {
 // Read returns records after seq after, at most limit and at most 1 000, in order and without a gap. It returns none at the
 // end, a *Compacted when the next one is no longer kept and a *CorruptError when it fails its check.
 func (r *Replica) Read(after uint64, limit int) ([]event.Record, error) {
-	records, _, err := r.read(after, limit)
+	records, _, err := r.read(after, limit, nil)
 	return records, err
 }
 
-func (r *Replica) read(after uint64, limit int) (out []event.Record, more bool, err error) {
+// read is Read for a reader who looks at payloads only where wanted says so, or at all of them if it is nil.
+func (r *Replica) read(after uint64, limit int, wanted func(*event.Record) bool) (out []event.Record, more bool, err error) {
 	var bad error
 	var decoder event.Decoder
 	more, err = r.scan(after, limit, func(e Encoded) bool {
-		rec, err := decoder.Record(slices.Clone(e.Bytes))
+		rec, err := decoder.Record(e.Bytes)
 		if err != nil || rec.Seq != e.Seq {
 			bad = &CorruptError{Seq: e.Seq, Detail: "it is no record of that seq"}
 			return false
+		}
+		if wanted == nil || wanted(&rec) {
+			rec.Payload = slices.Clone(rec.Payload) // the stored bytes are valid only here
+		} else {
+			rec.Payload = nil
 		}
 		out = append(out, rec)
 		return true

@@ -111,7 +111,7 @@ func (s *subscription) run(ctx context.Context) error {
 		r.mu.Lock()
 		changed := r.changed
 		r.mu.Unlock()
-		records, more, err := r.read(s.cursor, readMost)
+		records, more, err := r.read(s.cursor, readMost, s.match.match)
 		if gap := (*Compacted)(nil); errors.As(err, &gap) {
 			if err := s.gap(ctx, gap); err != nil {
 				return nil // ctx has ended
@@ -127,23 +127,21 @@ func (s *subscription) run(ctx context.Context) error {
 			changed = nil
 		}
 		for i := range records {
-			if s.match.match(&records[i]) {
-				if s.d.opt.hooks.saveFirst {
-					s.advance(records[i].Seq)
-					s.save(ctx, true)
+			if !s.match.match(&records[i]) {
+				if i == len(records)-1 {
+					s.passed(ctx, records[i].Seq)
 				}
-				if !s.deliver(ctx, records[i]) {
-					return nil
-				}
-				s.hurry()
+				continue
 			}
-			s.advance(records[i].Seq)
-			s.save(ctx, false)
-			select {
-			case call := <-s.retry:
-				call.done <- s.try(ctx, call.record)
-			default:
+			if s.d.opt.hooks.saveFirst {
+				s.advance(records[i].Seq)
+				s.save(ctx, true)
 			}
+			if !s.deliver(ctx, records[i]) {
+				return nil
+			}
+			s.hurry()
+			s.passed(ctx, records[i].Seq)
 		}
 		if more || len(records) > 0 {
 			continue
@@ -151,6 +149,17 @@ func (s *subscription) run(ctx context.Context) error {
 		s.idle(ctx, changed)
 	}
 	return nil
+}
+
+// passed moves on to seq, and serves a retry in between.
+func (s *subscription) passed(ctx context.Context, seq uint64) {
+	s.advance(seq)
+	s.save(ctx, false)
+	select {
+	case call := <-s.retry:
+		call.done <- s.try(ctx, call.record)
+	default:
+	}
 }
 
 // idle waits for new records, serves retries, and saves what is not saved yet.

@@ -109,7 +109,7 @@ func (r *Replica) Tail(ctx context.Context, from Start, f Filter, follow bool) i
 			r.mu.Lock()
 			changed := r.changed
 			r.mu.Unlock()
-			records, more, err := r.read(after, readMost)
+			records, more, err := r.read(after, readMost, m.match)
 			if gap := (*Compacted)(nil); errors.As(err, &gap) {
 				if !yield(event.Record{}, gap) {
 					return
@@ -196,7 +196,7 @@ func (r *Replica) firstSince(ctx context.Context, t time.Time) (uint64, error) {
 		}
 	}
 	for after := low; ; {
-		records, more, err := r.read(after, readMost)
+		records, more, err := r.read(after, readMost, func(*event.Record) bool { return false })
 		if gap := (*Compacted)(nil); errors.As(err, &gap) {
 			after = gap.To
 			continue
