@@ -56,7 +56,7 @@ func (n *Node) ProposeEvents(ctx context.Context, b state.EventBatch) (state.App
 		return err
 	}, func(ctx context.Context, r remote) error {
 		if wire == nil {
-			wire = appendBatch(nil, b)
+			wire = encodeBatch(b)
 		}
 		out, err := r.raw(ctx, methodEvents, wire)
 		if err != nil {
@@ -215,21 +215,22 @@ func (t *term) entry(group []*batchProposal, ended chan<- struct{}) waiting {
 	return waiting{t.raft.Apply(state.AppendEvents(time.Now(), batches), enqueueTimeout), answer}
 }
 
-// appendBatch is a batch as it travels to the coordinator. Verdicts do not travel: they are the coordinator's own.
-func appendBatch(b []byte, e state.EventBatch) []byte {
-	b = appendString(b, string(e.Origin))
-	b = appendString(b, string(e.Node))
+// encodeBatch is a batch as it travels to the coordinator. Verdicts do not travel: they are the coordinator's own.
+func encodeBatch(e state.EventBatch) []byte {
+	b := make([]byte, 0, state.BatchSize(&e)) // a little more than it takes
+	b = appendString(b, e.Origin)
+	b = appendString(b, e.Node)
 	b = binary.AppendUvarint(b, e.First)
 	b = binary.AppendUvarint(b, e.Lost)
 	b = append(b, e.Before[:]...)
 	b = binary.AppendUvarint(b, uint64(len(e.Drafts)))
 	for _, d := range e.Drafts {
-		b = appendString(b, string(d))
+		b = appendString(b, d)
 	}
 	return b
 }
 
-func appendString(b []byte, s string) []byte {
+func appendString[T ~string | ~[]byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
