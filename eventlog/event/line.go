@@ -30,7 +30,7 @@ func (r Record) Line() Line {
 	switch {
 	case len(p) == 0:
 		p = json.RawMessage("{}")
-	case !json.Valid(p):
+	case !ValidJSON(p):
 		// One hostile publisher must not be able to break every tail.
 		p, _ = json.Marshal(map[string][]byte{"malformed": p})
 	}

@@ -81,3 +81,12 @@ func BenchmarkEncode(b *testing.B) {
 		_ = d.Encode()
 	}
 }
+
+func BenchmarkLine(b *testing.B) {
+	r := Record{Seq: 1 << 20, Origin: "0123456789abcdef", Number: 1 << 10, Draft: Draft{Type: "OPERATOR_NOTE", Node: someNode, Daemon: "AUTO_SYNC",
+		Time: time.UnixMicro(1 << 50), Payload: json.RawMessage(`{"text":"` + strings.Repeat("x", 500) + `"}`)}}
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = r.Line()
+	}
+}
