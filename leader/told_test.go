@@ -41,7 +41,9 @@ func TestFollowerThatCannotStoreIsNotFresh(t *testing.T) {
 		took := r.Wait(15*time.Second, "the switch at the edge", func() bool { return edge.Node.View().DaemonOff("X") })
 		t.Logf("at the edge after %s", took)
 		time.Sleep(time.Minute)
-		if full.Node.DiskBad() || full.Node.View().DaemonOff("X") {
+		// It follows without storing anything or, where it missed the first heartbeats of the term and stood for election, is
+		// silent: a term waits for space. Neither may say that its copy is fresh.
+		if full.Node.View().DaemonOff("X") {
 			t.Fatal("the store is not full")
 		}
 		if f := full.Node.Freshness(); f.AsOf.After(broken.Add(time.Second)) {
