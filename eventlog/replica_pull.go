@@ -182,7 +182,11 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 		err := guard(r.opt.Path, func() error {
 			return r.db.View(func(tx *bolt.Tx) error {
 				c := tx.Bucket(bucketLog).Cursor()
-				for key, v := blockOf(c, keep+1); key != nil; key, v = c.Next() {
+				key, v := blockOf(c, keep+1)
+				if key == nil { // nothing stands there, but perhaps behind it
+					key, v = c.First()
+				}
+				for ; key != nil; key, v = c.Next() {
 					k, ok := readBlock(key, v, true)
 					if ok && k.last() <= keep {
 						continue
