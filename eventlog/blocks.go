@@ -2,7 +2,6 @@ package eventlog
 
 import (
 	"encoding/binary"
-	"errors"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -196,32 +195,46 @@ func (s sealedRun) value() []byte {
 	return append(b, s.data[begin:end]...)
 }
 
-// errNoBlock says that a record cannot be found, so that nothing can be cut beside it.
-var errNoBlock = errors.New("the block of a record fails the check")
-
-// dropBefore removes all records below number n. A block in which n lies keeps the rest.
+// dropBefore removes all records below number n, of which n−1 must be readable. The block in which n lies keeps the rest.
+// Blocks that fail the check go whole: they are none that a record from n on could be found by.
 func dropBefore(b *bolt.Bucket, n uint64) error {
 	return dropBlocks(b, func(key []byte) bool { return string(key) < string(beKey(n)) }, func(k block) (sealedRun, bool) {
 		return sealedRun{k, n, k.last()}, k.has(n)
 	})
 }
 
-// dropAfter removes all records above number n.
+// dropAfter removes all records above number n, which must be readable unless none up to n is kept. Blocks that fail the check
+// and lie between the one with n and the rest go, too: a bad key has brought them there.
 func dropAfter(b *bolt.Bucket, n uint64) error {
-	if n > 0 {
-		if key, v := blockOf(b.Cursor(), n); key != nil {
-			k, ok := readBlock(key, v, true)
-			switch {
-			case !ok:
-				return errNoBlock
-			case k.has(n) && n < k.last():
-				if err := b.Put(key, sealedRun{k, k.first, n}.value()); err != nil {
-					return err
-				}
+	var stray [][]byte
+	c := b.Cursor()
+	for key, v := blockOf(c, n); key != nil; key, v = c.Prev() {
+		k, ok := readBlock(key, v, true)
+		if !ok {
+			stray = append(stray, slices.Clone(key))
+			continue
+		}
+		if k.has(n) && n < k.last() {
+			if err := b.Put(key, sealedRun{k, k.first, n}.value()); err != nil {
+				return err
 			}
+		}
+		break
+	}
+	for _, key := range stray {
+		if err := b.Delete(key); err != nil {
+			return err
 		}
 	}
 	return dropBlocks(b, func(key []byte) bool { return string(key) > string(beKey(n)) }, nil)
+}
+
+// storedBytes is what the records of a block count.
+func storedBytes(key, v []byte) int64 {
+	if k, ok := readBlock(key, v, true); ok {
+		return int64(len(k.data))
+	}
+	return int64(len(v))
 }
 
 // dropBlocks deletes the blocks whose keys are meant; rest says what of one is to be stored again.
@@ -241,12 +254,10 @@ func dropBlocks(b *bolt.Bucket, meant func(key []byte) bool, rest func(k block) 
 		if rest == nil {
 			continue
 		}
-		k, ok := readBlock(key, v, true)
-		if !ok {
-			return errNoBlock
-		}
-		if s, some := rest(k); some {
-			again = &s
+		if k, ok := readBlock(key, v, true); ok {
+			if s, some := rest(k); some {
+				again = &s
+			}
 		}
 	}
 	var kept []byte

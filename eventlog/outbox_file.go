@@ -14,7 +14,7 @@ import (
 
 // Layout of outbox.db. All values are sealed.
 var (
-	bucketDrafts = []byte("drafts") // blocks of records
+	bucketDrafts = []byte("blocks") // of records
 	bucketKeys   = []byte("keys")   // idempotency key → keyRecord
 	bucketCarry  = []byte("carry")  // number in a damaged file → sealed record
 	bucketMeta   = []byte("meta")

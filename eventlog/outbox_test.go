@@ -386,3 +386,25 @@ func TestOutboxOnReplica(t *testing.T) {
 		}
 	}
 }
+
+// TestPublisherIsToldOnce: its answer may come between the fsync and the moment in which the writer tells.
+func TestPublisherIsToldOnce(t *testing.T) {
+	t.Parallel()
+	o, _ := outboxAt(t, t.TempDir(), newModelRing(), nil)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	u := &put{wait: true, place: place{o.origin, o.last + 1}, seq: 7, stored: true, done: make(chan putResult, 1)}
+	o.await(u)
+	o.last, o.durable = u.place.number, u.place.number
+	o.learn(u.place, 7)
+	told := make(chan struct{})
+	go func() { o.tellPlain(u); close(told) }() // as the writer does, which holds mu then
+	select {
+	case <-told:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the writer waits for a publisher that was told already")
+	}
+	if r := <-u.done; r.seq != 7 || len(o.plain) != 0 {
+		t.Error(r, o.plain)
+	}
+}

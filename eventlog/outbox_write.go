@@ -185,7 +185,8 @@ func (o *Outbox) await(u *put) {
 
 // tellPlain is tell for a publisher without a key, of which there is one to a record. The caller holds mu.
 func (o *Outbox) tellPlain(u *put) {
-	if u.seq == 0 || u.place.number > o.durable {
+	// Between the fsync and this the answer may have come and told it.
+	if u.seq == 0 || u.place.number > o.durable || o.plain[u.place.number] != u {
 		return
 	}
 	u.done <- putResult{place: u.place, seq: u.seq}

@@ -163,6 +163,7 @@ type replicaState struct {
 	changed  chan struct{}
 	diverged *DivergedError
 	corrupt  uint64 // a seq that failed its check and waits for repair
+	behind   uint64 // another, which cannot be repaired before it
 	degraded error
 }
 

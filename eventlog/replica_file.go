@@ -11,8 +11,8 @@ import (
 
 // Layout of events.db. All values are sealed.
 var (
-	bucketLog  = []byte("log")  // blocks: running hash and record
-	bucketInfo = []byte("info") // infoHead → replicaHead
+	bucketLog  = []byte("blocks") // running hash and record of each event
+	bucketInfo = []byte("info")   // infoHead → replicaHead
 	infoHead   = []byte("head")
 
 	replicaBuckets = [][]byte{bucketLog, bucketInfo}
@@ -110,8 +110,7 @@ func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
 			head.Bytes = 0
 			c = b.Cursor()
 			for key, v := c.First(); key != nil; key, v = c.Next() {
-				k, _ := readBlock(key, v, true)
-				head.Bytes += int64(len(k.data))
+				head.Bytes += storedBytes(key, v)
 			}
 			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 		})

@@ -191,7 +191,7 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 					if ok && k.last() <= keep {
 						continue
 					}
-					side.Bytes += int64(len(k.data))
+					side.Bytes += storedBytes(key, v)
 					if ok && k.first <= keep {
 						key, v = beKey(keep+1), sealedRun{k, keep + 1, k.last()}.value()
 						side.Bytes -= int64(k.end(keep + 1 - k.first))

@@ -13,9 +13,7 @@ import (
 // repair replaces the block of a record that fails its check by a peer's records, if those fit between its neighbours.
 func (r *Replica) repair(ctx context.Context, seq uint64) error {
 	if seq <= r.head.Cut || seq > r.head.Last {
-		r.mu.Lock()
-		r.corrupt = 0
-		r.mu.Unlock()
+		r.repaired(0)
 		return nil
 	}
 	if r.opt.Sources == nil {
@@ -26,6 +24,12 @@ func (r *Replica) repair(ctx context.Context, seq uint64) error {
 		return err
 	}
 	prev, err := r.hashAt(from - 1)
+	if bad := (*CorruptError)(nil); errors.As(err, &bad) {
+		r.mu.Lock()
+		r.corrupt, r.behind = bad.Seq, max(seq, r.behind)
+		r.mu.Unlock()
+		r.nudge()
+	}
 	if err != nil {
 		return fmt.Errorf("the event before it is corrupt too: %w", err)
 	}
@@ -41,22 +45,35 @@ func (r *Replica) repair(ctx context.Context, seq uint64) error {
 			continue
 		}
 		err = r.update(func(tx *bolt.Tx) error {
-			return tx.Bucket(bucketLog).Put(beKey(from), appendBlock(nil, from, got))
+			_, err := putRecords(&r.blocks, tx.Bucket(bucketLog), from, got)
+			return err
 		})
 		if err != nil {
 			return err
 		}
-		r.mu.Lock()
-		r.corrupt = 0
-		r.mu.Unlock()
-		r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d was repaired from a peer", seq))
+		if seq <= to && r.repaired(seq) {
+			r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d was repaired from a peer", seq))
+			return nil
+		}
+		r.nudge() // there is more
 		return nil
 	}
 	return errors.Join(errs...)
 }
 
+// repaired notes that a seq is right again; all is true if none is left that is known to be wrong.
+func (r *Replica) repaired(seq uint64) (all bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.behind == seq {
+		r.behind = 0
+	}
+	r.corrupt, r.behind = r.behind, 0
+	return r.corrupt == 0
+}
+
 // around is what has to be replaced so that seq is right again: all that its block holds or, where that cannot be told, what
-// lies between the blocks beside it.
+// lies between the blocks beside it, but not more than one call fetches.
 func (r *Replica) around(seq uint64) (from, to uint64, err error) {
 	from, to = r.head.Cut+1, r.head.Last
 	err = guard(r.opt.Path, func() error {
@@ -87,7 +104,7 @@ func (r *Replica) around(seq uint64) (from, to uint64, err error) {
 	if err == nil && (seq < from || seq > to) {
 		err = fmt.Errorf("the blocks around event %d are out of order", seq)
 	}
-	return from, to, err
+	return from, min(to, from+fetchAtOnce-1), err
 }
 
 // replacement gets the records from…to from a peer and makes sure that they fit.
