@@ -390,7 +390,12 @@ func TestOutboxOnReplica(t *testing.T) {
 // TestPublisherIsToldOnce: its answer may come between the fsync and the moment in which the writer tells.
 func TestPublisherIsToldOnce(t *testing.T) {
 	t.Parallel()
-	o, _ := outboxAt(t, t.TempDir(), newModelRing(), nil)
+	dir := t.TempDir()
+	o, err := OpenOutbox(OutboxOptions{Path: filepath.Join(dir, "outbox.db"), Quarantine: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.db.Close()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	u := &put{wait: true, place: place{o.origin, o.last + 1}, seq: 7, stored: true, done: make(chan putResult, 1)}

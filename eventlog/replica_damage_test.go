@@ -139,3 +139,36 @@ func TestAnyDamageOfABlockIsRepaired(t *testing.T) {
 		stop()
 	})
 }
+
+// TestCutThatIsNotToldYet: between the transaction that drops old records and the moment in which the writer tells of it they
+// are gone, and nothing is corrupt.
+func TestCutThatIsNotToldYet(t *testing.T) {
+	t.Parallel()
+	ring, dir, alarms := filled("x", 60), t.TempDir(), &alarmList{}
+	file := inTwenties(t, dir, ring)
+	r, err := OpenReplica(ReplicaOptions{Path: file, Quarantine: dir, Alarm: alarms.add})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.db.Close()
+	told := r.head
+	told.Cut, told.CutHash = 30, ring.log[29].Hash
+	if err := r.db.Update(func(tx *bolt.Tx) error {
+		return errors.Join(dropBefore(tx.Bucket(bucketLog), 31), putJSON(tx.Bucket(bucketInfo), infoHead, told))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var gap *Compacted
+	if _, err := r.Read(0, 10); !errors.As(err, &gap) || gap.To != 30 {
+		t.Error(err)
+	}
+	if res, err := r.Verify(t.Context()); err != nil || !res.OK || res.Oldest != 31 {
+		t.Error(res, err)
+	}
+	if _, _, err := r.Find(t.Context(), "o", 1, 60); err != nil {
+		t.Error(err)
+	}
+	if alarms.has(AlarmReplicaCorrupt, false) {
+		t.Error("an alarm was raised")
+	}
+}

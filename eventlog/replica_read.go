@@ -43,7 +43,7 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 			for limit > 0 && next <= head.Last {
 				e, ok := decodeStored(next, records.get(next), !r.opt.hooks.noCRC)
 				if !ok {
-					return r.gone(next)
+					return r.gone(tx, next)
 				}
 				if !do(e) {
 					more = true
@@ -64,11 +64,13 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 	return more, err
 }
 
-// gone tells why seq could not be read: it was cut meanwhile, or it is bad.
-func (r *Replica) gone(seq uint64) error {
-	r.mu.Lock()
-	head := r.head
-	r.mu.Unlock()
+// gone tells why seq could not be read: it was cut meanwhile, or it is bad. It asks the file, as tx sees it: the writer tells
+// others of a cut only after it has made it.
+func (r *Replica) gone(tx *bolt.Tx, seq uint64) error {
+	var head replicaHead
+	if !getJSON(tx.Bucket(bucketInfo), infoHead, &head) {
+		return &CorruptError{Seq: seq, Detail: "the file's head fails the check"}
+	}
 	switch {
 	case seq <= head.Cut:
 		return &Compacted{From: seq, To: head.Cut, Oldest: head.Cut + 1, Hash: head.CutHash}
@@ -160,7 +162,7 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 					e, ok := decodeStored(seq, records.get(seq), !r.opt.hooks.noCRC)
 					if !ok {
 						done = true
-						if bad := (*CorruptError)(nil); errors.As(r.gone(seq), &bad) {
+						if bad := (*CorruptError)(nil); errors.As(r.gone(tx, seq), &bad) {
 							return bad
 						}
 						return nil // cut meanwhile

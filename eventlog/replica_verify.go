@@ -39,9 +39,12 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 			return res, fmt.Errorf("verify the log: %w", err)
 		}
 		wrong := ""
+		var now replicaHead // as the file has it where something is wrong
 		err := guard(r.opt.Path, func() error {
 			return db.View(func(tx *bolt.Tx) error {
-				next, wrong = r.verifyPart(tx, next, head.Last, &res.Hash)
+				if next, wrong = r.verifyPart(tx, next, head.Last, &res.Hash); wrong != "" {
+					getJSON(tx.Bucket(bucketInfo), infoHead, &now)
+				}
 				return nil
 			})
 		})
@@ -51,11 +54,8 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 		if wrong == "" {
 			continue
 		}
-		r.mu.Lock()
-		cut, cutHash := r.head.Cut, r.head.CutHash
-		r.mu.Unlock()
-		if next <= cut { // it was dropped meanwhile, in good order
-			next, res.Hash, res.Oldest = cut+1, cutHash, cut+1
+		if next <= now.Cut { // it was dropped meanwhile, in good order
+			next, res.Hash, res.Oldest = now.Cut+1, now.CutHash, now.Cut+1
 			continue
 		}
 		r.noteCorrupt(&CorruptError{Seq: next, Detail: wrong})
