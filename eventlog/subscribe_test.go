@@ -228,6 +228,10 @@ func TestNothingIsPassedOver(t *testing.T) {
 			var lost atomic.Bool
 			change := func(o *DispatcherOptions) { o.hooks.saveFirst = broken }
 			d := newDesk(t, filled("x", n), change)
+			last := n
+			if broken { // who passes over the last one waits for ever for another
+				last--
+			}
 			runs := 0
 			rapid.Check(t, func(rt *rapid.T) {
 				if broken && lost.Load() {
@@ -236,7 +240,7 @@ func TestNothingIsPassedOver(t *testing.T) {
 				runs++
 				name := fmt.Sprint("c", runs)
 				next := uint64(1) // everything below was handled
-				stops := rapid.SliceOfN(rapid.IntRange(1, n), 1, 4).Draw(rt, "stops")
+				stops := rapid.SliceOfN(rapid.IntRange(1, last), 1, 4).Draw(rt, "stops")
 				for i := 0; next <= n && i < 20; i++ {
 					ctx, cancel := context.WithCancel(t.Context())
 					stop := uint64(1 << 60)
