@@ -2,8 +2,8 @@
 // being told of it.
 //
 // It owns two files of the data dir. outbox.db holds what this node has published until it has a place in the log (Outbox),
-// events.db is this node's replica (Replica); both are bbolt files whose values carry checksums, since bbolt's pages carry
-// none. On the replica stand tails, and durable named subscriptions (Dispatcher) with their cursors and dead letters, which
+// events.db is this node's replica (Replica); both are bbolt files whose records, many to a value (blocks.go), carry
+// checksums, since bbolt's pages carry none. On the replica stand tails, and durable named subscriptions (Dispatcher) with their cursors and dead letters, which
 // live in the agent's state.db or, for singletons, wherever the given stores put them.
 //
 // It must not know Raft, gossip, peers or daemons: it reaches them through the small interfaces Sequencer, Peers, Heads,
