@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/field"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/leader/state"
 )
@@ -218,66 +219,30 @@ func (t *term) entry(group []*batchProposal, ended chan<- struct{}) waiting {
 // encodeBatch is a batch as it travels to the coordinator. Verdicts do not travel: they are the coordinator's own.
 func encodeBatch(e state.EventBatch) []byte {
 	b := make([]byte, 0, state.BatchSize(&e)) // a little more than it takes
-	b = appendString(b, e.Origin)
-	b = appendString(b, e.Node)
+	b = field.Append(b, e.Origin)
+	b = field.Append(b, e.Node)
 	b = binary.AppendUvarint(b, e.First)
 	b = binary.AppendUvarint(b, e.Lost)
 	b = append(b, e.Before[:]...)
 	b = binary.AppendUvarint(b, uint64(len(e.Drafts)))
 	for _, d := range e.Drafts {
-		b = appendString(b, d)
+		b = field.Append(b, d)
 	}
 	return b
-}
-
-func appendString[T ~string | ~[]byte](b []byte, s T) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 var errBatchForm = errors.New("malformed batch of events")
 
 func readBatch(b []byte) (state.EventBatch, error) {
-	r := fields{b: b}
-	e := state.EventBatch{Origin: event.Origin(r.bytes()), Node: id.Node(r.bytes()), First: r.number(), Lost: r.number()}
-	copy(e.Before[:], r.take(uint64(len(e.Before))))
-	count := r.number()
-	if count > uint64(len(r.b)) {
-		return e, errBatchForm
-	}
-	e.Drafts = make([][]byte, count)
+	r := field.Read(b)
+	e := state.EventBatch{Origin: event.Origin(r.Bytes()), Node: id.Node(r.Bytes()), First: r.Uvarint(), Lost: r.Uvarint()}
+	copy(e.Before[:], r.Take(uint64(len(e.Before))))
+	e.Drafts = make([][]byte, r.Count())
 	for i := range e.Drafts {
-		e.Drafts[i] = r.bytes()
+		e.Drafts[i] = r.Bytes()
 	}
-	if r.bad || len(r.b) != 0 {
+	if !r.Whole() {
 		return e, errBatchForm
 	}
 	return e, nil
 }
-
-// fields reads numbers and byte strings; running over the end sets bad.
-type fields struct {
-	b   []byte
-	bad bool
-}
-
-func (f *fields) number() uint64 {
-	v, n := binary.Uvarint(f.b)
-	if n <= 0 {
-		f.bad, f.b = true, nil
-		return 0
-	}
-	f.b = f.b[n:]
-	return v
-}
-
-func (f *fields) take(n uint64) []byte {
-	if n > uint64(len(f.b)) {
-		f.bad, f.b = true, nil
-		return nil
-	}
-	out := f.b[:n:n]
-	f.b = f.b[n:]
-	return out
-}
-
-func (f *fields) bytes() []byte { return f.take(f.number()) }

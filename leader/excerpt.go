@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/field"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader/state"
@@ -132,11 +133,11 @@ func (w *sectionWriter) section(name string, rows iter.Seq2[string, any]) {
 			w.err = firstError(w.err, fmt.Errorf("%s %q: %w", name, k, err))
 			return
 		}
-		body = appendString(body, k)
-		body = appendString(body, string(bytes.TrimSuffix(b.Bytes(), []byte("\n"))))
+		body = field.Append(body, k)
+		body = field.Append(body, string(bytes.TrimSuffix(b.Bytes(), []byte("\n"))))
 		count++
 	}
-	w.out.Write(appendString(nil, name))
+	w.out.Write(field.Append(nil, name))
 	w.out.Write(binary.AppendUvarint(nil, count))
 	w.out.Write(body)
 }

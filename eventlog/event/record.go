@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/field"
 	"github.com/ringagent/ringagent/internal/id"
 )
 
@@ -89,20 +90,19 @@ const codecVersion = 1
 // AppendDraft appends the binary form of d to b. The form is canonical: equal drafts give equal bytes.
 func AppendDraft(b []byte, d Draft) []byte {
 	b = append(b, codecVersion)
-	b = appendString(b, string(d.Type))
-	b = appendString(b, string(d.Node))
-	b = appendString(b, d.Daemon)
+	b = field.Append(b, string(d.Type))
+	b = field.Append(b, string(d.Node))
+	b = field.Append(b, d.Daemon)
 	b = binary.AppendUvarint(b, uint64(d.Epoch))
 	b = binary.AppendVarint(b, d.Time.UnixMicro())
-	b = appendString(b, d.Cause)
-	b = binary.AppendUvarint(b, uint64(len(d.Payload)))
-	return append(b, d.Payload...)
+	b = field.Append(b, d.Cause)
+	return field.Append(b, d.Payload)
 }
 
 // AppendRecord appends the binary form of r to b.
 func AppendRecord(b []byte, r Record) []byte {
 	b = binary.AppendUvarint(b, r.Seq)
-	b = appendString(b, string(r.Origin))
+	b = field.Append(b, string(r.Origin))
 	b = binary.AppendUvarint(b, r.Number)
 	b = append(b, r.Marks)
 	return AppendDraft(b, r.Draft)
@@ -110,22 +110,22 @@ func AppendRecord(b []byte, r Record) []byte {
 
 // DecodeDraft reads a draft that fills b exactly. The payload aliases b.
 func DecodeDraft(b []byte) (Draft, error) {
-	d := decoder{b: b}
+	d := decoder{field.Read(b)}
 	out := d.draft(&Decoder{})
 	return out, d.end()
 }
 
 // peek is DecodeDraft for those who want to know of two fields only. What it returns aliases b.
 func peek(b []byte) (typ, payload []byte, ok bool) {
-	d := decoder{b: b}
-	version := d.byte()
-	typ = d.bytes()
-	d.bytes() // node
-	d.bytes() // daemon
-	d.uvarint()
-	d.varint()
-	d.bytes() // cause
-	payload = d.bytes()
+	d := decoder{field.Read(b)}
+	version := d.Byte()
+	typ = d.Bytes()
+	d.Bytes() // node
+	d.Bytes() // daemon
+	d.Uvarint()
+	d.Varint()
+	d.Bytes() // cause
+	payload = d.Bytes()
 	return typ, payload, version == codecVersion && d.end() == nil
 }
 
@@ -138,96 +138,47 @@ type Decoder struct{ origin, typ, node, daemon string }
 
 // Record is DecodeRecord.
 func (r *Decoder) Record(b []byte) (Record, error) {
-	d := decoder{b: b}
+	d := decoder{field.Read(b)}
 	var out Record
-	out.Seq = d.uvarint()
+	out.Seq = d.Uvarint()
 	out.Origin = Origin(d.again(&r.origin))
-	out.Number = d.uvarint()
-	out.Marks = d.byte()
+	out.Number = d.Uvarint()
+	out.Marks = d.Byte()
 	out.Draft = d.draft(r)
 	return out, d.end()
 }
 
-func appendString(b []byte, s string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
-}
-
-type decoder struct {
-	b   []byte
-	bad bool
-}
+type decoder struct{ field.Reader }
 
 func (d *decoder) draft(last *Decoder) Draft {
-	if d.byte() != codecVersion {
-		d.bad = true
+	if d.Byte() != codecVersion {
+		d.Fail()
 	}
 	var out Draft
 	out.Type = Type(d.again(&last.typ))
 	out.Node = id.Node(d.again(&last.node))
 	out.Daemon = d.again(&last.daemon)
-	out.Epoch = id.Epoch(d.uvarint())
-	out.Time = time.UnixMicro(d.varint()).UTC()
+	out.Epoch = id.Epoch(d.Uvarint())
+	out.Time = time.UnixMicro(d.Varint()).UTC()
 	out.Cause = d.str()
-	if p := d.bytes(); len(p) > 0 {
+	if p := d.Bytes(); len(p) > 0 {
 		out.Payload = json.RawMessage(p)
 	}
 	return out
 }
 
 func (d *decoder) end() error {
-	if d.bad || len(d.b) != 0 {
+	if !d.Whole() {
 		return ErrMalformed
 	}
 	return nil
 }
 
-func (d *decoder) byte() byte {
-	if len(d.b) == 0 {
-		d.bad = true
-		return 0
-	}
-	c := d.b[0]
-	d.b = d.b[1:]
-	return c
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.bad, d.b = true, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.bad, d.b = true, nil
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) bytes() []byte {
-	n := d.uvarint()
-	if n > uint64(len(d.b)) {
-		d.bad, d.b = true, nil
-		return nil
-	}
-	out := d.b[:n:n]
-	d.b = d.b[n:]
-	return out
-}
-
-func (d *decoder) str() string { return string(d.bytes()) }
+func (d *decoder) str() string { return string(d.Bytes()) }
 
 // again is str for a text that is probably last, which it becomes.
 func (d *decoder) again(last *string) string {
-	if b := d.bytes(); string(b) != *last {
+	if b := d.Bytes(); string(b) != *last {
 		*last = string(b)
 	}
 	return *last

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/field"
 	"github.com/ringagent/ringagent/internal/id"
 )
 
@@ -169,7 +170,7 @@ func (a *appender) record(o event.Origin, number uint64, marks byte, draft []byt
 	seq := a.s.meta.LogSeq + 1
 	start := len(a.out)
 	a.out = binary.AppendUvarint(a.out, seq)
-	a.out = appendBytes(a.out, string(o))
+	a.out = field.Append(a.out, string(o))
 	a.out = binary.AppendUvarint(a.out, number)
 	a.out = append(a.out, marks)
 	a.out = append(a.out, draft...)
@@ -189,27 +190,15 @@ func scanDraft(b []byte) (scanned, bool) {
 	if len(b) == 0 || b[0] != 1 {
 		return d, false
 	}
-	r := reader{b: b[1:]}
-	d.typ = r.canonical()
-	d.node = r.canonical()
-	d.daemon = r.canonical()
-	d.epoch = id.Epoch(r.minimal())
-	r.minimal() // time, zigzag: as many bytes as an unsigned number
-	r.canonical()
-	d.payload = r.canonical()
-	return d, !r.bad && len(r.b) == 0
-}
-
-func (r *reader) canonical() []byte { return r.take(r.minimal()) }
-
-func (r *reader) minimal() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 || n > 1 && r.b[n-1] == 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
+	r := field.Read(b[1:])
+	d.typ = r.MinimalBytes()
+	d.node = r.MinimalBytes()
+	d.daemon = r.MinimalBytes()
+	d.epoch = id.Epoch(r.Minimal())
+	r.Minimal() // time, zigzag: as many bytes as an unsigned number
+	r.MinimalBytes()
+	d.payload = r.MinimalBytes()
+	return d, r.Whole()
 }
 
 func validType(t []byte) bool {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"unique"
 
+	"github.com/ringagent/ringagent/internal/field"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
@@ -19,7 +20,7 @@ type artifactRow struct {
 
 func packArtifact(a ring.Artifact) artifactRow {
 	b := packMap(nil, a.Counters, func(b []byte, v int64) []byte { return binary.AppendVarint(b, v) })
-	b = packMap(b, a.Labels, func(b []byte, v string) []byte { return appendBytes(b, v) })
+	b = packMap(b, a.Labels, func(b []byte, v string) []byte { return field.Append(b, v) })
 	a.Kind, a.Config, a.Origin = shared(a.Kind), shared(a.Config), shared(a.Origin)
 	holders := make([]id.Node, len(a.Holders)) // never in place: an older state may have the slice
 	for i, n := range a.Holders {
@@ -32,9 +33,9 @@ func packArtifact(a ring.Artifact) artifactRow {
 
 func (r artifactRow) artifact() ring.Artifact {
 	a := r.bare
-	in := reader{b: []byte(r.packed)}
-	a.Counters = unpackMap(&in, (*reader).varint)
-	a.Labels = unpackMap(&in, func(in *reader) string { return string(in.bytes()) })
+	in := field.Read([]byte(r.packed))
+	a.Counters = unpackMap(&in, (*field.Reader).Varint)
+	a.Labels = unpackMap(&in, func(in *field.Reader) string { return string(in.Bytes()) })
 	return a
 }
 
@@ -56,19 +57,19 @@ func shared[T ~string](s T) T { return T(unique.Make(string(s)).Value()) }
 func packMap[V any](b []byte, m map[string]V, value func([]byte, V) []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(m)))
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		b = value(appendBytes(b, k), m[k])
+		b = value(field.Append(b, k), m[k])
 	}
 	return b
 }
 
-func unpackMap[V any](in *reader, value func(*reader) V) map[string]V {
-	n := in.count()
+func unpackMap[V any](in *field.Reader, value func(*field.Reader) V) map[string]V {
+	n := in.Count()
 	if n == 0 {
 		return nil
 	}
 	m := make(map[string]V, n)
 	for range n {
-		k := string(in.bytes())
+		k := string(in.Bytes())
 		m[k] = value(in)
 	}
 	return m

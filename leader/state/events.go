@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/field"
 	"github.com/ringagent/ringagent/internal/id"
 )
 
@@ -49,19 +50,19 @@ func AppendEvents(at time.Time, batches []EventBatch) []byte {
 	b = binary.AppendUvarint(b, uint64(len(batches)))
 	for i := range batches {
 		e := &batches[i]
-		b = appendBytes(b, string(e.Origin))
-		b = appendBytes(b, string(e.Node))
+		b = field.Append(b, string(e.Origin))
+		b = field.Append(b, string(e.Node))
 		b = binary.AppendUvarint(b, e.First)
 		b = binary.AppendUvarint(b, e.Lost)
 		b = append(b, e.Before[:]...)
 		b = binary.AppendUvarint(b, uint64(len(e.Refused)))
 		for _, r := range e.Refused {
 			b = binary.AppendUvarint(b, uint64(r.Draft))
-			b = appendBytes(b, r.Reason)
+			b = field.Append(b, r.Reason)
 		}
 		b = binary.AppendUvarint(b, uint64(len(e.Drafts)))
 		for _, d := range e.Drafts {
-			b = appendBytes(b, d)
+			b = field.Append(b, d)
 		}
 	}
 	return b
@@ -79,81 +80,28 @@ func BatchSize(e *EventBatch) int {
 	return n
 }
 
-func appendBytes[T ~string | ~[]byte](b []byte, s T) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
-}
-
-// reader takes an entry of batches apart. Running over the end sets bad.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) take(n uint64) []byte {
-	if n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	out := r.b[:n:n]
-	r.b = r.b[n:]
-	return out
-}
-
-func (r *reader) bytes() []byte { return r.take(r.uvarint()) }
-
-// count is a number of things of at least one byte each that must still follow.
-func (r *reader) count() int {
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	return int(n)
-}
-
 func (t *txn) appendEvents(b []byte) (Result, error) {
 	size := len(b)
-	r := &reader{b: b}
-	t.cmd.At = time.UnixMicro(r.varint()).UTC()
-	n := r.count()
+	r := field.Read(b)
+	t.cmd.At = time.UnixMicro(r.Varint()).UTC()
+	n := r.Count()
 	batches := make([]EventBatch, 0, n)
 	drafts := 0
 	for range n {
-		e := EventBatch{Origin: event.Origin(r.bytes()), Node: id.Node(r.bytes()), First: r.uvarint(), Lost: r.uvarint()}
-		copy(e.Before[:], r.take(sha256.Size))
-		for range r.count() {
-			e.Refused = append(e.Refused, Refusal{Draft: int(r.uvarint()), Reason: string(r.bytes())})
+		e := EventBatch{Origin: event.Origin(r.Bytes()), Node: id.Node(r.Bytes()), First: r.Uvarint(), Lost: r.Uvarint()}
+		copy(e.Before[:], r.Take(sha256.Size))
+		for range r.Count() {
+			e.Refused = append(e.Refused, Refusal{Draft: int(r.Uvarint()), Reason: string(r.Bytes())})
 		}
-		k := r.count()
+		k := r.Count()
 		e.Drafts = make([][]byte, k)
 		for i := range e.Drafts {
-			e.Drafts[i] = r.bytes()
+			e.Drafts[i] = r.Bytes()
 		}
 		drafts += k
 		batches = append(batches, e)
 	}
-	if y := t.cmd.At.Year(); r.bad || len(r.b) != 0 || y < 1 || y > 9999 {
+	if y := t.cmd.At.Year(); !r.Whole() || y < 1 || y > 9999 {
 		return Result{}, fmt.Errorf("event batches: %w", ErrUnknownCommand)
 	}
 	a := appender{txn: t, out: make([]byte, 0, size+48*drafts), seqs: make([]uint64, 0, drafts)}
