@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent"
 	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/connect4"
 	"github.com/ringagent/ringagent/internal/id"
@@ -364,4 +366,52 @@ func TestKilledReceiverHasGivenNoReceipt(t *testing.T) {
 	if !receiverKilled(t, true) {
 		t.Error("the check does not catch a receipt that comes before the bytes")
 	}
+}
+
+// The bytes of an artifact can be had without a coordinator, as everything can that needs no decision.
+func TestBytesAreGivenWithoutACoordinator(t *testing.T) {
+	t.Parallel()
+	var s seats
+	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1, Specs: base(s.spec())})
+	b := modelBytes(t, 3)
+	d := announce(t, s.at(t, r, "e1"), ring.KindModel, b)
+	away := slices.DeleteFunc(r.Up(), func(n *agenttest.Node) bool { return n == r.Coordinator() || n.Name == "e1" })[0]
+	r.Until(away.Name+" knows of it", func(ctx context.Context) error {
+		_, err := receipts(ctx, s.at(t, r, away.Name), d)
+		return err
+	})
+	get := func(ctx context.Context) ([]byte, error) {
+		in, err := away.Client().Stream(ctx, "/api/v1/blobs/"+string(d), nil)
+		if err != nil {
+			return nil, err
+		}
+		defer in.Close()
+		return io.ReadAll(in)
+	}
+	r.Partition(away.Name, "e1")
+	r.Until("nobody coordinates", func(ctx context.Context) error {
+		var out api.Leader
+		if err := away.Client().Get(ctx, "/api/v1/leader", nil, &out); err != nil {
+			return err
+		}
+		if out.Coordinator != nil {
+			return errors.New("somebody does")
+		}
+		return nil
+	})
+	got, err := get(t.Context())
+	if err != nil || !bytes.Equal(got, b) {
+		t.Fatalf("got %d of %d bytes: %v", len(got), len(b), err)
+	}
+	r.Heal()
+	r.Until("the copy counts once there is somebody to tell", func(ctx context.Context) error {
+		if _, err := get(ctx); err != nil {
+			return err
+		}
+		hs, err := receipts(ctx, s.at(t, r, "e1"), d)
+		if err == nil && len(hs) < 2 {
+			err = fmt.Errorf("holders %v", hs)
+		}
+		return err
+	})
 }

@@ -244,7 +244,7 @@ func (a *Agent) streamBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.store.Ensure(r.Context(), art.Digest); err != nil {
+	if _, err := a.store.read(r.Context(), art); err != nil {
 		return api.Errorf(api.CodeFailed, "get artifact %s: %v", art.Digest.Short(), err)
 	}
 	f, err := a.store.blobs.Open(art.Digest)

@@ -129,13 +129,34 @@ func (s *artifacts) holdNow(ctx context.Context, d id.Digest) error {
 
 // bytes is where the bytes of a are, fetched if need be. Nobody is told that they are here.
 func (s *artifacts) bytes(ctx context.Context, a ring.Artifact) (string, error) {
+	path := s.blobs.Path(a.Digest)
+	if s.sound.holds(path, a.Digest) { // without waiting for whoever has the turn
+		return path, nil
+	}
 	end, err := s.turns.take(ctx, a.Digest)
 	if err != nil {
 		return "", fmt.Errorf("get artifact %s: %w", a.Digest.Short(), err)
 	}
 	defer end()
 	_, err = s.have(ctx, a)
-	return s.blobs.Path(a.Digest), err
+	return path, err
+}
+
+// read is bytes for somebody who asked for them and for nothing else. The ring is told of the copy, but nobody waits for that:
+// where no coordinator answers the bytes are as good.
+func (s *artifacts) read(ctx context.Context, a ring.Artifact) (string, error) {
+	path, err := s.bytes(ctx, a)
+	if err != nil || a.Held(s.a.node.ID) {
+		return path, err
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), receiptLimit)
+		defer cancel()
+		if err := s.hold(ctx, a.Digest); err != nil {
+			s.a.log.Debug().Err(err).Str("artifact", string(a.Digest)).Msg("a copy is here without a receipt")
+		}
+	}()
+	return path, nil
 }
 
 // have sees to it that the right bytes are here and have been looked into. A copy without a receipt may be here because
@@ -252,6 +273,9 @@ func (s *artifacts) link(a ring.Artifact) {
 	}
 }
 
+// receiptLimit bounds the statement of receipts that somebody waits for.
+const receiptLimit = 15 * time.Second
+
 // batcher states receipts of many artifacts in one command.
 type batcher struct {
 	flush func(ctx context.Context, ds []id.Digest) error
@@ -287,7 +311,7 @@ func (b *batcher) send() {
 	ds, waiting := b.pending, b.waiting
 	b.pending, b.waiting, b.armed = nil, nil, false
 	b.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), receiptLimit)
 	defer cancel()
 	err := b.flush(ctx, ds)
 	for _, w := range waiting {
