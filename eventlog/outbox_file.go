@@ -182,6 +182,17 @@ func load(db *bolt.DB) (salvage, error) {
 	return s, err
 }
 
+// saveOutbox is what can be read of a file that bbolt does not open.
+func saveOutbox(path string) salvage {
+	db, err := openDamaged(path)
+	if err != nil {
+		return salvage{}
+	}
+	s, _ := load(db)
+	_ = guard(path, db.Close)
+	return s
+}
+
 // open opens the file at the start of the agent.
 func (o *Outbox) open() error {
 	db, whole, err := openFile(o.opt.Path, outboxBuckets...)
@@ -193,10 +204,13 @@ func (o *Outbox) open() error {
 				return nil
 			})
 		}); err == nil && fresh {
-			err = db.Update(func(tx *bolt.Tx) error { return putHead(tx, outboxHead{Origin: o.opt.hooks.newOrigin()}) })
+			err = update(db, func(tx *bolt.Tx) error { return putHead(tx, outboxHead{Origin: o.opt.hooks.newOrigin()}) })
 		}
 	}
 	var s salvage
+	if damaged(err) {
+		s = saveOutbox(o.opt.Path)
+	}
 	if err == nil {
 		if s, err = load(db); err == nil && !whole {
 			// A number that was given out may be missing, so the origin cannot go on.
@@ -242,10 +256,6 @@ func (o *Outbox) take(db *bolt.DB, s salvage) {
 // beginAgain puts a damaged file into quarantine and begins a new one with a new origin. Good records that were not
 // acknowledged are carried over; whether they stand in the log already is found out at the next connection.
 func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
-	to, err := quarantine(o.opt.Path, o.opt.Quarantine, o.opt.Now())
-	if err != nil {
-		return err
-	}
 	head := outboxHead{Origin: o.opt.hooks.newOrigin(), CarryOf: s.head.Origin}
 	var carry []kept
 	if s.head.Origin != "" { // without it nobody can tell what stands already
@@ -255,7 +265,7 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 			}
 		}
 	}
-	err = makeFile(o.opt.Path, func(tx *bolt.Tx) error {
+	to, err := replaceFile(o.opt.Path, o.opt.Quarantine, o.opt.Now(), func(tx *bolt.Tx) error {
 		if err := makeBuckets(tx, outboxBuckets); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package eventlog
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"syscall"
 
@@ -68,16 +69,10 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 		o.db = nil
 		o.mu.Unlock()
 	}
-	if !outOfSpace(why) {
-		if err := rewriteFile(o.opt.Path, o.opt.Quarantine, o.opt.Now(), outboxBuckets...); err != nil {
-			return err
-		}
-	}
-	db, _, err := openFile(o.opt.Path, outboxBuckets...)
-	if err != nil {
+	db, s, err := o.reopen(why)
+	if err != nil && !damaged(err) {
 		return err
 	}
-	s, err := load(db)
 	o.mu.Lock()
 	have := s.last()
 	if err == nil && (s.head.Origin != o.origin || have < o.durable) {
@@ -85,18 +80,41 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 	}
 	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
 		defer o.mu.Unlock()
-		_ = guard(o.opt.Path, db.Close)
+		if db != nil {
+			_ = guard(o.opt.Path, db.Close)
+		}
 		return o.beginAgain(o.merge(s), bad)
-	}
-	if err != nil {
-		o.mu.Unlock()
-		return errors.Join(err, db.Close())
 	}
 	// The failed commit may have reached the disk after all; then it is the same records.
 	o.db, o.base, o.baseHash, o.bytes, o.stored = db, s.head.Base, s.head.BaseHash, s.bytes, s.head.Acked
 	o.durable = max(o.durable, have)
 	o.mu.Unlock()
 	return o.commit()
+}
+
+// reopen opens the file again after the failure why. With a *DamagedError it still returns what is good; db may be nil then.
+func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
+	if !outOfSpace(why) {
+		_, err := rewriteFile(o.opt.Path, o.opt.Quarantine, o.opt.Now(), outboxBuckets...)
+		if damaged(err) {
+			return nil, saveOutbox(o.opt.Path), err
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, salvage{}, err
+		}
+	}
+	db, _, err := openFile(o.opt.Path, outboxBuckets...)
+	if damaged(err) {
+		return nil, saveOutbox(o.opt.Path), err
+	}
+	if err != nil {
+		return nil, salvage{}, err
+	}
+	s, err := load(db)
+	if err != nil && !damaged(err) {
+		return nil, s, errors.Join(err, db.Close())
+	}
+	return db, s, err
 }
 
 // merge adds to what could be read of the file what is still in memory. The caller holds mu.

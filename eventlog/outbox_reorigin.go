@@ -123,7 +123,7 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 		fresh = append(fresh, k)
 	}
 	err := guard(o.opt.Path, func() error {
-		return o.db.Update(func(tx *bolt.Tx) error {
+		return update(o.db, func(tx *bolt.Tx) error {
 			if err := errors.Join(tx.DeleteBucket(bucketDrafts), makeBuckets(tx, [][]byte{bucketDrafts})); err != nil {
 				return err
 			}
@@ -258,7 +258,7 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 			fresh = append(fresh, k)
 		}
 		err := guard(o.opt.Path, func() error {
-			return o.db.Update(func(tx *bolt.Tx) error {
+			return update(o.db, func(tx *bolt.Tx) error {
 				if _, err := putRecords(&o.blocks, tx.Bucket(bucketDrafts), o.last+1, fresh); err != nil {
 					return err
 				}

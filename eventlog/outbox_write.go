@@ -250,7 +250,7 @@ func (o *Outbox) commit(fresh ...*put) error {
 				return err
 			}
 		}
-		return db.Update(func(tx *bolt.Tx) error {
+		return update(db, func(tx *bolt.Tx) error {
 			drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
 			if len(records) > 0 {
 				if _, err := putRecords(&o.blocks, drafts, records[0].number, records); err != nil {

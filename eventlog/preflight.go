@@ -1,6 +1,8 @@
 package eventlog
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,9 +17,12 @@ import (
 // in a goroutine of its own, where a bad page number or a cut file ends the process and nobody can recover. What passes
 // here can still be damaged, but then bbolt fails in the caller's goroutine.
 //
+// So does a key out of order, which costs bbolt nothing but the file: with order false it is let pass, and everything can be read
+// from one end to the other.
+//
 // whole is false when one of the file's two heads is bad. bbolt then takes the other without a word, and with it the file as
 // it was one commit earlier.
-func preflight(path string) (whole bool, err error) {
+func preflight(path string, order bool) (whole bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return false, err
@@ -33,6 +38,9 @@ func preflight(path string) (whole bool, err error) {
 	}
 	p := pages{f: f, size: uint64(info.Size()), seen: map[uint64]bool{}}
 	err = p.check()
+	if err == nil && order {
+		err = p.disorder
+	}
 	if err == nil || errors.As(err, new(*fs.PathError)) {
 		return p.heads == 2, err
 	}
@@ -62,7 +70,8 @@ type pages struct {
 	pageSize uint64
 	high     uint64 // pages from here on are not in use
 	seen     map[uint64]bool
-	heads    int // valid ones
+	heads    int   // valid ones
+	disorder error // the first key that is out of order
 }
 
 func (p *pages) check() error {
@@ -73,7 +82,7 @@ func (p *pages) check() error {
 	if p.high*p.pageSize > p.size {
 		return fmt.Errorf("the file is cut: %d bytes instead of %d", p.size, p.high*p.pageSize)
 	}
-	return p.page(root, 0)
+	return p.page(root, 0, nil, nil)
 }
 
 // meta picks the newer of the two valid heads, as bbolt does.
@@ -110,7 +119,15 @@ func (p *pages) meta() (root uint64, err error) {
 	return root, nil
 }
 
-func (p *pages) page(id uint64, depth int) error {
+// ordered looks at a key: it must lie above the one before, or be low if it is the page's first, and below high. nil is no bound.
+func (p *pages) ordered(id uint64, i uint64, key, before, low, high []byte) {
+	if i == 0 && bytes.Compare(key, low) < 0 || i > 0 && bytes.Compare(key, before) <= 0 || high != nil && bytes.Compare(key, high) >= 0 {
+		p.disorder = cmp.Or(p.disorder, fmt.Errorf("page %d: key %d is out of order", id, i))
+	}
+}
+
+// page looks at a page whose keys are not below low, and below high unless that is nil.
+func (p *pages) page(id uint64, depth int, low, high []byte) error {
 	switch {
 	case id < 2 || id >= p.high:
 		return fmt.Errorf("page %d is none of its %d pages", id, p.high)
@@ -143,32 +160,39 @@ func (p *pages) page(id uint64, depth int) error {
 		}
 	}
 	if flags == flagBranch {
-		return p.branch(id, b, count, depth)
+		return p.branch(id, b, count, depth, low, high)
 	}
-	return p.leaf(id, b, count, depth)
+	return p.leaf(id, b, count, depth, low, high)
 }
 
-func (p *pages) branch(id uint64, b []byte, count uint64, depth int) error {
+func (p *pages) branch(id uint64, b []byte, count uint64, depth int, low, high []byte) error {
 	if count == 0 || pageHeader+count*pageElement > uint64(len(b)) {
 		return fmt.Errorf("page %d claims %d elements", id, count)
 	}
+	keys := make([][]byte, count+1)
 	for i := range count {
 		at := pageHeader + i*pageElement
 		pos, ksize := uint64(native.Uint32(b[at:])), uint64(native.Uint32(b[at+4:]))
 		if at+pos+ksize > uint64(len(b)) {
 			return fmt.Errorf("page %d: element %d lies outside", id, i)
 		}
-		if err := p.page(native.Uint64(b[at+8:]), depth); err != nil {
+		keys[i] = b[at+pos : at+pos+ksize]
+		p.ordered(id, i, keys[i], keys[max(i, 1)-1], low, high)
+	}
+	keys[count] = high
+	for i := range count {
+		if err := p.page(native.Uint64(b[pageHeader+i*pageElement+8:]), depth, keys[i], keys[i+1]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *pages) leaf(id uint64, b []byte, count uint64, depth int) error {
+func (p *pages) leaf(id uint64, b []byte, count uint64, depth int, low, high []byte) error {
 	if pageHeader+count*pageElement > uint64(len(b)) {
 		return fmt.Errorf("page %d claims %d elements", id, count)
 	}
+	var before []byte
 	for i := range count {
 		at := pageHeader + i*pageElement
 		flags := native.Uint32(b[at:])
@@ -176,6 +200,9 @@ func (p *pages) leaf(id uint64, b []byte, count uint64, depth int) error {
 		if at+pos+ksize+vsize > uint64(len(b)) {
 			return fmt.Errorf("page %d: element %d lies outside", id, i)
 		}
+		key := b[at+pos : at+pos+ksize]
+		p.ordered(id, i, key, before, low, high)
+		before = key
 		if flags&flagBucket == 0 {
 			continue
 		}
@@ -185,11 +212,11 @@ func (p *pages) leaf(id uint64, b []byte, count uint64, depth int) error {
 		}
 		var err error
 		if root := native.Uint64(v); root != 0 {
-			err = p.page(root, depth+1)
+			err = p.page(root, depth+1, nil, nil)
 		} else if inline := v[bucketHeader:]; len(inline) < pageHeader {
 			err = fmt.Errorf("page %d: element %d is no bucket", id, i)
 		} else {
-			err = p.leaf(id, inline, uint64(native.Uint16(inline[10:])), depth+1)
+			err = p.leaf(id, inline, uint64(native.Uint16(inline[10:])), depth+1, nil, nil)
 		}
 		if err != nil {
 			return err

@@ -3,7 +3,6 @@ package eventlog
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -167,7 +166,7 @@ type replicaState struct {
 	degraded error
 }
 
-// OpenReplica opens or makes the file. One that bbolt cannot read is moved to quarantine with an alarm, and the log is
+// OpenReplica opens or makes the file. One that is damaged is moved to quarantine with an alarm; what cannot be read of it is
 // pulled anew. Run does the work.
 func OpenReplica(opt ReplicaOptions) (*Replica, error) {
 	opt.fill()
@@ -179,17 +178,11 @@ func OpenReplica(opt ReplicaOptions) (*Replica, error) {
 		stopped: make(chan struct{}),
 	}
 	r.changed = make(chan struct{})
-	err := r.open()
-	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
-		var to string
-		if to, err = quarantine(opt.Path, opt.Quarantine, opt.Now()); err == nil {
-			r.alarms.raise(AlarmReplicaCorrupt, 0, fmt.Sprintf("copy of the log cannot be read (%s): moved to %s, pulling it anew", bad.Detail, to))
-			err = r.open()
-		}
-	}
+	f, err := r.openOrBegin(nil)
 	if err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
+	r.begin(f)
 	return r, nil
 }
 

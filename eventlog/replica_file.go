@@ -29,11 +29,47 @@ type replicaHead struct {
 	Last      uint64 `json:"last"`
 }
 
-func (r *Replica) open() error {
+// replicaFile is the file as it was when it was opened.
+type replicaFile struct {
+	db       *bolt.DB
+	head     replicaHead
+	lastHash event.Hash
+	opened   bool // by bbolt, whatever it holds
+}
+
+// openOrBegin opens the file. What can be read of one that is damaged, or is known to be, is saved in a new one; if nothing
+// can, it is moved to quarantine with an alarm, and the log is pulled anew.
+func (r *Replica) openOrBegin(known error) (replicaFile, error) {
+	f, err := replicaFile{opened: true}, known
+	if known == nil {
+		f, err = r.open()
+	}
+	bad := (*DamagedError)(nil)
+	if errors.As(err, &bad) && !f.opened {
+		to, cannot := rewriteFile(r.opt.Path, r.opt.Quarantine, r.opt.Now(), replicaBuckets...)
+		if cannot == nil {
+			r.alarms.raise(AlarmReplicaCorrupt, 0, fmt.Sprintf("copy of the log is damaged (%s): moved to %s, what can be read of it is kept", bad.Detail, to))
+			f, err = r.open()
+		} else if !damaged(cannot) {
+			err = cannot
+		}
+	}
+	if errors.As(err, &bad) {
+		var to string
+		if to, err = quarantine(r.opt.Path, r.opt.Quarantine, r.opt.Now()); err == nil {
+			r.alarms.raise(AlarmReplicaCorrupt, 0, fmt.Sprintf("copy of the log cannot be read (%s): moved to %s, pulling it anew", bad.Detail, to))
+			f, err = r.open()
+		}
+	}
+	return f, err
+}
+
+func (r *Replica) open() (f replicaFile, err error) {
 	db, whole, err := openFile(r.opt.Path, replicaBuckets...)
 	if err != nil {
-		return err
+		return f, err
 	}
+	f.opened = true
 	if !whole {
 		r.alarms.raise(AlarmReplicaCorrupt, 0, "one of the two heads of the copy of the log is bad; what its last change added is pulled again")
 	}
@@ -70,22 +106,26 @@ func (r *Replica) open() error {
 	}
 	if err != nil {
 		_ = guard(r.opt.Path, db.Close)
-		return err
+		return f, err
 	}
-	r.db, r.head = db, head
-	r.lastHash = head.CutHash
+	f.db, f.head, f.lastHash = db, head, head.CutHash
 	if head.Last > head.Cut {
-		r.lastHash = e.Hash
+		f.lastHash = e.Hash
 	}
-	r.target = max(r.target, head.Last)
-	r.durable.Store(head.Last)
-	return nil
+	return f, nil
+}
+
+// begin makes f, as it was opened, the replica's state.
+func (r *Replica) begin(f replicaFile) {
+	r.db, r.head, r.lastHash = f.db, f.head, f.lastHash
+	r.target = max(r.target, f.head.Last)
+	r.durable.Store(f.head.Last)
 }
 
 // dropLast takes records off the end until a good one is the last. They are bad, so nothing is lost by it.
 func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
 	return guard(r.opt.Path, func() error {
-		return db.Update(func(tx *bolt.Tx) error {
+		return update(db, func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketLog)
 			head.Last = head.Cut
 			c := b.Cursor()

@@ -156,7 +156,7 @@ func (r *Replica) reset(next replicaHead) error {
 }
 
 func (r *Replica) update(do func(tx *bolt.Tx) error) error {
-	err := guard(r.opt.Path, func() error { return r.db.Update(do) })
+	err := guard(r.opt.Path, func() error { return update(r.db, do) })
 	if err != nil {
 		r.fail(err)
 	}

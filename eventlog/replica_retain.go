@@ -32,7 +32,7 @@ func (r *Replica) retain() error {
 	for {
 		head, cut := r.head, 0
 		err := guard(r.opt.Path, func() error {
-			return r.db.Update(func(tx *bolt.Tx) error {
+			return update(r.db, func(tx *bolt.Tx) error {
 				b := tx.Bucket(bucketLog)
 				records := readRecords(b, true)
 				for cut < cutAtOnce && head.Cut < head.Verified {

@@ -279,7 +279,7 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 				return err
 			}
 		}
-		return r.db.Update(func(tx *bolt.Tx) error {
+		return update(r.db, func(tx *bolt.Tx) error {
 			size, err := putRecords(&r.blocks, tx.Bucket(bucketLog), run[0].Seq, run)
 			if err != nil {
 				return err
@@ -314,54 +314,6 @@ func (r *Replica) settle(head replicaHead, hash event.Hash) {
 	r.durable.Store(head.Last)
 	close(r.changed)
 	r.changed = make(chan struct{})
-}
-
-// fail stops writing until the file can be trusted again.
-func (r *Replica) fail(err error) {
-	r.mu.Lock()
-	r.degraded = err
-	r.mu.Unlock()
-	r.alarms.raise(AlarmReplicaDegraded, 0, fmt.Sprintf("copy of the log cannot be written: %v", err))
-}
-
-// mend opens the file anew after a failure; one whose fsync failed is copied first.
-func (r *Replica) mend() error {
-	r.mu.Lock()
-	db, why, before := r.db, r.degraded, r.head.Last
-	r.db = nil
-	r.mu.Unlock()
-	if db != nil {
-		_ = guard(r.opt.Path, db.Close)
-	}
-	if !outOfSpace(why) {
-		if err := rewriteFile(r.opt.Path, r.opt.Quarantine, r.opt.Now(), replicaBuckets...); err != nil {
-			return fmt.Errorf("copy the log to a new file: %w", err)
-		}
-	}
-	r.mu.Lock()
-	err := r.open()
-	if err == nil {
-		r.degraded = nil
-	}
-	after := r.head.Last
-	r.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if after < before {
-		r.alarms.raise(AlarmReplicaCorrupt, after+1, fmt.Sprintf("copy of the log ends at %d, not at %d as before; pulling the rest", after, before))
-		r.Expect(before)
-	}
-	r.mended = true
-	return nil
-}
-
-// written ends the alarm of a file that was mended, once something has been written or nothing is left to be.
-func (r *Replica) written() {
-	if r.mended {
-		r.mended = false
-		r.alarms.clear(AlarmReplicaDegraded, "copy of the log is written again")
-	}
 }
 
 // hashAt is the running hash after seq, which must be kept or be the cut.

@@ -26,6 +26,8 @@ type DamagedError struct {
 
 func (e *DamagedError) Error() string { return fmt.Sprintf("damaged file %s: %s", e.Path, e.Detail) }
 
+func damaged(err error) bool { return errors.As(err, new(*DamagedError)) }
+
 const lockWait = time.Second
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -80,11 +82,15 @@ func guard(path string, do func() error) (err error) {
 // whole is false when bbolt had to fall back to the file as it was before its last commit.
 func openFile(path string, buckets ...[]byte) (db *bolt.DB, whole bool, err error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := makeFile(path, func(tx *bolt.Tx) error { return makeBuckets(tx, buckets) }); err != nil {
+		// A kill between the two renamings of replaceFile has left it under its other name.
+		if err = moveFile(path+nextSuffix, path); errors.Is(err, fs.ErrNotExist) {
+			err = makeFile(path, func(tx *bolt.Tx) error { return makeBuckets(tx, buckets) })
+		}
+		if err != nil {
 			return nil, false, err
 		}
 	}
-	if whole, err = preflight(path); err != nil {
+	if whole, err = preflight(path, true); err != nil {
 		return nil, false, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
 	err = guard(path, func() error {
@@ -92,22 +98,27 @@ func openFile(path string, buckets ...[]byte) (db *bolt.DB, whole bool, err erro
 		if db, err = bolt.Open(path, 0o600, options()); err != nil {
 			return err
 		}
-		return db.View(func(tx *bolt.Tx) error {
-			for _, b := range buckets {
-				if tx.Bucket(b) == nil {
-					return &DamagedError{Path: path, Detail: fmt.Sprintf("it has no bucket %q", b)}
-				}
-			}
-			return nil
-		})
+		return db.View(func(tx *bolt.Tx) error { return haveBuckets(path, tx, buckets) })
 	})
 	if err == nil {
+		for _, left := range []string{path + nextSuffix, path + nextSuffix + newSuffix} {
+			_ = os.Remove(left) // by a kill before the old file was moved away
+		}
 		return db, whole, nil
 	}
 	if db != nil {
 		_ = guard(path, db.Close) // it may hold nothing that can be closed in order
 	}
 	return nil, false, fmt.Errorf("open %s: %w", filepath.Base(path), openError(path, err))
+}
+
+func haveBuckets(path string, tx *bolt.Tx, buckets [][]byte) error {
+	for _, b := range buckets {
+		if tx.Bucket(b) == nil {
+			return &DamagedError{Path: path, Detail: fmt.Sprintf("it has no bucket %q", b)}
+		}
+	}
+	return nil
 }
 
 func openError(path string, err error) error {
@@ -135,9 +146,23 @@ func makeBuckets(tx *bolt.Tx, buckets [][]byte) error {
 	return nil
 }
 
+// update is db.Update for a file whose pages may turn out to be bad. When something panics in there, bbolt's own looks at all
+// pages before it lets go of the file, in a goroutine where one more panic ends the process. A plain Rollback does not.
+func update(db *bolt.DB, do func(tx *bolt.Tx) error) error {
+	tx, err := db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // does nothing after a commit
+	if err := do(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
 // makeFile writes a new bbolt file and puts it in the place of path in one step.
 func makeFile(path string, fill func(tx *bolt.Tx) error) error {
-	tmp := path + ".new"
+	tmp := path + newSuffix
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("make %s: %w", filepath.Base(path), err)
 	}
@@ -187,35 +212,76 @@ func moveFile(from, to string) error {
 	return syncDir(filepath.Dir(to))
 }
 
-// rewriteFile copies a bbolt file into a new one and puts the old one into quarantine: after a failed fsync nobody knows
-// which of its pages are on the disk, and the system may believe that all are. The file must be closed.
-func rewriteFile(path, dir string, now time.Time, buckets ...[]byte) error {
-	db, _, err := openFile(path, buckets...)
-	if err != nil {
-		return err
+const (
+	nextSuffix = ".next" // the name of what is about to take a file's place
+	newSuffix  = ".new"  // the name of a file that is not whole yet
+)
+
+// replaceFile puts a new bbolt file in the place of path, and the old one into quarantine, where it is named old. At no moment
+// is neither of them to be found by openFile.
+func replaceFile(path, dir string, now time.Time, fill func(tx *bolt.Tx) error) (old string, err error) {
+	if err := makeFile(path+nextSuffix, fill); err != nil {
+		return "", err
 	}
-	tmp := path + ".copy"
+	if old, err = quarantine(path, dir, now); err != nil {
+		return "", err
+	}
+	return old, moveFile(path+nextSuffix, path)
+}
+
+// openDamaged opens a file to save what can be read of it: bbolt then looks neither for free pages nor at the order of keys.
+func openDamaged(path string) (db *bolt.DB, err error) {
+	if _, err := preflight(path, false); err != nil {
+		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
+	}
+	opt := options()
+	opt.ReadOnly = true
 	err = guard(path, func() error {
-		return makeFile(tmp, func(to *bolt.Tx) error {
+		db, err = bolt.Open(path, 0o600, opt)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), openError(path, err))
+	}
+	return db, nil
+}
+
+// rewriteFile copies a bbolt file into a new one and puts the old one into quarantine: after a failed fsync nobody knows
+// which of its pages are on the disk, and the system may believe that all are. Keys that a flipped bit has brought out of
+// order are in order again in the new one. The file must be closed; nothing is done with one that lacks a bucket.
+func rewriteFile(path, dir string, now time.Time, buckets ...[]byte) (old string, err error) {
+	db, err := openDamaged(path)
+	if err != nil {
+		return "", err
+	}
+	err = guard(path, func() error {
+		old, err = replaceFile(path, dir, now, func(to *bolt.Tx) error {
 			return db.View(func(from *bolt.Tx) error {
-				return from.ForEach(func(name []byte, b *bolt.Bucket) error {
-					dst, err := to.CreateBucketIfNotExists(name)
-					if err != nil {
-						return err
-					}
-					dst.FillPercent = 1
-					return b.ForEach(dst.Put)
-				})
+				if err := haveBuckets(path, from, buckets); err != nil {
+					return err
+				}
+				return copyBuckets(from, to)
 			})
 		})
+		return err
 	})
-	if err = errors.Join(err, guard(path, db.Close)); err != nil {
-		return err
-	}
-	if _, err := quarantine(path, dir, now); err != nil {
-		return err
-	}
-	return moveFile(tmp, path)
+	return old, errors.Join(err, guard(path, db.Close))
+}
+
+func copyBuckets(from, to *bolt.Tx) error {
+	return from.ForEach(func(name []byte, b *bolt.Bucket) error {
+		dst, err := to.CreateBucketIfNotExists(name)
+		if err != nil {
+			return err
+		}
+		dst.FillPercent = 1
+		return b.ForEach(func(key, v []byte) error {
+			if len(key) == 0 {
+				return nil // its length was flipped: it is nobody's
+			}
+			return dst.Put(key, v)
+		})
+	})
 }
 
 func makeDir(dir string) error {
