@@ -111,6 +111,7 @@ type outboxHooks struct {
 	noCompare  bool                // variant: trust numbers without comparing hashes
 	noFind     bool                // variant: publish again without looking whether it stands already
 	commit     func() error        // fails a commit before it happens
+	committed  func() error        // fails a commit after it has happened
 	afterStore func(upTo uint64)   // after the fsync, before anybody is told
 	handedOver func(b Batch)       // before a batch is handed over
 	newOrigin  func() event.Origin // nil: random
@@ -192,7 +193,15 @@ type outboxState struct {
 	carryOf  event.Origin
 	suspect  bool // the log holds something else under our numbers
 	degraded error
+	unsure   *change // what failed, if it was more than a commit of records
+	unkeyed  []*put  // of a failed commit: their keys are to be written with their records
 	nextTrim time.Time
+}
+
+// change is a change of the file of which nobody knows whether it was made.
+type change struct {
+	done   func(s salvage) bool // says whether s, as the file has it, is what came of it
+	settle func()               // makes it known
 }
 
 // place is a number of an origin.
@@ -231,9 +240,14 @@ type putResult struct {
 
 // PublishOptions go with an event.
 type PublishOptions struct {
-	By  event.Publisher // who publishes; required
-	Key string          // if not "": publishing again under it gives the same id and seq, as long as the record is kept
+	By event.Publisher // who publishes; required
+	// Key, if not "", is at most MaxKeyBytes long: publishing again under it gives the same id and seq, as long as the record
+	// is kept.
+	Key string
 }
+
+// MaxKeyBytes is how long a key may be.
+const MaxKeyBytes = 4 << 10
 
 // Publish stores an event and returns its id once it is fsynced. Its place in the log follows by itself.
 func (o *Outbox) Publish(ctx context.Context, d event.Draft, p PublishOptions) (string, error) {
@@ -257,6 +271,11 @@ func (o *Outbox) PublishWait(ctx context.Context, d event.Draft, p PublishOption
 func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, wait bool) (putResult, error) {
 	if d.Node == "" {
 		d.Node = o.opt.Node
+	}
+	if len(p.Key) > MaxKeyBytes {
+		return putResult{}, &event.ProblemError{
+			Type: string(d.Type), Field: "key", Kind: event.ErrInvalid, Detail: fmt.Sprintf("it has %d bytes, the limit is %d", len(p.Key), MaxKeyBytes),
+		}
 	}
 	d, err := o.opt.Catalogue.Prepare(d, p.By)
 	if err != nil {

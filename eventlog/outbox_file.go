@@ -241,7 +241,7 @@ func (o *Outbox) take(db *bolt.DB, s salvage) {
 	}
 	o.db, o.origin, o.base, o.baseHash, o.acked, o.stored = db, h.Origin, h.Base, h.BaseHash, h.Acked, h.Acked
 	o.last, o.lastHash, o.bytes = h.Base, h.BaseHash, s.bytes
-	o.carry, o.carryOf, o.tail = s.carry, h.CarryOf, nil
+	o.carry, o.carryOf, o.tail, o.unkeyed = s.carry, h.CarryOf, nil, nil
 	if n := len(s.records); n > 0 {
 		o.last, o.lastHash = s.records[n-1].number, s.records[n-1].hash
 		for _, k := range s.records {

@@ -74,6 +74,10 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 		return err
 	}
 	o.mu.Lock()
+	if u := o.unsure; u != nil && err == nil && u.done(s) {
+		u.settle()
+	}
+	o.unsure = nil
 	have := s.last()
 	if err == nil && (s.head.Origin != o.origin || have < o.durable) {
 		err = &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("it ends at %d instead of %d", have, o.durable)}
@@ -88,6 +92,7 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 	// The failed commit may have reached the disk after all; then it is the same records.
 	o.db, o.base, o.baseHash, o.bytes, o.stored = db, s.head.Base, s.head.BaseHash, s.bytes, s.head.Acked
 	o.durable = max(o.durable, have)
+	o.unkeyed = slices.DeleteFunc(o.unkeyed, func(u *put) bool { return u.place.number <= have })
 	o.mu.Unlock()
 	return o.commit()
 }
@@ -125,7 +130,7 @@ func (o *Outbox) merge(s salvage) salvage {
 		first = o.tail[0].number
 	}
 	for _, k := range s.records {
-		if k.number < first {
+		if s.head.Origin == o.origin && k.number < first {
 			out.records = append(out.records, k)
 		}
 	}

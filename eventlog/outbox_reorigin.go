@@ -59,6 +59,35 @@ func (o *Outbox) inWriter(ctx context.Context, f func() error) error {
 	return <-done
 }
 
+// changing runs f in the writer, which holds mu, unless nothing can be stored. When f could not write the file, the outbox
+// stops storing until that can be trusted again.
+func (o *Outbox) changing(ctx context.Context, f func() error) error {
+	return o.inWriter(ctx, func() error {
+		o.mu.Lock()
+		err := o.degraded
+		if err == nil {
+			err = f()
+		}
+		failed := o.unsure != nil && o.degraded == nil
+		o.mu.Unlock()
+		if failed {
+			o.fail(err, nil)
+		}
+		return err
+	})
+}
+
+// change writes the file and then makes settle's changes to what is known of it. When that fails the file may have changed all
+// the same: mend then finds out by done. It runs in the writer, which holds mu.
+func (o *Outbox) change(do func(tx *bolt.Tx) error, done func(s salvage) bool, settle func()) error {
+	if err := o.update(o.db, do); err != nil {
+		o.unsure = &change{done, settle}
+		return err
+	}
+	settle()
+	return nil
+}
+
 // reorigin gives the outbox a new origin. What stands in the log under the old one (up to number placed) with the same
 // bytes is acknowledged; everything else is published again, in order, under new numbers.
 func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) error {
@@ -72,12 +101,7 @@ func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) 
 	if err != nil {
 		return err
 	}
-	return o.inWriter(ctx, func() error {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if o.degraded != nil {
-			return o.degraded
-		}
+	return o.changing(ctx, func() error {
 		if o.origin != old {
 			return errAgain
 		}
@@ -122,30 +146,38 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 		size += k.size()
 		fresh = append(fresh, k)
 	}
-	err := guard(o.opt.Path, func() error {
-		return update(o.db, func(tx *bolt.Tx) error {
-			if err := errors.Join(tx.DeleteBucket(bucketDrafts), makeBuckets(tx, [][]byte{bucketDrafts})); err != nil {
-				return err
-			}
-			drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
-			if _, err := putRecords(&o.blocks, drafts, 1, fresh); err != nil {
-				return err
-			}
-			if err := o.moveKeys(keys, old, origin, moved, seqs); err != nil {
-				return err
-			}
-			return putHead(tx, outboxHead{Origin: origin, CarryOf: o.carryOf})
-		})
+	err := o.change(func(tx *bolt.Tx) error {
+		if err := errors.Join(tx.DeleteBucket(bucketDrafts), makeBuckets(tx, [][]byte{bucketDrafts})); err != nil {
+			return err
+		}
+		drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
+		if _, err := putRecords(&o.blocks, drafts, 1, fresh); err != nil {
+			return err
+		}
+		if err := o.moveKeys(keys, old, origin, moved, seqs); err != nil {
+			return err
+		}
+		return putHead(tx, outboxHead{Origin: origin, CarryOf: o.carryOf})
+	}, func(s salvage) bool { return s.head.Origin == origin }, func() {
+		o.renumbered(origin, moved, seqs)
+		o.last, o.lastHash, o.durable, o.bytes = uint64(len(fresh)), h, uint64(len(fresh)), size
 	})
 	if err != nil {
 		return fmt.Errorf("begin a new origin: %w", err)
 	}
+	o.opt.Log.Warn().Str("old", string(old)).Str("origin", string(origin)).Int("again", len(fresh)).Int("stood", len(seqs)).
+		Msg("outbox has a new origin")
+	return nil
+}
+
+// renumbered has everybody know what their numbers have become under a new origin. The caller holds mu.
+func (o *Outbox) renumbered(origin event.Origin, moved, seqs map[uint64]uint64) {
+	old := o.origin
 	o.setApart()
 	waiters, keyed := o.waiters, o.keyed
 	o.waiters, o.keyed, o.early = map[place][]*put{}, map[place]string{}, map[place]uint64{}
 	o.origin, o.base, o.baseHash, o.acked, o.stored = origin, 0, event.Hash{}, 0, 0
-	o.last, o.lastHash, o.durable, o.bytes, o.suspect = uint64(len(fresh)), h, uint64(len(fresh)), size, false
-	o.tail, o.seqs = nil, nil
+	o.suspect, o.tail, o.seqs = false, nil, nil
 	for p, us := range waiters {
 		to := p
 		if n, ok := moved[p.number]; ok && p.origin == old {
@@ -166,9 +198,6 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 	for n, seq := range seqs {
 		o.learn(place{old, n}, seq)
 	}
-	o.opt.Log.Warn().Str("old", string(old)).Str("origin", string(origin)).Int("again", len(fresh)).Int("stood", len(seqs)).
-		Msg("outbox has a new origin")
-	return nil
 }
 
 // setApart has those who wait be found by their origin, too, since their numbers are about to mean something else. The caller
@@ -232,50 +261,90 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 		return nil
 	}
 	var stands map[uint64]event.Record
-	if len(carry) > 0 {
+	placed := uint64(0)
+	if len(carry) > 0 || o.anyWaiter(of) {
 		st, err := o.ask(ctx, of)
 		if err != nil {
 			return err
 		}
-		if stands, err = o.standing(ctx, of, carry[0].number, min(st.Next-1, carry[len(carry)-1].number)); err != nil {
-			return err
+		if placed = st.Next - 1; len(carry) > 0 {
+			if stands, err = o.standing(ctx, of, carry[0].number, min(placed, carry[len(carry)-1].number)); err != nil {
+				return err
+			}
 		}
 	}
-	return o.inWriter(ctx, func() error {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		if o.degraded != nil {
-			return o.degraded
+	return o.changing(ctx, func() error {
+		if o.carryOf != of {
+			return errAgain // the file was begun again, or a change that failed was found to be made
 		}
 		last, h := o.last, o.lastHash
 		var fresh []kept
+		seqs, moved := map[uint64]uint64{}, map[uint64]uint64{} // by the number in the damaged file
 		for _, k := range carry {
 			if r, ok := stands[k.number]; ok && bytes.Equal(r.Draft.Encode(), k.draft) {
+				seqs[k.number] = r.Seq
 				continue
 			}
 			last, h = last+1, h.Next(k.draft)
+			moved[k.number] = last
 			k.number, k.hash, k.key = last, h, "" // its key went with the damaged file
 			fresh = append(fresh, k)
 		}
-		err := guard(o.opt.Path, func() error {
-			return update(o.db, func(tx *bolt.Tx) error {
-				if _, err := putRecords(&o.blocks, tx.Bucket(bucketDrafts), o.last+1, fresh); err != nil {
-					return err
-				}
-				if err := errors.Join(tx.DeleteBucket(bucketCarry), makeBuckets(tx, [][]byte{bucketCarry})); err != nil {
-					return err
-				}
-				return putHead(tx, outboxHead{Origin: o.origin, Base: o.base, BaseHash: o.baseHash, Acked: o.stored})
-			})
+		err := o.change(func(tx *bolt.Tx) error {
+			if _, err := putRecords(&o.blocks, tx.Bucket(bucketDrafts), o.last+1, fresh); err != nil {
+				return err
+			}
+			if err := errors.Join(tx.DeleteBucket(bucketCarry), makeBuckets(tx, [][]byte{bucketCarry})); err != nil {
+				return err
+			}
+			return putHead(tx, outboxHead{Origin: o.origin, Base: o.base, BaseHash: o.baseHash, Acked: o.stored})
+		}, func(s salvage) bool { return s.head.CarryOf == "" }, func() {
+			o.tail = append(o.tail, fresh...)
+			for _, k := range fresh {
+				o.bytes += k.size()
+			}
+			o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
+			o.follow(of, seqs, moved, placed)
 		})
 		if err != nil {
 			return fmt.Errorf("publish saved records again: %w", err)
 		}
-		o.tail = append(o.tail, fresh...)
-		for _, k := range fresh {
-			o.bytes += k.size()
-		}
-		o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
 		return nil
 	})
+}
+
+func (o *Outbox) anyWaiter(of event.Origin) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for p := range o.waiters {
+		if p.origin == of {
+			return true
+		}
+	}
+	return false
+}
+
+// follow has those who wait for records of a damaged file wait for what became of them: a seq, a new number or, when they could
+// not be read, nothing, unless they are among those that the log has got past. The caller holds mu.
+func (o *Outbox) follow(of event.Origin, seqs, moved map[uint64]uint64, placed uint64) {
+	for n, seq := range seqs {
+		o.learn(place{of, n}, seq)
+	}
+	for p, us := range o.waiters {
+		if p.origin != of {
+			continue
+		}
+		n, again := moved[p.number]
+		if !again && p.number <= placed {
+			continue
+		}
+		delete(o.waiters, p)
+		for _, u := range us {
+			if u.place = (place{o.origin, n}); again {
+				o.waiters[u.place] = append(o.waiters[u.place], u)
+			} else {
+				u.done <- putResult{err: fmt.Errorf("%w: its record was lost with a damaged file", ErrNotStored)}
+			}
+		}
+	}
 }

@@ -29,6 +29,9 @@ func (o *Outbox) send(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if damaged(err) {
+			o.distrust(ctx, err)
+		}
 		if errors.Is(err, errAgain) || errors.Is(err, errGap) {
 			backoff = 0
 		} else {
@@ -46,6 +49,19 @@ func (o *Outbox) send(ctx context.Context) error {
 		backoff = min(max(2*backoff, o.opt.MinBackoff), o.opt.MaxBackoff)
 	}
 	return nil
+}
+
+// distrust has the writer begin a file again of which the sender could not read something.
+func (o *Outbox) distrust(ctx context.Context, why error) {
+	_ = o.inWriter(ctx, func() error {
+		o.mu.Lock()
+		known := o.degraded != nil
+		o.mu.Unlock()
+		if !known {
+			o.fail(why, nil)
+		}
+		return nil
+	})
 }
 
 // session asks how far the log has got with this outbox and sends from there on, until something goes wrong.

@@ -3,6 +3,7 @@ package eventlog
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -127,6 +128,7 @@ func (o *Outbox) store(group []*put) {
 		}
 	}
 	if err := o.commit(fresh...); err != nil {
+		o.unkeyed = fresh
 		o.fail(err, append(fresh, again...))
 		return
 	}
@@ -234,6 +236,7 @@ func (o *Outbox) commit(fresh ...*put) error {
 		first--
 	}
 	records := o.tail[first:len(o.tail):len(o.tail)]
+	fresh = slices.Concat(o.unkeyed, fresh)
 	seqs := o.seqs
 	size := o.bytes
 	idle := len(records) == 0 && len(seqs) == 0 && head.Acked == o.stored && !o.trimmable()
@@ -244,35 +247,28 @@ func (o *Outbox) commit(fresh ...*put) error {
 	for _, k := range records {
 		size += k.size()
 	}
-	err := guard(o.opt.Path, func() error {
-		if f := o.opt.hooks.commit; f != nil {
-			if err := f(); err != nil {
+	err := o.update(db, func(tx *bolt.Tx) error {
+		drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
+		if len(records) > 0 {
+			if _, err := putRecords(&o.blocks, drafts, records[0].number, records); err != nil {
 				return err
 			}
 		}
-		return update(db, func(tx *bolt.Tx) error {
-			drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
-			if len(records) > 0 {
-				if _, err := putRecords(&o.blocks, drafts, records[0].number, records); err != nil {
-					return err
-				}
+		for _, u := range fresh {
+			if u.key == "" {
+				continue
 			}
-			for _, u := range fresh {
-				if u.key == "" {
-					continue
-				}
-				if err := putJSON(keys, []byte(u.key), keyRecord{Origin: u.place.origin, Number: u.place.number, Digest: u.digest, At: o.opt.Now()}); err != nil {
-					return err
-				}
-			}
-			if err := writeSeqs(keys, seqs); err != nil {
+			if err := putJSON(keys, []byte(u.key), keyRecord{Origin: u.place.origin, Number: u.place.number, Digest: u.digest, At: o.opt.Now()}); err != nil {
 				return err
 			}
-			if err := o.trim(tx, &head, &size); err != nil {
-				return err
-			}
-			return putHead(tx, head)
-		})
+		}
+		if err := writeSeqs(keys, seqs); err != nil {
+			return err
+		}
+		if err := o.trim(tx, &head, &size); err != nil {
+			return err
+		}
+		return putHead(tx, head)
 	})
 	if err != nil {
 		return err
@@ -283,7 +279,7 @@ func (o *Outbox) commit(fresh ...*put) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.base, o.baseHash, o.bytes, o.stored = head.Base, head.BaseHash, size, head.Acked
-	o.seqs = o.seqs[len(seqs):]
+	o.seqs, o.unkeyed = o.seqs[len(seqs):], nil
 	if n := len(records); n > 0 {
 		o.durable = records[n-1].number
 	}
@@ -292,6 +288,24 @@ func (o *Outbox) commit(fresh ...*put) error {
 		o.tail = o.tail[over:]
 	}
 	return nil
+}
+
+// update is a transaction of the file.
+func (o *Outbox) update(db *bolt.DB, do func(tx *bolt.Tx) error) error {
+	return guard(o.opt.Path, func() error {
+		if f := o.opt.hooks.commit; f != nil {
+			if err := f(); err != nil {
+				return err
+			}
+		}
+		if err := update(db, do); err != nil {
+			return err
+		}
+		if f := o.opt.hooks.committed; f != nil {
+			return f()
+		}
+		return nil
+	})
 }
 
 func writeSeqs(keys *bolt.Bucket, seqs []keySeq) error {

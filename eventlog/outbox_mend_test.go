@@ -1,0 +1,275 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
+)
+
+type told struct {
+	text string
+	seq  uint64
+	err  error
+}
+
+// waiting publishes each text and waits for its place, until ctx ends.
+func waiting(ctx context.Context, t testing.TB, o *Outbox, texts []string) <-chan told {
+	t.Helper()
+	out := make(chan told, len(texts))
+	for _, x := range texts {
+		last := o.Status().Last
+		go func() {
+			_, seq, err := o.PublishWait(ctx, note(x), external)
+			out <- told{x, seq, err}
+		}()
+		eventually(t, "stored", func() bool { return o.Status().Last > last })
+	}
+	return out
+}
+
+// TestPublishersOfADamagedFileAreTold: the file goes bad while events wait in it, the ring being out of reach. Those that can
+// be read get another number, and their publishers the place of that; the others' are told that theirs is lost.
+func TestPublishersOfADamagedFileAreTold(t *testing.T) {
+	t.Parallel()
+	ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+	ring.down = true
+	o, _ := outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Alarm = alarms.add })
+	results := waiting(t.Context(), t, o, numbered("a", 5))
+	o.mu.Lock()
+	o.tail = nil // as if more had come since
+	bad := o.db
+	o.mu.Unlock()
+	if err := bad.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketDrafts)
+		return b.Put(beKey(3), flipped(b.Get(beKey(3)), 60))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ring.set(func() { ring.down = false })
+	for range 5 {
+		switch r := <-results; {
+		case r.text == "a2":
+			if !errors.Is(r.err, ErrNotStored) {
+				t.Error(r)
+			}
+		case r.err != nil || noteText(t, ring.records(t)[r.seq-1]) != r.text:
+			t.Error(r)
+		}
+	}
+	if !alarms.has(AlarmOutboxDamaged, false) {
+		t.Error("no alarm")
+	}
+	if diff := cmp.Diff([]string{"a0", "a1", "a3", "a4"}, ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestPublishersOfADamagedFileWhoseEventsStand: the events were placed, but their answers lost.
+func TestPublishersOfADamagedFileWhoseEventsStand(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	ring.lose = func(Batch) bool { return true }
+	var down atomic.Bool
+	var broken atomic.Bool
+	o, _ := outboxAt(t, t.TempDir(), ring, func(p *OutboxOptions) {
+		p.Finder = shyFinder{ring, &down}
+		p.hooks.commit = func() error {
+			if broken.CompareAndSwap(true, false) {
+				return &DamagedError{Detail: "a page is bad"}
+			}
+			return nil
+		}
+	})
+	down.Store(true)
+	results := waiting(t.Context(), t, o, numbered("a", 3))
+	eventually(t, "placed", func() bool { return len(ring.texts(t)) == 3 })
+	o.mu.Lock()
+	origin := o.origin
+	db := o.db
+	o.mu.Unlock()
+	if err := db.Update(func(tx *bolt.Tx) error {
+		m := tx.Bucket(bucketMeta)
+		return m.Put(metaHead, flipped(m.Get(metaHead), 9))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	broken.Store(true)
+	if _, err := o.Publish(t.Context(), note("b"), external); err != nil && !errors.Is(err, ErrNotStored) {
+		t.Fatal(err)
+	}
+	eventually(t, "another origin", func() bool { return o.Status().Origin != origin })
+	down.Store(false)
+	ring.set(func() { ring.lose = nil })
+	for range 3 {
+		if r := <-results; r.err != nil || noteText(t, ring.records(t)[r.seq-1]) != r.text {
+			t.Error(r)
+		}
+	}
+	eventually(t, "b", func() bool { return slices.Contains(ring.texts(t), "b") })
+	if diff := cmp.Diff([]string{"a0", "a1", "a2", "b"}, ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// shyFinder finds nothing while down.
+type shyFinder struct {
+	*modelRing
+	down *atomic.Bool
+}
+
+func (s shyFinder) Find(ctx context.Context, o event.Origin, from, to uint64) ([]event.Record, bool, error) {
+	if s.down.Load() {
+		return nil, false, nil
+	}
+	return s.modelRing.Find(ctx, o, from, to)
+}
+
+// TestKeyOfAFailedCommit: the event was not accepted but may appear; asking again under the same key gives that one.
+func TestKeyOfAFailedCommit(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]error{"full": syscall.ENOSPC, "failing": syscall.EIO} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ring := newModelRing()
+			var broken atomic.Bool
+			o, _ := outboxAt(t, t.TempDir(), ring, func(p *OutboxOptions) {
+				p.hooks.commit = func() error {
+					if broken.Load() {
+						return fault
+					}
+					return nil
+				}
+			})
+			broken.Store(true)
+			keyed := PublishOptions{By: external.By, Key: "k"}
+			if _, err := o.Publish(t.Context(), note("x"), keyed); !errors.Is(err, ErrNotStored) {
+				t.Fatal(err)
+			}
+			broken.Store(false)
+			eventually(t, "accepted", func() bool {
+				_, seq, err := o.PublishWait(t.Context(), note("x"), keyed)
+				return err == nil && seq == 1
+			})
+			if _, err := o.Publish(t.Context(), note("y"), keyed); !errors.Is(err, ErrKeyTaken) {
+				t.Error(err)
+			}
+			if diff := cmp.Diff([]string{"x"}, ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestKeyThatTheFileCannotHold is refused; nobody else suffers from it.
+func TestKeyThatTheFileCannotHold(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	o, _ := outboxAt(t, t.TempDir(), ring, nil)
+	for _, tc := range []struct {
+		bytes int
+		ok    bool
+	}{{MaxKeyBytes, true}, {MaxKeyBytes + 1, false}, {bolt.MaxKeySize + 1, false}} {
+		_, _, err := o.PublishWait(t.Context(), note("x"), PublishOptions{By: external.By, Key: strings.Repeat("k", tc.bytes)})
+		if p := (*event.ProblemError)(nil); (err == nil) != tc.ok || err != nil && !errors.As(err, &p) {
+			t.Error(tc, err)
+		}
+	}
+	if s := o.Status(); s.Degraded != nil || s.Last != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestChangeThatFailedAndWasMade: the fsync of a new origin, or of what a damaged file had, fails, and the change is on the disk
+// all the same.
+func TestChangeThatFailedAndWasMade(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []error{syscall.ENOSPC, syscall.EIO} {
+		t.Run(fmt.Sprint("new origin, ", fault), func(t *testing.T) {
+			t.Parallel()
+			ring, dir := newModelRing(), t.TempDir()
+			file := filepath.Join(dir, "outbox.db")
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"a"})
+			eventually(t, "placed", func() bool { return o.Status().Acked == 1 })
+			stop()
+			copyFile(t, file, file+".old")
+			o, stop = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, numbered("b", 3))
+			eventually(t, "placed", func() bool { return o.Status().Acked == 4 })
+			stop()
+			copyFile(t, file+".old", file)
+
+			ring.set(func() { ring.down = true })
+			var armed, failed atomic.Bool
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				p.hooks.committed = func() error {
+					if armed.CompareAndSwap(true, false) {
+						failed.Store(true)
+						return fault
+					}
+					return nil
+				}
+			})
+			results := waiting(t.Context(), t, o, []string{"c0", "c1"})
+			armed.Store(true)
+			ring.set(func() { ring.down = false })
+			for range 2 {
+				if r := <-results; r.err != nil || noteText(t, ring.records(t)[r.seq-1]) != r.text {
+					t.Error(r)
+				}
+			}
+			if !failed.Load() {
+				t.Error("nothing failed")
+			}
+			publishAll(t, o, []string{"d"})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "d") })
+			if diff := cmp.Diff([]string{"a", "b0", "b1", "b2", "c0", "c1", "d"}, ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+		})
+		t.Run(fmt.Sprint("saved records, ", fault), func(t *testing.T) {
+			t.Parallel()
+			ring, dir := newModelRing(), t.TempDir()
+			ring.down = true
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, numbered("a", 3))
+			stop()
+			outOfOrder(t, filepath.Join(dir, "outbox.db"), 2)
+			var armed atomic.Bool
+			o, stop = outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				p.hooks.committed = func() error {
+					if armed.CompareAndSwap(true, false) {
+						return fault
+					}
+					return nil
+				}
+			})
+			armed.Store(true)
+			ring.set(func() { ring.down = false })
+			eventually(t, "placed", func() bool { return len(ring.texts(t)) == 2 })
+			eventually(t, "published", func() bool {
+				_, err := o.Publish(t.Context(), note("b"), external)
+				return err == nil
+			})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "b") })
+			stop()
+			o, _ = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"c"})
+			eventually(t, "placed", func() bool { return slices.Contains(ring.texts(t), "c") })
+			if diff := cmp.Diff([]string{"a0", "a2", "b", "c"}, ring.texts(t)); diff != "" || armed.Load() {
+				t.Error(diff, armed.Load())
+			}
+		})
+	}
+}
