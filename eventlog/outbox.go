@@ -286,7 +286,7 @@ func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, w
 	}
 	u := &put{draft: d.Encode(), key: p.Key, wait: wait, done: make(chan putResult, 1)}
 	if p.Key != "" {
-		u.digest = sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", d.Type, d.Daemon, d.Payload))
+		u.digest = keyDigest(d)
 	}
 	select {
 	case o.puts <- u:
@@ -310,6 +310,11 @@ func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, w
 	case <-o.closed:
 		return o.soFar(u), ErrClosed
 	}
+}
+
+// keyDigest is what a key stands for: the same event stated at another time has it, too.
+func keyDigest(d event.Draft) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", d.Type, d.Daemon, d.Payload))
 }
 
 // soFar is what is known of a put that its publisher no longer waits for: its place, if it is stored.

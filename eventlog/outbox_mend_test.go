@@ -273,3 +273,39 @@ func TestChangeThatFailedAndWasMade(t *testing.T) {
 		})
 	}
 }
+
+// TestOtherEventUnderOnesNumber: the directory was set back, and the replica brings what an earlier life has published under the
+// numbers that are given out again.
+func TestOtherEventUnderOnesNumber(t *testing.T) {
+	t.Parallel()
+	for _, key := range []string{"", "k"} {
+		t.Run("key="+key, func(t *testing.T) {
+			t.Parallel()
+			ring, dir := newModelRing(), t.TempDir()
+			file := filepath.Join(dir, "outbox.db")
+			o, stop := outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"a"})
+			eventually(t, "placed", func() bool { return o.Status().Acked == 1 })
+			stop()
+			copyFile(t, file, file+".old")
+			o, stop = outboxAt(t, dir, ring, nil)
+			publishAll(t, o, []string{"b"})
+			eventually(t, "placed", func() bool { return o.Status().Acked == 2 })
+			stop()
+			copyFile(t, file+".old", file)
+			ring.set(func() { ring.down = true })
+			o, _ = outboxAt(t, dir, ring, nil)
+			result := make(chan told, 1)
+			go func() {
+				_, seq, err := o.PublishWait(t.Context(), note("c"), PublishOptions{By: external.By, Key: key})
+				result <- told{"c", seq, err}
+			}()
+			eventually(t, "stored", func() bool { return o.Status().Last == 2 })
+			o.Observe(ring.records(t))
+			ring.set(func() { ring.down = false })
+			if r := <-result; r.err != nil || noteText(t, ring.records(t)[r.seq-1]) != "c" {
+				t.Error(r)
+			}
+		})
+	}
+}
