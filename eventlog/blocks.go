@@ -93,11 +93,16 @@ func readRecords(b *bolt.Bucket, crc bool) *reader { return &reader{b: b, crc: c
 // get is the sealed value of record n, nil when there is none that can be found. It remembers the block.
 func (r *reader) get(n uint64) []byte {
 	if !r.at.has(n) {
-		key, v := blockOf(r.b.Cursor(), n)
+		c := r.b.Cursor()
+		key, v := blockOf(c, n)
 		var ok bool
 		if r.at, ok = readBlock(key, v, r.crc); !ok || !r.at.has(n) {
 			r.at = block{}
 			return nil
+		}
+		// A wrong key may have brought a block in between. What it hides must be missed from whichever side one comes.
+		if next, _ := c.Next(); next != nil && r.at.has(numberOf(next)) {
+			r.at.ends = r.at.ends[:4*(numberOf(next)-r.at.first)]
 		}
 	}
 	return r.at.sealed(n)

@@ -111,6 +111,7 @@ type replicaHooks struct {
 	noCompare bool // variant: overwrite what is there
 	noHead    bool // variant: trust the peer alone
 	commit    func() error
+	committed func() error // fails a commit after it has happened
 }
 
 func (o *ReplicaOptions) fill() {
@@ -144,6 +145,7 @@ type Replica struct {
 
 	appended time.Time // when the writer last stored something; only it looks
 	mended   bool      // the file was opened anew and not written yet; only the writer looks
+	tried    uint64    // the seq whose repair was tried last; only the writer looks
 	blocks   blockWriter
 	decoder  event.Decoder
 
@@ -161,8 +163,7 @@ type replicaState struct {
 	target   uint64 // the highest seq that is known to exist
 	changed  chan struct{}
 	diverged *DivergedError
-	corrupt  uint64 // a seq that failed its check and waits for repair
-	behind   uint64 // another, which cannot be repaired before it
+	corrupt  []uint64 // seqs that failed their check and wait for repair, in order
 	degraded error
 }
 

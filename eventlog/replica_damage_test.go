@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
 	"pgregory.net/rapid"
+
+	"github.com/ringagent/ringagent/eventlog/event"
 )
 
 // inTwenties is the file of a replica with blocks of twenty records.
@@ -171,4 +175,146 @@ func TestCutThatIsNotToldYet(t *testing.T) {
 	if alarms.has(AlarmReplicaCorrupt, false) {
 		t.Error("an alarm was raised")
 	}
+}
+
+// damageAt flips a bit in the index of a block, or in a record of it.
+func damageAt(t testing.TB, file string, at ...uint64) {
+	t.Helper()
+	if err := editLog(file, func(b *bolt.Bucket) error {
+		for _, k := range at {
+			if err := b.Put(beKey(k), flipped(b.Get(beKey(k)), crcSize+5)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatNobodyHasKeepsNothingElseFromRepair: a peer has dropped one bad block and has another.
+func TestWhatNobodyHasKeepsNothingElseFromRepair(t *testing.T) {
+	t.Parallel()
+	ring, dir := filled("x", 100), t.TempDir()
+	file := inTwenties(t, dir, ring)
+	damageAt(t, file, 21, 61)
+	peer, _ := replicaAt(t, t.TempDir(), ring, func(o *ReplicaOptions) { o.Retention = func() Retention { return Retention{Count: 50} } })
+	peer.Expect(100)
+	eventually(t, "cut", func() bool { return peer.Status().Oldest == 51 })
+	r, _ := replicaAt(t, dir, &liar{modelRing: ring, near: []Puller{peer}}, nil)
+	for _, after := range []uint64{20, 60} {
+		var bad *CorruptError
+		if _, err := r.Read(after, 1); !errors.As(err, &bad) {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "repaired", func() bool {
+		got, err := r.Read(60, 20)
+		return err == nil && len(got) == 20
+	})
+}
+
+// TestRetentionPassesWhatNobodyCanRepair once what follows on it is to go, too, and counts what is left.
+func TestRetentionPassesWhatNobodyCanRepair(t *testing.T) {
+	t.Parallel()
+	for name, at := range map[string][]uint64{"the oldest": {1}, "in the middle": {41}, "neighbours": {21, 41}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := filled("x", 100), t.TempDir(), &alarmList{}
+			file := inTwenties(t, dir, ring)
+			damageAt(t, file, at...)
+			r, _ := replicaAt(t, dir, nil, func(o *ReplicaOptions) {
+				o.Alarm = alarms.add
+				o.Retention = func() Retention { return Retention{Count: 30} }
+			})
+			_, _ = r.Read(at[0]-1, 1)
+			eventually(t, "cut", func() bool { return r.Status().Oldest == 71 })
+			if res, err := r.Verify(t.Context()); err != nil || !res.OK {
+				t.Error(res, err)
+			}
+			want := int64(0)
+			for _, e := range ring.log[70:] {
+				want += int64(crcSize + e.bodySize())
+			}
+			if s := r.Status(); s.Bytes != want || s.Last != 100 {
+				t.Errorf("%+v, not %d bytes", s, want)
+			}
+			eventually(t, "the alarm to end", func() bool { return alarms.has(AlarmReplicaCorrupt, true) })
+		})
+	}
+	t.Run("not before its time", func(t *testing.T) {
+		t.Parallel()
+		ring, dir := filled("x", 100), t.TempDir()
+		file := inTwenties(t, dir, ring)
+		damageAt(t, file, 21)
+		r, _ := replicaAt(t, dir, nil, func(o *ReplicaOptions) { o.Retention = func() Retention { return Retention{Count: 65} } })
+		eventually(t, "cut", func() bool { return r.Status().Oldest > 1 })
+		if s := r.Status(); s.Oldest != 21 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// TestBytesAreCountedAgain when what was bad or missing at the start is repaired.
+func TestBytesAreCountedAgain(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(b *bolt.Bucket) error{
+		"missing": func(b *bolt.Bucket) error { return rekey(21, 21|1<<40)(b) },
+		"beside":  func(b *bolt.Bucket) error { return rekey(41, 9)(b) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir := filled("x", 100), t.TempDir()
+			file := inTwenties(t, dir, ring)
+			if err := editLog(file, func(b *bolt.Bucket) error {
+				return errors.Join(damage(b), b.Put(beKey(81), flipped(b.Get(beKey(81)), crcSize+5))) // and the end, so that all is counted
+			}); err != nil {
+				t.Fatal(err)
+			}
+			r, _ := replicaAt(t, dir, ring, nil)
+			r.Expect(100)
+			whole(t, r, ring)
+			want := int64(0)
+			for _, e := range ring.log {
+				want += int64(crcSize + e.bodySize())
+			}
+			eventually(t, fmt.Sprint(want, " bytes"), func() bool { return r.Status().Bytes == want })
+		})
+	}
+}
+
+// TestFindHasWhatIsBadRepaired: it may be the only one who looks there.
+func TestFindHasWhatIsBadRepaired(t *testing.T) {
+	t.Parallel()
+	ring, dir := filled("x", 100), t.TempDir()
+	file := inTwenties(t, dir, ring)
+	damageAt(t, file, 41)
+	r, _ := replicaAt(t, dir, ring, nil)
+	eventually(t, "found", func() bool {
+		found, complete, err := r.Find(t.Context(), "o", 1, 100)
+		return err == nil && complete && len(found) == 100
+	})
+}
+
+// TestAppendThatFailedAndWasMade: its fsync failed, but the records are in the file. Whoever waits for them is told.
+func TestAppendThatFailedAndWasMade(t *testing.T) {
+	t.Parallel()
+	ring, dir := filled("x", 20), t.TempDir()
+	failed := false
+	var seen atomic.Uint64
+	r, _ := replicaAt(t, dir, nil, func(o *ReplicaOptions) {
+		o.OnAppend = func(rs []event.Record) { seen.Store(rs[len(rs)-1].Seq) }
+		o.hooks.committed = func() error {
+			if failed {
+				return nil
+			}
+			failed = true
+			return syscall.EIO
+		}
+	})
+	r.Offer(ring.log)
+	if err := r.WaitDurable(t.Context(), 20); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "told", func() bool { return seen.Load() == 20 })
 }

@@ -27,6 +27,8 @@ type replicaHead struct {
 	Verified  uint64 `json:"verified"` // up to here the log agrees with a voter's state
 	Bytes     int64  `json:"bytes"`    // of the kept records
 	Last      uint64 `json:"last"`
+	// BytesUnsure says that Bytes was counted where blocks were bad or missing.
+	BytesUnsure bool `json:"bytes_unsure,omitempty"`
 }
 
 // replicaFile is the file as it was when it was opened.
@@ -147,14 +149,39 @@ func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
 				return err
 			}
 			head.Verified = min(head.Verified, head.Last)
-			head.Bytes = 0
-			c = b.Cursor()
-			for key, v := c.First(); key != nil; key, v = c.Next() {
-				head.Bytes += storedBytes(key, v)
-			}
+			head.Bytes, head.BytesUnsure = countBytes(b, *head)
 			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 		})
 	})
+}
+
+// countBytes counts the bytes of the records from head.Cut to head.Last, each once. unsure says that some of them are bad or
+// missing.
+func countBytes(b *bolt.Bucket, head replicaHead) (n int64, unsure bool) {
+	next, before := head.Cut+1, block{}
+	c := b.Cursor()
+	key, v := blockOf(c, next)
+	if key == nil {
+		key, v = c.First()
+	}
+	for ; key != nil; key, v = c.Next() {
+		if first := numberOf(key); first < next && before.has(first) { // what follows is found in this block
+			n -= int64(uint32(len(before.data)) - before.end(first-before.first))
+			next = first
+		}
+		k, ok := readBlock(key, v, true)
+		if ok && k.last() < next {
+			continue
+		}
+		if ok && k.first < next {
+			n -= int64(k.end(next - k.first))
+		}
+		n, before, unsure = n+storedBytes(key, v), k, unsure || !ok || k.first > next
+		if ok {
+			next = k.last() + 1
+		}
+	}
+	return n, unsure || next != head.Last+1
 }
 
 // bodySize implements body.

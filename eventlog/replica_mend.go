@@ -40,15 +40,28 @@ func (r *Replica) mend() error {
 	r.begin(f)
 	r.degraded = nil
 	after := r.head.Last
-	close(r.changed) // what failed may have reached the disk after all
+	close(r.changed)
 	r.changed = make(chan struct{})
 	r.mu.Unlock()
+	r.announce(before, after) // what failed may have reached the disk after all
 	if after < before {
 		r.alarms.raise(AlarmReplicaCorrupt, after+1, fmt.Sprintf("copy of the log ends at %d, not at %d as before; pulling the rest", after, before))
 		r.Expect(before)
 	}
 	r.mended = true
 	return nil
+}
+
+// announce tells of the records after seq after, up to last, that are stored already.
+func (r *Replica) announce(after, last uint64) {
+	for r.opt.OnAppend != nil && after < last {
+		records, err := r.Read(after, int(min(last-after, readMost)))
+		if err != nil || len(records) == 0 {
+			return
+		}
+		r.opt.OnAppend(records)
+		after = records[len(records)-1].Seq
+	}
 }
 
 // written ends the alarm of a file that was mended, once something has been written or nothing is left to be.

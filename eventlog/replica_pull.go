@@ -191,10 +191,8 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 					if ok && k.last() <= keep {
 						continue
 					}
-					side.Bytes += storedBytes(key, v)
 					if ok && k.first <= keep {
 						key, v = beKey(keep+1), sealedRun{k, keep + 1, k.last()}.value()
-						side.Bytes -= int64(k.end(keep + 1 - k.first))
 					}
 					if err := to.Bucket(bucketLog).Put(key, v); err != nil { // bad ones as they are
 						return err
@@ -206,7 +204,7 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 		if err != nil {
 			return err
 		}
-		head.Bytes -= side.Bytes
+		side.Bytes, side.BytesUnsure = countBytes(to.Bucket(bucketLog), side)
 		return putJSON(to.Bucket(bucketInfo), infoHead, side)
 	})
 	if err != nil {
@@ -214,9 +212,11 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 	}
 	head.Last, head.Verified = keep, min(head.Verified, keep)
 	err = r.update(func(tx *bolt.Tx) error {
-		if err := dropAfter(tx.Bucket(bucketLog), keep); err != nil {
+		b := tx.Bucket(bucketLog)
+		if err := dropAfter(b, keep); err != nil {
 			return err
 		}
+		head.Bytes, head.BytesUnsure = countBytes(b, head)
 		return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 	})
 	if err != nil {

@@ -163,6 +163,7 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 					if !ok {
 						done = true
 						if bad := (*CorruptError)(nil); errors.As(r.gone(tx, seq), &bad) {
+							r.noteCorrupt(bad)
 							return bad
 						}
 						return nil // cut meanwhile

@@ -4,16 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 )
 
+// corruptMost is how many bad seqs are remembered. More of them are found again when they are read again.
+const corruptMost = 64
+
+// noteCorrupt raises the alarm once and has the writer repair the record.
+func (r *Replica) noteCorrupt(bad *CorruptError) {
+	r.mu.Lock()
+	at, known := slices.BinarySearch(r.corrupt, bad.Seq)
+	known = known || len(r.corrupt) >= corruptMost
+	if !known {
+		r.corrupt = slices.Insert(r.corrupt, at, bad.Seq)
+	}
+	r.mu.Unlock()
+	if !known {
+		r.alarms.raise(AlarmReplicaCorrupt, bad.Seq, bad.Error())
+		r.nudge()
+	}
+}
+
+// nextBad is the seq whose repair is to be tried next, 0 for none: one after the other, since one that nobody has any more must
+// not keep the others from being repaired.
+func (r *Replica) nextBad() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.corrupt) == 0 {
+		return 0
+	}
+	at, _ := slices.BinarySearch(r.corrupt, r.tried+1)
+	r.tried = r.corrupt[at%len(r.corrupt)]
+	return r.tried
+}
+
 // repair replaces the block of a record that fails its check by a peer's records, if those fit between its neighbours.
 func (r *Replica) repair(ctx context.Context, seq uint64) error {
 	if seq <= r.head.Cut || seq > r.head.Last {
-		r.repaired(0)
+		r.repaired(seq, seq, "is no longer kept")
 		return nil
 	}
 	if r.opt.Sources == nil {
@@ -23,13 +55,7 @@ func (r *Replica) repair(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	prev, err := r.hashAt(from - 1)
-	if bad := (*CorruptError)(nil); errors.As(err, &bad) {
-		r.mu.Lock()
-		r.corrupt, r.behind = bad.Seq, max(seq, r.behind)
-		r.mu.Unlock()
-		r.nudge()
-	}
+	prev, err := r.hashAt(from - 1) // if that one is bad, it is noted, and repaired first
 	if err != nil {
 		return fmt.Errorf("the event before it is corrupt too: %w", err)
 	}
@@ -44,32 +70,41 @@ func (r *Replica) repair(ctx context.Context, seq uint64) error {
 			errs = append(errs, err)
 			continue
 		}
+		head := r.head
 		err = r.update(func(tx *bolt.Tx) error {
-			_, err := putRecords(&r.blocks, tx.Bucket(bucketLog), from, got)
-			return err
+			b := tx.Bucket(bucketLog)
+			if _, err := putRecords(&r.blocks, b, from, got); err != nil {
+				return err
+			}
+			if !head.BytesUnsure {
+				return nil
+			}
+			head.Bytes, head.BytesUnsure = countBytes(b, head)
+			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
 		})
 		if err != nil {
 			return err
 		}
-		if seq <= to && r.repaired(seq) {
-			r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d was repaired from a peer", seq))
-			return nil
-		}
-		r.nudge() // there is more
+		r.mu.Lock()
+		r.head = head
+		r.mu.Unlock()
+		r.repaired(from, to, "was repaired from a peer")
 		return nil
 	}
 	return errors.Join(errs...)
 }
 
-// repaired notes that a seq is right again; all is true if none is left that is known to be wrong.
-func (r *Replica) repaired(seq uint64) (all bool) {
+// repaired notes that from…to are right again, or gone.
+func (r *Replica) repaired(from, to uint64, how string) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.behind == seq {
-		r.behind = 0
+	r.corrupt = slices.DeleteFunc(r.corrupt, func(n uint64) bool { return n >= from && n <= to })
+	all := len(r.corrupt) == 0
+	r.mu.Unlock()
+	if all {
+		r.alarms.clear(AlarmReplicaCorrupt, fmt.Sprintf("event %d %s", to, how))
+		return
 	}
-	r.corrupt, r.behind = r.behind, 0
-	return r.corrupt == 0
+	r.nudge() // there is more
 }
 
 // around is what has to be replaced so that seq is right again: all that its block holds or, where that cannot be told, what

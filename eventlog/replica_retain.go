@@ -36,14 +36,21 @@ func (r *Replica) retain() error {
 				b := tx.Bucket(bucketLog)
 				records := readRecords(b, true)
 				for cut < cutAtOnce && head.Cut < head.Verified {
-					v := records.get(head.Cut + 1)
-					e, ok := decodeStored(head.Cut+1, v, true)
-					if !ok {
-						return &CorruptError{Seq: head.Cut + 1, Detail: "it fails the check"}
+					e, v, bad := oldestFrom(b, records, head.Cut+1, head.Verified)
+					if v == nil {
+						return bad
 					}
-					if !r.droppable(e, head, rule, now, floor, live) {
+					then := head
+					if then.Cut = e.Seq - 1; bad != nil {
+						then.Bytes, then.BytesUnsure = countBytes(b, then)
+					}
+					if !r.droppable(e, then, rule, now, floor, live) {
+						if bad != nil && cut == 0 {
+							return bad
+						}
 						break
 					}
+					head = then
 					head.Cut, head.CutHash = e.Seq, e.Hash
 					head.Bytes -= int64(len(v))
 					cut++
@@ -74,6 +81,29 @@ func (r *Replica) retain() error {
 			return nil
 		}
 	}
+}
+
+// oldestFrom is the oldest record from seq on that can be read, with its stored form; nil if there is none up to last. bad says
+// that it is not seq itself. A record that nobody can repair goes with those behind it, or the log would grow for ever.
+func oldestFrom(b *bolt.Bucket, records *reader, seq, last uint64) (e Encoded, v []byte, bad error) {
+	for n := seq; n <= last; {
+		v := records.get(n)
+		e, ok := decodeStored(n, v, true)
+		if ok {
+			return e, v, bad
+		}
+		if bad == nil {
+			bad = &CorruptError{Seq: n, Detail: "it fails the check"}
+		}
+		if n++; v == nil {
+			key, _ := b.Cursor().Seek(beKey(n))
+			if key == nil {
+				break
+			}
+			n = max(n, numberOf(key))
+		}
+	}
+	return Encoded{}, nil, bad
 }
 
 // errNothingToDrop rolls an empty transaction back, which saves its fsync.

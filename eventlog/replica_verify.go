@@ -2,9 +2,11 @@ package eventlog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 )
@@ -48,6 +50,9 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 				return nil
 			})
 		})
+		if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+			return res, fmt.Errorf("verify the log: %w", err) // it is being opened anew
+		}
 		if err != nil {
 			return bad(next, "the file's pages are damaged: %v", err), nil
 		}
@@ -57,6 +62,9 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 		if next <= now.Cut { // it was dropped meanwhile, in good order
 			next, res.Hash, res.Oldest = now.Cut+1, now.CutHash, now.Cut+1
 			continue
+		}
+		if now.Last > 0 && next > now.Last { // its tail was moved to quarantine meanwhile
+			return r.Verify(ctx)
 		}
 		r.noteCorrupt(&CorruptError{Seq: next, Detail: wrong})
 		return bad(next, "%s", wrong), nil

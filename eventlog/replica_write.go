@@ -63,7 +63,7 @@ func (r *Replica) Run(ctx context.Context) error {
 func (r *Replica) owes() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.degraded != nil || r.corrupt != 0 || len(r.queue) > 0 || r.target > r.head.Last
+	return r.degraded != nil || len(r.corrupt) > 0 || len(r.queue) > 0 || r.target > r.head.Last
 }
 
 func (r *Replica) broken() bool {
@@ -100,9 +100,8 @@ func (r *Replica) work(ctx context.Context) error {
 		batch := r.queue
 		r.queue, r.queued = nil, 0
 		missing := r.target > r.head.Last
-		bad := r.corrupt
 		r.mu.Unlock()
-		if bad != 0 {
+		if bad := r.nextBad(); bad != 0 {
 			if err := r.repair(ctx, bad); err != nil {
 				r.opt.Log.Warn().Err(err).Uint64("seq", bad).Msg("corrupt event could not be repaired yet")
 			}
@@ -279,7 +278,7 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 				return err
 			}
 		}
-		return update(r.db, func(tx *bolt.Tx) error {
+		if err := update(r.db, func(tx *bolt.Tx) error {
 			size, err := putRecords(&r.blocks, tx.Bucket(bucketLog), run[0].Seq, run)
 			if err != nil {
 				return err
@@ -290,7 +289,13 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 				head.Verified = head.Last
 			}
 			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
-		})
+		}); err != nil {
+			return err
+		}
+		if f := r.opt.hooks.committed; f != nil {
+			return f()
+		}
+		return nil
 	})
 	if err != nil {
 		r.fail(err)
@@ -352,18 +357,4 @@ func (r *Replica) stored(db *bolt.DB, seq uint64) (Encoded, error) {
 		r.noteCorrupt(bad)
 	}
 	return e, err
-}
-
-// noteCorrupt raises the alarm once and has the writer repair the record.
-func (r *Replica) noteCorrupt(bad *CorruptError) {
-	r.mu.Lock()
-	known := r.corrupt != 0
-	if !known {
-		r.corrupt = bad.Seq
-	}
-	r.mu.Unlock()
-	if !known {
-		r.alarms.raise(AlarmReplicaCorrupt, bad.Seq, bad.Error())
-		r.nudge()
-	}
 }
