@@ -304,6 +304,7 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 				o.bytes += k.size()
 			}
 			o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
+			o.shorten()
 			o.follow(of, seqs, moved, placed)
 		})
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -412,4 +413,33 @@ func TestPublisherIsToldOnce(t *testing.T) {
 	if r := <-u.done; r.seq != 7 || len(o.plain) != 0 {
 		t.Error(r, o.plain)
 	}
+}
+
+// TestMemoryOfAnOutboxIsBounded: large events wait in the file for a coordinator that cannot be reached.
+func TestMemoryOfAnOutboxIsBounded(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	ring.down = true
+	o, _ := outboxAt(t, t.TempDir(), ring, nil)
+	const events, text = 300, 60 << 10
+	var wg sync.WaitGroup
+	for range events {
+		wg.Go(func() {
+			if _, err := o.Publish(t.Context(), note(strings.Repeat("x", text)), external); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	size := int64(0)
+	o.mu.Lock()
+	for _, k := range o.tail {
+		size += k.size()
+	}
+	o.mu.Unlock()
+	if size > tailBytes || size < tailBytes-text-1000 {
+		t.Errorf("%d bytes in memory", size)
+	}
+	ring.set(func() { ring.down = false })
+	eventually(t, "placed", func() bool { return o.Status().Acked == events })
 }

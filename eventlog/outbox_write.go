@@ -18,6 +18,7 @@ const (
 	tickIdle    = 2 * time.Second        // and looked for this often when there were none
 	trimAtOnce  = 2048
 	tailEvents  = 4096 // kept in memory for the sender
+	tailBytes   = 8 << 20
 )
 
 // write is the only goroutine that changes the file. What arrives while a commit runs is stored by the next one.
@@ -283,11 +284,21 @@ func (o *Outbox) commit(fresh ...*put) error {
 	if n := len(records); n > 0 {
 		o.durable = records[n-1].number
 	}
-	if over := len(o.tail) - tailEvents; over > 0 {
+	o.shorten()
+	return nil
+}
+
+// shorten lets go of the oldest records in memory, all of which are in the file. The caller holds mu.
+func (o *Outbox) shorten() {
+	over, size := len(o.tail), int64(0)
+	for over > 0 && len(o.tail)-over < tailEvents && size+o.tail[over-1].size() <= tailBytes {
+		over--
+		size += o.tail[over].size()
+	}
+	if over > 0 {
 		clear(o.tail[:over])
 		o.tail = o.tail[over:]
 	}
-	return nil
 }
 
 // update is a transaction of the file.
