@@ -234,6 +234,23 @@ func dropAfter(b *bolt.Bucket, n uint64) error {
 	return dropBlocks(b, func(key []byte) bool { return string(key) > string(beKey(n)) }, nil)
 }
 
+// replaceRecords stores good records in the place of whatever stands from number first on to the last of them.
+func replaceRecords[T body](w *blockWriter, b *bolt.Bucket, first uint64, records []T) error {
+	end := beKey(first + uint64(len(records)))
+	var old [][]byte
+	c := b.Cursor()
+	for key, _ := c.Seek(beKey(first)); key != nil && string(key) < string(end); key, _ = c.Next() {
+		old = append(old, slices.Clone(key))
+	}
+	for _, key := range old {
+		if err := b.Delete(key); err != nil {
+			return err
+		}
+	}
+	_, err := putRecords(w, b, first, records)
+	return err
+}
+
 // storedBytes is what the records of a block count.
 func storedBytes(key, v []byte) int64 {
 	if k, ok := readBlock(key, v, true); ok {

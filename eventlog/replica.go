@@ -164,6 +164,7 @@ type replicaState struct {
 	changed  chan struct{}
 	diverged *DivergedError
 	corrupt  []uint64 // seqs that failed their check and wait for repair, in order
+	headBad  bool     // the file's head failed its check and is to be written again
 	degraded error
 }
 

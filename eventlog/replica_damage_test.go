@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -317,4 +319,64 @@ func TestAppendThatFailedAndWasMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "told", func() bool { return seen.Load() == 20 })
+}
+
+// TestKeyWhoseLengthWasFlipped stands behind the right key and before the next number's.
+func TestKeyWhoseLengthWasFlipped(t *testing.T) {
+	t.Parallel()
+	ring, dir, alarms := filled("x", 100), t.TempDir(), &alarmList{}
+	file := inTwenties(t, dir, ring)
+	if err := editLog(file, func(b *bolt.Bucket) error {
+		v := bytes.Clone(b.Get(beKey(41)))
+		return errors.Join(b.Delete(beKey(41)), b.Put(append(beKey(41), v[0]), v[1:]))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := replicaAt(t, dir, ring, func(o *ReplicaOptions) { o.Alarm = alarms.add })
+	_, _ = r.Read(45, 1)
+	whole(t, r, ring)
+	eventually(t, "the end of the alarm", func() bool { return alarms.has(AlarmReplicaCorrupt, true) })
+	for n := range uint64(100) {
+		if got, err := r.Read(n, 1); err != nil || len(got) != 1 {
+			t.Error(n, err)
+		}
+	}
+}
+
+// TestKeysGoOutOfOrderWhileTheFileIsUsed: what is put into such a file need not be found in it.
+func TestKeysGoOutOfOrderWhileTheFileIsUsed(t *testing.T) {
+	t.Parallel()
+	ring, dir := filled("x", 100), t.TempDir()
+	file := inTwenties(t, dir, ring)
+	r, _ := replicaAt(t, dir, ring, nil)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := appendBlock(nil, 41, ring.log[40:60])[:crcSize+4]
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for at := 0; ; at++ {
+		i := bytes.Index(b[at:], slices.Concat(beKey(41), index))
+		if i < 0 {
+			break
+		}
+		at += i
+		if _, err := f.WriteAt([]byte{1}, int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "whole from either side", func() bool {
+		good := 0
+		for n := range uint64(100) {
+			if got, err := r.Read(n, 1); err == nil && len(got) == 1 {
+				good++
+			}
+		}
+		return good == 100
+	})
+	whole(t, r, ring)
 }

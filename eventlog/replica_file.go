@@ -12,8 +12,9 @@ import (
 // Layout of events.db. All values are sealed.
 var (
 	bucketLog  = []byte("blocks") // running hash and record of each event
-	bucketInfo = []byte("info")   // infoHead → replicaHead
+	bucketInfo = []byte("info")   // infoHead and infoAgain → replicaHead
 	infoHead   = []byte("head")
+	infoAgain  = []byte("again") // the same once more, so that a flipped bit does not cost the log
 
 	replicaBuckets = [][]byte{bucketLog, bucketInfo}
 )
@@ -66,6 +67,34 @@ func (r *Replica) openOrBegin(known error) (replicaFile, error) {
 	return f, err
 }
 
+// readHead is the file's head; that of a new file is empty. It says false when it fails the check.
+func readHead(tx *bolt.Tx) (head replicaHead, ok bool) {
+	b := tx.Bucket(bucketInfo)
+	for _, key := range [][]byte{infoHead, infoAgain} {
+		if getJSON(b, key, &head) {
+			return head, true
+		}
+	}
+	key, _ := b.Cursor().First()
+	return replicaHead{}, key == nil
+}
+
+// headWhole says whether both are good. One is enough to go on with.
+func headWhole(tx *bolt.Tx) bool {
+	b := tx.Bucket(bucketInfo)
+	for _, key := range [][]byte{infoHead, infoAgain} {
+		if b.Get(key) != nil && !getJSON(b, key, new(replicaHead)) {
+			return false
+		}
+	}
+	return true
+}
+
+func writeHead(tx *bolt.Tx, head replicaHead) error {
+	b := tx.Bucket(bucketInfo)
+	return errors.Join(putJSON(b, infoHead, head), putJSON(b, infoAgain, head))
+}
+
 func (r *Replica) open() (f replicaFile, err error) {
 	db, whole, err := openFile(r.opt.Path, replicaBuckets...)
 	if err != nil {
@@ -76,12 +105,15 @@ func (r *Replica) open() (f replicaFile, err error) {
 		r.alarms.raise(AlarmReplicaCorrupt, 0, "one of the two heads of the copy of the log is bad; what its last change added is pulled again")
 	}
 	var head replicaHead
+	var headBad bool
 	var e Encoded
 	err = guard(r.opt.Path, func() error {
 		return db.View(func(tx *bolt.Tx) error {
-			if tx.Bucket(bucketInfo).Get(infoHead) != nil && !getJSON(tx.Bucket(bucketInfo), infoHead, &head) {
+			var ok bool
+			if head, ok = readHead(tx); !ok {
 				return &DamagedError{Path: r.opt.Path, Detail: "its head fails the check"}
 			}
+			headBad = !headWhole(tx)
 			last, v := tx.Bucket(bucketLog).Cursor().Last()
 			if last == nil {
 				if head.Last != head.Cut {
@@ -105,6 +137,12 @@ func (r *Replica) open() (f replicaFile, err error) {
 		if err = r.dropLast(db, &head, &e); err == nil {
 			r.alarms.raise(AlarmReplicaCorrupt, bad.Seq, fmt.Sprintf("%v; pulling it again", bad))
 		}
+	}
+	if err == nil && headBad {
+		r.opt.Log.Warn().Msg("one of the two heads of the copy of the log fails the check; it is written again")
+		err = guard(r.opt.Path, func() error {
+			return update(db, func(tx *bolt.Tx) error { return writeHead(tx, head) })
+		})
 	}
 	if err != nil {
 		_ = guard(r.opt.Path, db.Close)
@@ -150,7 +188,7 @@ func (r *Replica) dropLast(db *bolt.DB, head *replicaHead, e *Encoded) error {
 			}
 			head.Verified = min(head.Verified, head.Last)
 			head.Bytes, head.BytesUnsure = countBytes(b, *head)
-			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+			return writeHead(tx, *head)
 		})
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // fail stops writing until the file can be trusted again.
@@ -12,6 +14,23 @@ func (r *Replica) fail(err error) {
 	r.degraded = err
 	r.mu.Unlock()
 	r.alarms.raise(AlarmReplicaDegraded, 0, fmt.Sprintf("copy of the log cannot be written: %v", err))
+}
+
+// view is a look into the file. One that finds a page that bbolt cannot read has the writer open the file anew: nobody else
+// may come that way for long.
+func (r *Replica) view(db *bolt.DB, do func(tx *bolt.Tx) error) error {
+	err := guard(r.opt.Path, func() error { return db.View(do) })
+	if !damaged(err) {
+		return err
+	}
+	r.mu.Lock()
+	known := r.degraded != nil || r.db != db
+	r.mu.Unlock()
+	if !known {
+		r.fail(err)
+		r.nudge()
+	}
+	return err
 }
 
 // mend opens the file anew after a failure; one whose fsync failed is copied first, and one that cannot be read begun again.

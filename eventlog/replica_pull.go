@@ -103,7 +103,7 @@ func (r *Replica) pullFrom(ctx context.Context, p Puller, head Head) (done bool,
 	}
 	sure := r.head
 	sure.CutUnsure = false // the chain from the cut leads to the ring's hash
-	if err := r.update(func(tx *bolt.Tx) error { return putJSON(tx.Bucket(bucketInfo), infoHead, sure) }); err != nil {
+	if err := r.update(func(tx *bolt.Tx) error { return writeHead(tx, sure) }); err != nil {
 		return false, err
 	}
 	r.mu.Lock()
@@ -146,7 +146,7 @@ func (r *Replica) reset(next replicaHead) error {
 		if err := errors.Join(tx.DeleteBucket(bucketLog), makeBuckets(tx, [][]byte{bucketLog})); err != nil {
 			return err
 		}
-		return putJSON(tx.Bucket(bucketInfo), infoHead, next)
+		return writeHead(tx, next)
 	})
 	if err != nil {
 		return fmt.Errorf("begin behind event %d: %w", next.Cut, err)
@@ -205,7 +205,7 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 			return err
 		}
 		side.Bytes, side.BytesUnsure = countBytes(to.Bucket(bucketLog), side)
-		return putJSON(to.Bucket(bucketInfo), infoHead, side)
+		return writeHead(to, side)
 	})
 	if err != nil {
 		return "", fmt.Errorf("move the tail after %d to quarantine: %w", keep, err)
@@ -217,7 +217,7 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 			return err
 		}
 		head.Bytes, head.BytesUnsure = countBytes(b, head)
-		return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+		return writeHead(tx, head)
 	})
 	if err != nil {
 		return "", fmt.Errorf("take the tail after %d off: %w", keep, err)

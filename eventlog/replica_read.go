@@ -36,27 +36,25 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 	}
 	deadline := time.Now().Add(readMostTime)
 	limit = min(limit, readMost)
-	err = guard(r.opt.Path, func() error {
-		return db.View(func(tx *bolt.Tx) error {
-			next := after + 1
-			records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
-			for limit > 0 && next <= head.Last {
-				e, ok := decodeStored(next, records.get(next), !r.opt.hooks.noCRC)
-				if !ok {
-					return r.gone(tx, next)
-				}
-				if !do(e) {
-					more = true
-					return nil
-				}
-				next, limit = next+1, limit-1
-				if limit%64 == 0 && time.Now().After(deadline) {
-					break
-				}
+	err = r.view(db, func(tx *bolt.Tx) error {
+		next := after + 1
+		records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
+		for limit > 0 && next <= head.Last {
+			e, ok := decodeStored(next, records.get(next), !r.opt.hooks.noCRC)
+			if !ok {
+				return r.gone(tx, next)
 			}
-			more = next <= head.Last
-			return nil
-		})
+			if !do(e) {
+				more = true
+				return nil
+			}
+			next, limit = next+1, limit-1
+			if limit%64 == 0 && time.Now().After(deadline) {
+				break
+			}
+		}
+		more = next <= head.Last
+		return nil
 	})
 	if bad := (*CorruptError)(nil); errors.As(err, &bad) {
 		r.noteCorrupt(bad)
@@ -67,8 +65,8 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 // gone tells why seq could not be read: it was cut meanwhile, or it is bad. It asks the file, as tx sees it: the writer tells
 // others of a cut only after it has made it.
 func (r *Replica) gone(tx *bolt.Tx, seq uint64) error {
-	var head replicaHead
-	if !getJSON(tx.Bucket(bucketInfo), infoHead, &head) {
+	head, ok := readHead(tx)
+	if !ok {
 		return &CorruptError{Seq: seq, Detail: "the file's head fails the check"}
 	}
 	switch {
@@ -152,42 +150,40 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 		if err := ctx.Err(); err != nil {
 			return found, false, err
 		}
-		err := guard(r.opt.Path, func() error {
-			return db.View(func(tx *bolt.Tx) error {
-				records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
-				for range readMost {
-					if seq <= head.Cut {
-						return nil
-					}
-					e, ok := decodeStored(seq, records.get(seq), !r.opt.hooks.noCRC)
-					if !ok {
-						done = true
-						if bad := (*CorruptError)(nil); errors.As(r.gone(tx, seq), &bad) {
-							r.noteCorrupt(bad)
-							return bad
-						}
-						return nil // cut meanwhile
-					}
-					rec, err := decoder.Record(e.Bytes)
-					if err != nil {
-						return fmt.Errorf("event %d: %w", seq, err)
-					}
-					seq--
-					if rec.Origin != origin {
-						continue
-					}
-					complete = complete || rec.Number >= to
-					if rec.Number < from {
-						done = true
-						return nil
-					}
-					if rec.Number <= to {
-						rec.Payload = slices.Clone(rec.Payload)
-						found = append(found, rec)
-					}
+		err := r.view(db, func(tx *bolt.Tx) error {
+			records := readRecords(tx.Bucket(bucketLog), !r.opt.hooks.noCRC)
+			for range readMost {
+				if seq <= head.Cut {
+					return nil
 				}
-				return nil
-			})
+				e, ok := decodeStored(seq, records.get(seq), !r.opt.hooks.noCRC)
+				if !ok {
+					done = true
+					if bad := (*CorruptError)(nil); errors.As(r.gone(tx, seq), &bad) {
+						r.noteCorrupt(bad)
+						return bad
+					}
+					return nil // cut meanwhile
+				}
+				rec, err := decoder.Record(e.Bytes)
+				if err != nil {
+					return fmt.Errorf("event %d: %w", seq, err)
+				}
+				seq--
+				if rec.Origin != origin {
+					continue
+				}
+				complete = complete || rec.Number >= to
+				if rec.Number < from {
+					done = true
+					return nil
+				}
+				if rec.Number <= to {
+					rec.Payload = slices.Clone(rec.Payload)
+					found = append(found, rec)
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			return found, false, err

@@ -52,6 +52,9 @@ func (r *Replica) repair(ctx context.Context, seq uint64) error {
 		return errNoSource
 	}
 	from, to, err := r.around(seq)
+	if damaged(err) {
+		r.fail(err) // in a new file all is in order
+	}
 	if err != nil {
 		return err
 	}
@@ -73,14 +76,17 @@ func (r *Replica) repair(ctx context.Context, seq uint64) error {
 		head := r.head
 		err = r.update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketLog)
-			if _, err := putRecords(&r.blocks, b, from, got); err != nil {
+			if err := replaceRecords(&r.blocks, b, from, got); err != nil {
 				return err
+			}
+			if v := readRecords(b, true).get(to); v == nil {
+				return &DamagedError{Path: r.opt.Path, Detail: fmt.Sprintf("event %d is not found where it was stored", to)}
 			}
 			if !head.BytesUnsure {
 				return nil
 			}
 			head.Bytes, head.BytesUnsure = countBytes(b, head)
-			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+			return writeHead(tx, head)
 		})
 		if err != nil {
 			return err
@@ -111,33 +117,31 @@ func (r *Replica) repaired(from, to uint64, how string) {
 // lies between the blocks beside it, but not more than one call fetches.
 func (r *Replica) around(seq uint64) (from, to uint64, err error) {
 	from, to = r.head.Cut+1, r.head.Last
-	err = guard(r.opt.Path, func() error {
-		return r.db.View(func(tx *bolt.Tx) error {
-			c := tx.Bucket(bucketLog).Cursor()
-			key, v := blockOf(c, seq)
-			if key != nil {
-				k, ok := readBlock(key, v, true)
-				switch {
-				case !ok:
-					from = max(from, numberOf(key))
-				case ok && k.has(seq):
-					from, to = k.first, k.last()
-					return nil
-				case ok:
-					from = max(from, k.last()+1)
-				}
-				key, _ = c.Next()
-			} else {
-				key, _ = c.First()
+	err = r.view(r.db, func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketLog).Cursor()
+		key, v := blockOf(c, seq)
+		if key != nil {
+			k, ok := readBlock(key, v, true)
+			switch {
+			case !ok:
+				from = max(from, numberOf(key))
+			case ok && k.has(seq):
+				from, to = k.first, k.last()
+				return nil
+			case ok:
+				from = max(from, k.last()+1)
 			}
-			if key != nil {
-				to = min(to, numberOf(key)-1)
-			}
-			return nil
-		})
+			key, _ = c.Next()
+		} else {
+			key, _ = c.First()
+		}
+		if key != nil {
+			to = min(to, numberOf(key)-1)
+		}
+		return nil
 	})
 	if err == nil && (seq < from || seq > to) {
-		err = fmt.Errorf("the blocks around event %d are out of order", seq)
+		err = &DamagedError{Path: r.opt.Path, Detail: fmt.Sprintf("the blocks around event %d are out of order", seq)}
 	}
 	return from, min(to, from+fetchAtOnce-1), err
 }

@@ -61,7 +61,7 @@ func (r *Replica) retain() error {
 				if err := dropBefore(b, head.Cut+1); err != nil {
 					return err
 				}
-				return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+				return writeHead(tx, head)
 			})
 		})
 		if bad := (*CorruptError)(nil); errors.As(err, &bad) {

@@ -11,6 +11,8 @@ import (
 	"github.com/ringagent/ringagent/eventlog/event"
 )
 
+var errHeadBad = errors.New("the file's head fails the check")
+
 // VerifyResult is what a check of a whole replica found.
 type VerifyResult struct {
 	OK       bool
@@ -42,13 +44,11 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 		}
 		wrong := ""
 		var now replicaHead // as the file has it where something is wrong
-		err := guard(r.opt.Path, func() error {
-			return db.View(func(tx *bolt.Tx) error {
-				if next, wrong = r.verifyPart(tx, next, head.Last, &res.Hash); wrong != "" {
-					getJSON(tx.Bucket(bucketInfo), infoHead, &now)
-				}
-				return nil
-			})
+		err := r.view(db, func(tx *bolt.Tx) error {
+			if next, wrong = r.verifyPart(tx, next, head.Last, &res.Hash); wrong != "" {
+				now, _ = readHead(tx)
+			}
+			return nil
 		})
 		if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 			return res, fmt.Errorf("verify the log: %w", err) // it is being opened anew
@@ -72,15 +72,18 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 	if res.Hash != want && head.Last > head.Cut {
 		return bad(head.Last, "the running hash is %s, but %s was written", res.Hash, want), nil
 	}
-	var stored replicaHead
-	err := guard(r.opt.Path, func() error {
-		return db.View(func(tx *bolt.Tx) error {
-			if tx.Bucket(bucketInfo).Get(infoHead) != nil && !getJSON(tx.Bucket(bucketInfo), infoHead, &stored) {
-				return &DamagedError{Path: r.opt.Path, Detail: "its head fails the check"}
-			}
-			return nil
-		})
+	err := r.view(db, func(tx *bolt.Tx) error {
+		if !headWhole(tx) {
+			return errHeadBad
+		}
+		return nil
 	})
+	if errors.Is(err, errHeadBad) {
+		r.mu.Lock()
+		r.headBad = true
+		r.mu.Unlock()
+		r.nudge()
+	}
 	if err != nil {
 		return bad(res.Oldest, "%v", err), nil
 	}

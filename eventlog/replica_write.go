@@ -100,7 +100,15 @@ func (r *Replica) work(ctx context.Context) error {
 		batch := r.queue
 		r.queue, r.queued = nil, 0
 		missing := r.target > r.head.Last
+		headBad := r.headBad
+		r.headBad = false
 		r.mu.Unlock()
+		if headBad {
+			if err := r.update(func(tx *bolt.Tx) error { return writeHead(tx, r.head) }); err != nil {
+				r.keep(batch)
+				return fmt.Errorf("write the file's head again: %w", err)
+			}
+		}
 		if bad := r.nextBad(); bad != 0 {
 			if err := r.repair(ctx, bad); err != nil {
 				r.opt.Log.Warn().Err(err).Uint64("seq", bad).Msg("corrupt event could not be repaired yet")
@@ -288,7 +296,7 @@ func (r *Replica) append(run []Encoded, sure bool) error {
 			if sure {
 				head.Verified = head.Last
 			}
-			return putJSON(tx.Bucket(bucketInfo), infoHead, head)
+			return writeHead(tx, head)
 		}); err != nil {
 			return err
 		}
@@ -341,17 +349,15 @@ func (r *Replica) stored(db *bolt.DB, seq uint64) (Encoded, error) {
 	if db == nil {
 		return e, ErrClosed
 	}
-	err := guard(r.opt.Path, func() error {
-		return db.View(func(tx *bolt.Tx) error {
-			crc := !r.opt.hooks.noCRC
-			got, ok := decodeStored(seq, readRecords(tx.Bucket(bucketLog), crc).get(seq), crc)
-			if !ok {
-				return &CorruptError{Seq: seq, Detail: "it fails the check"}
-			}
-			e = got
-			e.Bytes = slices.Clone(got.Bytes)
-			return nil
-		})
+	err := r.view(db, func(tx *bolt.Tx) error {
+		crc := !r.opt.hooks.noCRC
+		got, ok := decodeStored(seq, readRecords(tx.Bucket(bucketLog), crc).get(seq), crc)
+		if !ok {
+			return &CorruptError{Seq: seq, Detail: "it fails the check"}
+		}
+		e = got
+		e.Bytes = slices.Clone(got.Bytes)
+		return nil
 	})
 	if bad := (*CorruptError)(nil); errors.As(err, &bad) {
 		r.noteCorrupt(bad)

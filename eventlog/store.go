@@ -56,9 +56,9 @@ func unseal(key, v []byte) ([]byte, bool) {
 
 func beKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// numberOf is the number that a key made by beKey stands for, 0 for other keys.
+// numberOf is the number that a key made by beKey stands for, even if its length was flipped; 0 for other keys.
 func numberOf(key []byte) uint64 {
-	if len(key) != 8 {
+	if len(key) < 8 {
 		return 0
 	}
 	return binary.BigEndian.Uint64(key)

@@ -3,6 +3,7 @@ package eventlog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -185,4 +186,59 @@ func TestKillWhileAFileIsReplaced(t *testing.T) {
 func sorted(s []string) []string {
 	slices.Sort(s)
 	return s
+}
+
+// TestPageThatAReaderFindsBad: nobody writes, so it is the reader who has the file begun again.
+func TestPageThatAReaderFindsBad(t *testing.T) {
+	t.Parallel()
+	ring, alarms := filled("x", 2000), &alarmList{}
+	r, _ := replicaAt(t, t.TempDir(), ring, func(o *ReplicaOptions) { o.Alarm = alarms.add })
+	r.Expect(2000)
+	caughtUp(t, r, ring)
+	breakPage(t, r.db, bucketLog)
+	if _, err := r.Read(7, 1); err == nil {
+		t.Error("the page was read")
+	}
+	whole(t, r, ring)
+	eventually(t, "alarms", func() bool { return alarms.has(AlarmReplicaDegraded, true) && alarms.has(AlarmReplicaCorrupt, false) })
+}
+
+// TestFlippedBitInAHeadCostsNothing, not even the records of a ring of one.
+func TestFlippedBitInAHeadCostsNothing(t *testing.T) {
+	t.Parallel()
+	for _, key := range [][]byte{infoHead, infoAgain} {
+		t.Run(string(key), func(t *testing.T) {
+			t.Parallel()
+			ring, dir := filled("x", 60), t.TempDir()
+			file := inTwenties(t, dir, ring)
+			db, err := bolt.Open(file, 0o600, options())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(db.Update(func(tx *bolt.Tx) error {
+				b := tx.Bucket(bucketInfo)
+				return b.Put(key, flipped(b.Get(key), 9))
+			}), db.Close()); err != nil {
+				t.Fatal(err)
+			}
+			r, _ := replicaAt(t, dir, nil, nil)
+			if s := r.Status(); s.Last != 60 || s.Oldest != 1 {
+				t.Errorf("%+v", s)
+			}
+			if res, err := r.Verify(t.Context()); err != nil || !res.OK {
+				t.Error("not written again:", res, err)
+			}
+			damage := func(tx *bolt.Tx) error {
+				b := tx.Bucket(bucketInfo)
+				return b.Put(key, flipped(b.Get(key), 9))
+			}
+			if err := r.db.Update(damage); err != nil {
+				t.Fatal(err)
+			}
+			if res, err := r.Verify(t.Context()); err != nil || res.OK {
+				t.Error("not found:", res, err)
+			}
+			whole(t, r, ring)
+		})
+	}
 }
