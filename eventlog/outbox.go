@@ -190,8 +190,8 @@ type outboxState struct {
 	keyed    map[place]string // keys of records whose seq is not written down yet
 	seqs     []keySeq         // to be written down with the next commit
 	carry    []kept           // saved from a damaged file, published again once it is known what stands
-	carryOf  event.Origin
-	suspect  bool // the log holds something else under our numbers
+	carryOf  event.Origin     // of the newest damaged file, "" when nothing is to be brought
+	suspect  bool             // the log holds something else under our numbers
 	degraded error
 	unsure   *change // what failed, if it was more than a commit of records
 	unkeyed  []*put  // of a failed commit: their keys are to be written with their records
@@ -217,6 +217,7 @@ type kept struct {
 	at     time.Time  // when it was stored
 	key    string
 	draft  []byte
+	of     event.Origin // of one that was saved from a damaged file: what number is of
 }
 
 type put struct {

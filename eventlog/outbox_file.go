@@ -1,10 +1,12 @@
 package eventlog
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -16,7 +18,7 @@ import (
 var (
 	bucketDrafts = []byte("blocks") // of records
 	bucketKeys   = []byte("keys")   // idempotency key → keyRecord
-	bucketCarry  = []byte("carry")  // number in a damaged file → sealed record
+	bucketCarry  = []byte("carry")  // number in a damaged file and its origin → sealed record
 	bucketMeta   = []byte("meta")
 
 	metaHead   = []byte("head")   // outboxHead
@@ -65,9 +67,15 @@ func (k kept) appendBody(b []byte) []byte {
 }
 
 // decodeKept copies what it returns out of the sealed record number.
-func decodeKept(number uint64, v []byte) (kept, bool) {
-	body, ok := unseal(beKey(number), v)
-	k := kept{number: number}
+func decodeKept(number uint64, v []byte) (kept, bool) { return decodeSaved(beKey(number), v) }
+
+// decodeSaved is decodeKept for a record that was saved from a damaged file. Its origin is "" when its key has none.
+func decodeSaved(key, v []byte) (kept, bool) {
+	body, ok := unseal(key, v)
+	k := kept{number: numberOf(key)}
+	if len(key) > 8 {
+		k.of = event.Origin(key[8:])
+	}
 	if !ok || len(body) < len(k.hash)+8 {
 		return k, false
 	}
@@ -167,7 +175,8 @@ func load(db *bolt.DB) (salvage, error) {
 			}
 			c = tx.Bucket(bucketCarry).Cursor()
 			for key, v := c.First(); key != nil; key, v = c.Next() {
-				if k, ok := decodeKept(numberOf(key), v); ok {
+				if k, ok := decodeSaved(key, v); ok {
+					k.of = cmp.Or(k.of, s.head.CarryOf)
 					s.carry = append(s.carry, k)
 				} else {
 					damaged("a saved record fails the check")
@@ -256,14 +265,18 @@ func (o *Outbox) take(db *bolt.DB, s salvage) {
 // beginAgain puts a damaged file into quarantine and begins a new one with a new origin. Good records that were not
 // acknowledged are carried over; whether they stand in the log already is found out at the next connection.
 func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
-	head := outboxHead{Origin: o.opt.hooks.newOrigin(), CarryOf: s.head.Origin}
-	var carry []kept
+	carry := slices.DeleteFunc(s.carry, func(k kept) bool { return k.of == "" })
 	if s.head.Origin != "" { // without it nobody can tell what stands already
 		for _, k := range s.records {
 			if k.number > s.head.Acked {
+				k.of = s.head.Origin
 				carry = append(carry, k)
 			}
 		}
+	}
+	head := outboxHead{Origin: o.opt.hooks.newOrigin(), CarryOf: s.head.Origin}
+	if head.CarryOf == "" && len(carry) > 0 {
+		head.CarryOf = carry[0].of
 	}
 	to, err := replaceFile(o.opt.Path, o.opt.Quarantine, o.opt.Now(), func(tx *bolt.Tx) error {
 		if err := makeBuckets(tx, outboxBuckets); err != nil {
@@ -271,7 +284,7 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 		}
 		b := tx.Bucket(bucketCarry)
 		for _, k := range carry {
-			if err := putSealed(b, beKey(k.number), k.appendBody(nil)); err != nil {
+			if err := putSealed(b, append(beKey(k.number), k.of...), k.appendBody(nil)); err != nil {
 				return err
 			}
 		}

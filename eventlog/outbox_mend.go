@@ -125,6 +125,7 @@ func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 // merge adds to what could be read of the file what is still in memory. The caller holds mu.
 func (o *Outbox) merge(s salvage) salvage {
 	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}}
+	out.carry = o.carry
 	first := o.last + 1
 	if len(o.tail) > 0 {
 		first = o.tail[0].number

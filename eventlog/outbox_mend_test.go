@@ -309,3 +309,41 @@ func TestOtherEventUnderOnesNumber(t *testing.T) {
 		})
 	}
 }
+
+// TestFileThatGoesBadTwice before what was saved the first time could be brought.
+func TestFileThatGoesBadTwice(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	file := filepath.Join(dir, "outbox.db")
+	ring.down = true
+	var o *Outbox
+	var stop func()
+	for i := range 3 {
+		o, stop = outboxAt(t, dir, ring, nil)
+		publishAll(t, o, numbered(fmt.Sprint("a", i), 3)) // a block each
+		if i < 2 {
+			stop()
+			outOfOrder(t, file, 2)
+		}
+	}
+	results := waiting(t.Context(), t, o, []string{"w0"})
+	for range 2 { // and twice more while somebody waits
+		origin := o.Status().Origin
+		if err := o.db.Update(func(tx *bolt.Tx) error {
+			m := tx.Bucket(bucketMeta)
+			return m.Put(metaHead, flipped(m.Get(metaHead), 9))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		o.distrust(t.Context(), &DamagedError{Detail: "a record is bad"})
+		eventually(t, "another origin", func() bool { s := o.Status(); return s.Origin != origin && s.Degraded == nil })
+	}
+	ring.set(func() { ring.down = false })
+	if r := <-results; r.err != nil || noteText(t, ring.records(t)[r.seq-1]) != r.text {
+		t.Error(r)
+	}
+	eventually(t, "acknowledged", func() bool { s := o.Status(); return s.Acked == s.Last })
+	if diff := cmp.Diff([]string{"a00", "a02", "a10", "a12", "a20", "a21", "a22", "w0"}, sorted(ring.texts(t))); diff != "" {
+		t.Error(diff)
+	}
+}

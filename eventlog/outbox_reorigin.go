@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -252,26 +253,45 @@ func (o *Outbox) moveKeys(keys *bolt.Bucket, old, origin event.Origin, moved, se
 	return err
 }
 
-// bringCarried publishes what was saved from a damaged file, unless it stands in the log.
+// fate is what has become of the records of a damaged file.
+type fate struct {
+	placed uint64 // the log has got past this number of its origin
+	stands map[uint64]event.Record
+	seqs   map[uint64]uint64 // by the number that they had
+	moved  map[uint64]uint64 // the new number of those that are published again
+}
+
+// bringCarried publishes what was saved from damaged files, unless it stands in the log.
 func (o *Outbox) bringCarried(ctx context.Context) error {
 	o.mu.Lock()
 	carry, of := o.carry, o.carryOf
+	numbers := map[event.Origin]lostRange{}
+	for p := range o.waiters {
+		if p.origin != o.origin {
+			numbers[p.origin] = lostRange{}
+		}
+	}
 	o.mu.Unlock()
 	if of == "" {
 		return nil
 	}
-	var stands map[uint64]event.Record
-	placed := uint64(0)
-	if len(carry) > 0 || o.anyWaiter(of) {
-		st, err := o.ask(ctx, of)
+	for _, k := range carry {
+		r := numbers[k.of]
+		numbers[k.of] = lostRange{min(cmp.Or(r.from, k.number), k.number), max(r.to, k.number)}
+	}
+	fates := map[event.Origin]*fate{}
+	for origin, r := range numbers {
+		st, err := o.ask(ctx, origin)
 		if err != nil {
 			return err
 		}
-		if placed = st.Next - 1; len(carry) > 0 {
-			if stands, err = o.standing(ctx, of, carry[0].number, min(placed, carry[len(carry)-1].number)); err != nil {
+		f := &fate{placed: st.Next - 1, seqs: map[uint64]uint64{}, moved: map[uint64]uint64{}}
+		if r.to > 0 {
+			if f.stands, err = o.standing(ctx, origin, r.from, min(f.placed, r.to)); err != nil {
 				return err
 			}
 		}
+		fates[origin] = f
 	}
 	return o.changing(ctx, func() error {
 		if o.carryOf != of {
@@ -279,15 +299,15 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 		}
 		last, h := o.last, o.lastHash
 		var fresh []kept
-		seqs, moved := map[uint64]uint64{}, map[uint64]uint64{} // by the number in the damaged file
 		for _, k := range carry {
-			if r, ok := stands[k.number]; ok && bytes.Equal(r.Draft.Encode(), k.draft) {
-				seqs[k.number] = r.Seq
+			f := fates[k.of]
+			if r, ok := f.stands[k.number]; ok && bytes.Equal(r.Draft.Encode(), k.draft) {
+				f.seqs[k.number] = r.Seq
 				continue
 			}
 			last, h = last+1, h.Next(k.draft)
-			moved[k.number] = last
-			k.number, k.hash, k.key = last, h, "" // its key went with the damaged file
+			f.moved[k.number] = last
+			k.number, k.hash, k.key, k.of = last, h, "", "" // its key went with the damaged file
 			fresh = append(fresh, k)
 		}
 		err := o.change(func(tx *bolt.Tx) error {
@@ -305,7 +325,9 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 			}
 			o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
 			o.shorten()
-			o.follow(of, seqs, moved, placed)
+			for origin, f := range fates {
+				o.follow(origin, f)
+			}
 		})
 		if err != nil {
 			return fmt.Errorf("publish saved records again: %w", err)
@@ -314,29 +336,18 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 	})
 }
 
-func (o *Outbox) anyWaiter(of event.Origin) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for p := range o.waiters {
-		if p.origin == of {
-			return true
-		}
-	}
-	return false
-}
-
 // follow has those who wait for records of a damaged file wait for what became of them: a seq, a new number or, when they could
 // not be read, nothing, unless they are among those that the log has got past. The caller holds mu.
-func (o *Outbox) follow(of event.Origin, seqs, moved map[uint64]uint64, placed uint64) {
-	for n, seq := range seqs {
+func (o *Outbox) follow(of event.Origin, f *fate) {
+	for n, seq := range f.seqs {
 		o.learn(place{of, n}, seq)
 	}
 	for p, us := range o.waiters {
 		if p.origin != of {
 			continue
 		}
-		n, again := moved[p.number]
-		if !again && p.number <= placed {
+		n, again := f.moved[p.number]
+		if !again && p.number <= f.placed {
 			continue
 		}
 		delete(o.waiters, p)
