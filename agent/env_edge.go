@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
@@ -88,45 +89,74 @@ func (a *Agent) records(ctx context.Context, c recordsCall) (recordsAnswer, erro
 	return out, fmt.Errorf("ask for artifact records: %w: %w", kit.ErrNoCoordinator, err)
 }
 
+// asker asks core nodes for records.
+type asker func(context.Context, recordsCall) (recordsAnswer, error)
+
 // edgeViews give a daemon of a rented node its readings.
 type edgeViews struct {
 	views
-	a *Agent
+	ask asker
 }
 
 // Current implements kit.Views.
-func (v edgeViews) Current(ctx context.Context) (kit.View, error) {
-	got, err := v.a.records(ctx, recordsCall{Own: true})
+func (v edgeViews) Current(ctx context.Context, named ...id.Digest) (kit.View, error) {
+	got, err := v.ask(ctx, recordsCall{Own: true})
 	if err != nil {
 		return kit.View{}, err
 	}
 	out := v.Near()
 	out.Index = max(out.Index, got.Index)
-	lib := ownLibrary{Library: out.Library, ctx: ctx, a: v.a, own: map[id.Digest]ring.Artifact{}}
-	for _, art := range got.Artifacts {
-		lib.own[art.Digest] = art
+	lib := ownLibrary{Library: out.Library, ctx: ctx, ask: v.ask, known: map[id.Digest]ring.Artifact{}, none: map[id.Digest]bool{}}
+	lib.learn(got)
+	var open []id.Digest
+	for _, d := range named {
+		if _, ok := lib.known[d]; !ok {
+			open = append(open, d)
+		}
+	}
+	for some := range slices.Chunk(open, maxNamed) {
+		if got, err = v.ask(ctx, recordsCall{Digests: some}); err != nil {
+			return kit.View{}, err
+		}
+		lib.learn(got, some...)
 	}
 	out.Library = lib
 	return out, nil
 }
 
-// ownLibrary knows this node's unfinished packs, and asks for what else is looked up.
+// maxNamed is how many artifacts one call asks for.
+const maxNamed = 512
+
+// ownLibrary knows this node's unfinished packs and the artifacts that its reader named, and asks for what else is looked up.
 type ownLibrary struct {
 	kit.Library
-	ctx context.Context //nolint:containedctx // the life of the reading
-	a   *Agent
-	own map[id.Digest]ring.Artifact
+	ctx   context.Context //nolint:containedctx // the life of the reading
+	ask   asker
+	known map[id.Digest]ring.Artifact
+	none  map[id.Digest]bool // nobody knows them
+}
+
+// learn takes an answer in; asked are the artifacts of which it says all that there is.
+func (l ownLibrary) learn(got recordsAnswer, asked ...id.Digest) {
+	for _, art := range got.Artifacts {
+		l.known[art.Digest] = art
+	}
+	for _, d := range asked {
+		if _, ok := l.known[d]; !ok {
+			l.none[d] = true
+		}
+	}
 }
 
 // Artifact implements kit.Library.
 func (l ownLibrary) Artifact(d id.Digest) (ring.Artifact, bool) {
-	if art, ok := l.own[d]; ok {
-		return art, true
+	if _, ok := l.known[d]; !ok && !l.none[d] {
+		got, err := l.ask(l.ctx, recordsCall{Digests: []id.Digest{d}})
+		if err != nil {
+			return ring.Artifact{}, false
+		}
+		l.learn(got, d)
 	}
-	got, err := l.a.records(l.ctx, recordsCall{Digests: []id.Digest{d}})
-	if err != nil || len(got.Artifacts) != 1 {
-		return ring.Artifact{}, false
-	}
-	l.own[d] = got.Artifacts[0]
-	return got.Artifacts[0], true
+	art, ok := l.known[d]
+	return art, ok
 }

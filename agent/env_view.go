@@ -32,14 +32,14 @@ type views struct {
 func (a *Agent) viewsFor(daemon string) kit.Views {
 	v := views{daemon: daemon, state: a.leader}
 	if a.node.Class == id.Edge {
-		return edgeViews{views: v, a: a}
+		return edgeViews{views: v, ask: a.records}
 	}
 	return v
 }
 
 func (v views) Near() kit.View { return v.wrap(v.state.View(), v.state.Freshness()) }
 
-func (v views) Current(ctx context.Context) (kit.View, error) {
+func (v views) Current(ctx context.Context, _ ...id.Digest) (kit.View, error) {
 	s, err := v.state.Read(ctx)
 	if err != nil {
 		return kit.View{}, kitError("read current state", err)

@@ -114,6 +114,66 @@ func TestEdgeNodeSpeaksForItsOwnCopyOnly(t *testing.T) {
 	})
 }
 
+// A pack of which the state can be asked nothing may be at others': while look-ups get no answer nothing is packed again, and
+// nothing is once they do.
+func TestUnknownPackIsNotPackedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core, other, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("other", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		var open atomic.Bool
+		other.FetchFault = func(context.Context, id.Digest) error {
+			if !open.Load() {
+				return errBlocked
+			}
+			return nil
+		}
+		db := edge.Play("job", c4, true, kittest.IDs("g", 4)...)
+		stop := edge.Start(EphemeralSync(), "")
+		r.Eventually(time.Minute, "one copy", func() bool { return len(games(r, core)) == 4 })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		edge.Lose(r.Artifacts(ring.KindPack)[0].Digest)
+		mute := EphemeralSync()
+		mute.New = func(env kit.Env) (kit.Daemon, error) {
+			env.View = muteViews{env.View, &open}
+			return EphemeralSync().New(env)
+		}
+		edge.Start(mute, "")
+		time.Sleep(poll / 2)
+		edge.WriteGames(db.Path, c4, "late") // after the first look: what would be packed anew is another pack
+		time.Sleep(time.Minute)
+		open.Store(true)
+		r.Eventually(5*time.Minute, "all is safe", func() bool { return safe(r) >= 5 && len(edge.Gone()) == 1 })
+		if got := games(r, core); len(got) != 5 || counted(r) != 5 {
+			t.Errorf("%v are elsewhere, %d counted", got, counted(r))
+		}
+	})
+}
+
+// muteViews are the readings of a rented node whose look-ups get no answer until open, while the state itself answers.
+type muteViews struct {
+	kit.Views
+	open *atomic.Bool
+}
+
+func (v muteViews) Current(ctx context.Context, named ...id.Digest) (kit.View, error) {
+	out, err := v.Views.Current(ctx, named...)
+	switch {
+	case err != nil || v.open.Load():
+	case len(named) > 0:
+		err = errBlocked
+	default:
+		out.Library = muteLibrary{out.Library}
+	}
+	return out, err
+}
+
+type muteLibrary struct{ kit.Library }
+
+func (muteLibrary) Artifact(id.Digest) (ring.Artifact, bool) { return ring.Artifact{}, false }
+
 // truthful fails the test when a node states a receipt for bytes that it does not have.
 type truthful struct {
 	kit.Effects

@@ -23,29 +23,28 @@ func (g *gatherer) push(ctx context.Context) error {
 		g.courier.Want(ctx, nil, g.now())
 		return nil
 	}
-	v, err := g.views.Current(ctx)
+	named := make([]id.Digest, 0, len(pending)) // a look that got no answer is no proof that nobody has a pack
+	for _, p := range pending {
+		named = append(named, p.Digest)
+	}
+	v, err := g.views.Current(ctx, named...)
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
 	var unknown []ring.Artifact
-	doubtful := false
 	for _, p := range pending {
 		if _, ok := v.Library.Artifact(p.Digest); ok {
 			continue
 		}
 		if _, here := g.store.Path(p.Digest); here { // a receipt is for what is here
 			unknown = append(unknown, g.artifact(p))
-		} else {
-			doubtful = true
 		}
 	}
 	if len(unknown) > 0 {
 		if err := g.effects.AddArtifacts(ctx, unknown...); err != nil {
 			return fmt.Errorf("make packs known: %w", err)
 		}
-	}
-	if len(unknown) > 0 || doubtful { // on a rented node one look that got no answer is no proof that nobody has a pack
-		if v, err = g.views.Current(ctx); err != nil {
+		if v, err = g.views.Current(ctx, named...); err != nil {
 			return fmt.Errorf("read state: %w", err)
 		}
 	}
@@ -59,9 +58,6 @@ func (g *gatherer) push(ctx context.Context) error {
 		_, here := g.store.Path(p.Digest)
 		others := slices.DeleteFunc(slices.Clone(a.Holders), func(n id.Node) bool { return n == g.self.ID })
 		if !here && len(others) == 0 {
-			if err := ctx.Err(); err != nil { // the look may have got no answer for that
-				return fmt.Errorf("read state: %w", err)
-			}
 			if err := g.packAgain(p); err != nil {
 				return err
 			}

@@ -86,7 +86,9 @@ type Views interface {
 	// Near is the nearest copy, with its age; never blocks.
 	Near() View
 	// Current is a copy at least as new as the coordinator's state when the call was made. ErrNoCoordinator without quorum.
-	Current(ctx context.Context) (View, error)
+	// On a rented node what is looked up in it is asked for then, and one that gets no answer looks like one that nobody knows,
+	// but for the artifacts named: whether those are known is in the copy, or it is an error.
+	Current(ctx context.Context, named ...id.Digest) (View, error)
 }
 
 // ErrNoCoordinator says that nothing can be decided now.

@@ -248,7 +248,7 @@ type views struct {
 
 func (v views) Near() kit.View { return v.r.View(v.daemon) }
 
-func (v views) Current(ctx context.Context) (kit.View, error) {
+func (v views) Current(ctx context.Context, _ ...id.Digest) (kit.View, error) {
 	if err := ctx.Err(); err != nil {
 		return kit.View{}, err
 	}
