@@ -244,7 +244,7 @@ func (a *Agent) command(k state.Kind, body any) state.Command {
 }
 
 func (a *Agent) nodeEffects(daemon string) effects {
-	return effects{self: a.node.ID, daemon: daemon, now: time.Now, leader: a.leader}
+	return effects{self: a.node.ID, daemon: daemon, now: time.Now, leader: a.leader, view: a.leader.View}
 }
 
 // Reload takes over what can change while running, after it has been found valid as a whole.

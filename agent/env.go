@@ -37,7 +37,7 @@ func (a *Agent) env(spec kit.Spec, epoch id.Epoch) (kit.Env, error) {
 		Log:  a.log.With().Str("daemon", spec.Name).Logger(), Now: time.Now, Every: every, Settings: section,
 		Events:  daemonEvents{a: a, daemon: spec.Name, fence: fence},
 		View:    a.viewsFor(spec.Name),
-		Effects: effects{self: a.node.ID, daemon: spec.Name, fence: fence, now: time.Now, leader: a.leader, needs: a.stageNeeds},
+		Effects: effects{self: a.node.ID, daemon: spec.Name, fence: fence, now: time.Now, leader: a.leader, view: a.leader.View, needs: a.stageNeeds},
 		Orders:  orders{a}, Store: a.store, Local: a.local.shelf(spec.Name), Jobs: jobs{a}, Letters: a.letters(), Peers: peers{a},
 		Host: hostOf{a}, Part: a.part,
 		Dirs: kit.Dirs{Games: a.dir.path("games"), Staging: a.dir.path("staging"), Spool: a.dir.path("spool")},

@@ -26,6 +26,7 @@ type effects struct {
 	fence  *ring.Fence // nil for node scope
 	now    func() time.Time
 	leader proposer
+	view   func() *state.State
 	needs  func(stage string) ring.Slots // what the workload says that a stage takes; nil: nothing is known
 }
 
@@ -96,6 +97,15 @@ func (e effects) AddReceipts(ctx context.Context, ds ...id.Digest) error {
 		body.Receipts = append(body.Receipts, ring.Receipt{Node: e.self, Digest: d})
 	}
 	_, err := e.propose(ctx, "state receipts", state.KindReceipts, body)
+	return err
+}
+
+// StateRepeats waits for the last core node that does not know the command: it would have to end at it.
+func (e effects) StateRepeats(ctx context.Context, rs ...ring.Repeat) error {
+	if e.view().CoreCommands() < state.VersionRepeats {
+		return nil
+	}
+	_, err := e.propose(ctx, "state repeated games", state.KindRepeats, state.StateRepeats{Repeats: rs})
 	return err
 }
 

@@ -227,7 +227,7 @@ func (r reading) games(config id.Config, unsynced map[id.Config]int64, known boo
 		if !a.Safe {
 			continue
 		}
-		c.Games += a.Counters["games"]
+		c.Games += a.Games()
 		c.Packs++
 		if c.LastGame == nil || a.Created.After(*c.LastGame) {
 			at := a.Created

@@ -81,6 +81,51 @@ func (f *folded) receipt(n id.Node, d id.Digest) {
 	f.do(state.KindReceipts, state.AddReceipts{Receipts: []ring.Receipt{{Node: n, Digest: d}}})
 }
 
+// A game that is in two packs counts once, from when that is stated.
+func TestGameInTwoPacksCountsOnce(t *testing.T) {
+	t.Parallel()
+	f := newFolded(t)
+	f.add("one", ring.KindPack, edgeC, 40, coreA, coreB)
+	d := f.add("two", ring.KindPack, coreA, 10, coreA, coreB)
+	if f.games() != 50 {
+		t.Errorf("%d games before it is stated", f.games())
+	}
+	f.do(state.KindRepeats, state.StateRepeats{Repeats: []ring.Repeat{{Digest: d, Games: 3}}})
+	if f.games() != 47 {
+		t.Errorf("%d games after", f.games())
+	}
+}
+
+// No repeated games are stated while a core node would have to end at the command.
+func TestRepeatedGamesWaitForOldBuilds(t *testing.T) {
+	t.Parallel()
+	f := newFolded(t)
+	f.add("one", ring.KindPack, edgeC, 40, coreA, coreB)
+	var said int
+	e := effects{self: coreA, now: time.Now, view: f.m.View, leader: proposed(func(c state.Command) {
+		if c.Kind == state.KindRepeats {
+			said++
+		}
+	})}
+	for i, version := range []int{1, 2, 2} {
+		n := []id.Node{coreB, coreA, coreB}[i]
+		f.do(state.KindReport, state.Report{Member: ring.Member{ID: n, Boot: id.Boot("0" + n[1:]), Commands: version}})
+		if err := e.StateRepeats(t.Context(), ring.Repeat{Digest: id.DigestOf([]byte("one")), Games: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if want := i / 2; said != want {
+			t.Errorf("step %d: stated %d times, want %d", i, said, want)
+		}
+	}
+}
+
+type proposed func(state.Command)
+
+func (p proposed) Propose(_ context.Context, c state.Command) (state.Result, error) {
+	p(c)
+	return state.Result{}, nil
+}
+
 func (f *folded) reading() reading {
 	return reading{s: f.m.View(), fresh: leader.Freshness{Known: true, AsOf: time.Now()}}
 }

@@ -247,7 +247,7 @@ type Games struct {
 // GameCount counts one config's finished games.
 type GameCount struct {
 	Config   id.Config  `json:"config"`
-	Games    int64      `json:"games"`    // with receipts, distinct by id; never falls
+	Games    int64      `json:"games"`    // with receipts, distinct by id; falls only where a game turns out to be in two packs
 	Unsynced *int64     `json:"unsynced"` // finished, not yet receipted; null = unknown
 	Packs    int        `json:"packs"`
 	LastGame *time.Time `json:"last_game"`

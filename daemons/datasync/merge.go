@@ -31,14 +31,16 @@ type merger struct {
 	check   func(ctx context.Context, path string) error // gamedb.Verify, but for tests
 	told    map[id.Digest]bool
 	now     func() time.Time
-	slow    map[id.Digest]int       // checks in a row that did not end in time
-	later   map[id.Digest]time.Time // when such a pack is checked again
+	slow    map[id.Digest]int                          // checks in a row that did not end in time
+	later   map[id.Digest]time.Time                    // when such a pack is checked again
+	entered map[id.Config]map[id.Digest]gamedb.Entered // packs in the ledger, with their repeated games; nil: not read yet
+	odd     map[id.Digest]bool                         // packs that cannot be entered
 }
 
 func newMerger(env kit.Env) *merger {
 	return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
 		effects: env.Effects, events: env.Events, check: gamedb.Verify, told: map[id.Digest]bool{}, now: env.Now,
-		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}}
+		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}, entered: map[id.Config]map[id.Digest]gamedb.Entered{}, odd: map[id.Digest]bool{}}
 }
 
 // merged is the local cursor of one config: every pack up to Seq is in the database, but for Open, which could not be had
@@ -81,6 +83,13 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	if err != nil {
 		return fmt.Errorf("read cursor: %w", err)
 	}
+	packs := v.Library.Artifacts(ring.KindPack, c)
+	err = m.gather(ctx, v, c, packs, key, &cursor)
+	return errors.Join(err, m.count(ctx, c, packs, cursor))
+}
+
+// gather merges what is new, and some of what could not be had before.
+func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ring.Artifact, key string, cursor *merged) error {
 	var receipts, open, failed []id.Digest
 	var errs []error
 	steps := 0
@@ -97,7 +106,6 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 			receipts = append(receipts, a.Digest)
 		}
 	}
-	packs := v.Library.Artifacts(ring.KindPack, c)
 	// A view that is older than the cursor, as after a restart, says nothing of packs that it lacks.
 	fresh := len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq
 	for _, d := range cursor.Open {
@@ -126,7 +134,8 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 		return nil
 	}
 	cursor.Open = slices.Concat(open, failed) // those that were tried come last
-	if raw, err = json.Marshal(cursor); err == nil {
+	raw, err := json.Marshal(cursor)
+	if err == nil {
 		err = m.local.Put(key, raw)
 	}
 	if err != nil {

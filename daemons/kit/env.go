@@ -156,6 +156,8 @@ type Effects interface {
 	// AddArtifacts makes bytes known; AddReceipts states that this node holds them.
 	AddArtifacts(ctx context.Context, as ...ring.Artifact) error
 	AddReceipts(ctx context.Context, ds ...id.Digest) error
+	// StateRepeats says which games of packs were counted with older packs already.
+	StateRepeats(ctx context.Context, rs ...ring.Repeat) error
 	// SetName moves a name by compare-and-set and states the events in the same entry. ErrConflict if expect is not current.
 	SetName(ctx context.Context, key string, expect uint64, d id.Digest, values map[string]float64, events ...Statement) (ring.Name, error)
 	// PutNote keeps value (as JSON; nil removes it) for the daemon's successor, with events in the same entry.

@@ -42,7 +42,7 @@ const (
 
 // Counters that artifacts and results carry.
 const (
-	CounterGames   = "games"
+	CounterGames   = ring.CounterGames
 	CounterSamples = "samples"
 	CounterMatches = "matches"
 )

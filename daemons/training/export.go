@@ -163,7 +163,7 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	packs := v.Library.Artifacts(ring.KindPack, c)
 	for _, a := range packs {
 		if state.counts(a) {
-			fresh += a.Counters[kit.CounterGames]
+			fresh += a.Games()
 			last = max(last, a.Seq)
 			if oldest.IsZero() || a.Created.Before(oldest) {
 				oldest = a.Created

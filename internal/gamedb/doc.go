@@ -10,6 +10,8 @@
 // It knows nothing of nodes, artifacts or the rules of a game. Columns and child tables it has never heard of travel along
 // unread; values are kept with the storage class in which they were found, which is why most columns have no declared type.
 //
+// Beside games it keeps ledgers: which pack of a config has a game first, so that a game in several packs counts once.
+//
 // Who calls it: the built-in workload (writing and exporting), the sync daemons through an adapter (finding, packing and
 // merging), and the check of incoming files. Files from elsewhere are treated as hostile: see Verify.
 //

@@ -40,6 +40,22 @@ type Artifact struct {
 	Safe bool `json:"safe,omitempty"`
 }
 
+// Counters of game packs.
+const (
+	CounterGames   = "games"
+	CounterRepeats = "repeats" // of its games, those that an older pack with receipts has, too
+)
+
+// Games is how many games a pack adds to those of the older ones, as far as that is known: a game that two nodes have packed
+// counts once.
+func (a Artifact) Games() int64 { return max(0, a.Counters[CounterGames]-a.Counters[CounterRepeats]) }
+
+// Repeat says how many games of a pack are in older packs that have their receipts, too. Older is by Seq, then by Digest.
+type Repeat struct {
+	Digest id.Digest `json:"sha256"`
+	Games  int64     `json:"games"`
+}
+
 // Receipted says whether a game pack has its receipts: as many as are wanted, or as many as the members' failure domains
 // allow, at least one on a core node. The copy on the rented node that played the games counts neither as a receipt nor as
 // a place for one.

@@ -143,6 +143,27 @@ func (t *txn) receipted(a ring.Artifact) ring.Artifact {
 	return a
 }
 
+// stateRepeats never makes a game disappear: what is subtracted from one pack stays counted with an older one, which keeps its
+// receipts' mark for good.
+func (t *txn) stateRepeats(b StateRepeats) error {
+	for _, r := range b.Repeats {
+		if r.Games < 0 {
+			return refuse(CodeInvalid, "pack %s has %d repeated games", r.Digest.Short(), r.Games)
+		}
+		a, ok := t.s.artifact(r.Digest)
+		if !ok || a.Kind != ring.KindPack || !a.Safe {
+			continue
+		}
+		n := min(r.Games, a.Counters[ring.CounterGames])
+		if n <= a.Counters[ring.CounterRepeats] {
+			continue
+		}
+		a.Counters[ring.CounterRepeats] = n
+		t.s.putArtifact(a)
+	}
+	return nil
+}
+
 // dropHolder takes a node's receipts away, as when its disk is gone.
 func (t *txn) dropHolder(n id.Node) {
 	for key, r := range t.s.artifacts.all() {

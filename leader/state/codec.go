@@ -222,6 +222,8 @@ func bodies(k Kind) (func(json.RawMessage) (any, error), bool) {
 		return decodeAs[Lead], true
 	case KindEffect:
 		return decodeEffect, true
+	case KindRepeats:
+		return decodeAs[StateRepeats], true
 	}
 	return nil, false
 }
@@ -283,6 +285,8 @@ func kindOf(body any) Kind {
 		return KindLead
 	case Effect:
 		return KindEffect
+	case StateRepeats:
+		return KindRepeats
 	}
 	return 0
 }

@@ -41,10 +41,14 @@ const (
 	KindRaise        Kind = 26 // Raise: generation or active command version
 	KindLead         Kind = 27 // Lead: a coordinator's first entry of its term
 	KindEffect       Kind = 28 // Effect: several of the above in one entry, all or nothing
+	KindRepeats      Kind = 29 // StateRepeats, from version 2 on
 )
 
 // Version of the command set that this binary writes at most; the active one is in the state.
-const Version = 1
+const Version = 2
+
+// VersionRepeats is the first version with KindRepeats, which nobody proposes before all core nodes have it.
+const VersionRepeats = 2
 
 // Command is what everybody but the event path proposes. Apply reads no clock: At is stamped by the proposer.
 type Command struct {
@@ -195,6 +199,12 @@ type AddArtifacts struct {
 // AddReceipts adds holders to known artifacts; unknown digests are answered in Result.Value as []id.Digest.
 type AddReceipts struct {
 	Receipts []ring.Receipt `json:"receipts"`
+}
+
+// StateRepeats says which games were counted with an older pack already. What was said of a pack only grows: who has seen fewer
+// of the older packs knows less. Packs that are unknown or have not got their receipts are passed over.
+type StateRepeats struct {
+	Repeats []ring.Repeat `json:"repeats"`
 }
 
 // DropCopies takes holders off after the state machine has checked that enough copies stay: the permit to delete. A lost

@@ -218,6 +218,8 @@ func (t *txn) step(body any) (any, error) {
 		return t.addArtifacts(b.Artifacts)
 	case AddReceipts:
 		return t.addReceipts(b)
+	case StateRepeats:
+		return nil, t.stateRepeats(b)
 	case DropCopies:
 		return nil, t.dropCopies(b)
 	case SetName:

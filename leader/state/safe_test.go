@@ -38,3 +38,32 @@ func TestCountedGamesStayCounted(t *testing.T) {
 		t.Error("games that were counted are uncounted")
 	}
 }
+
+// What is said of a pack's repeated games only grows, never beyond its games, and only of packs that count.
+func TestRepeatedGames(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	add := func(name string, k ring.Kind, holders ...id.Node) id.Digest {
+		r.ok(AddArtifacts{[]ring.Artifact{{Digest: digest(name), Kind: k, Config: c4, Bytes: 1, Holders: holders,
+			Counters: map[string]int64{ring.CounterGames: 5}}}}, nil)
+		return digest(name)
+	}
+	pack, model := add("pack", ring.KindPack, nodeA, nodeB), add("model", ring.KindModel, nodeA, nodeB)
+	pending := add("pending", ring.KindPack, nodeA)
+	bare := r.artifact("bare", ring.KindPack, nodeA, nodeB).Digest // says nothing of games
+	r.refused(CodeInvalid, StateRepeats{[]ring.Repeat{{Digest: pack, Games: 1}, {Digest: pack, Games: -1}}}, nil)
+	for _, c := range []struct {
+		d          id.Digest
+		said, want int64
+	}{{pack, 2, 3}, {pack, 1, 3}, {pack, 4, 1}, {pack, 9, 0}, {pack, 0, 0}, {model, 2, 5}, {pending, 2, 5}, {bare, 2, 0}} {
+		r.ok(StateRepeats{[]ring.Repeat{{Digest: digest("unknown"), Games: 1}, {Digest: c.d, Games: c.said}}}, nil)
+		if a, _ := r.m.View().Artifact(c.d); a.Games() != c.want {
+			t.Errorf("%s after %d repeats: %d games, want %d", c.d.Short(), c.said, a.Games(), c.want)
+		}
+	}
+	// Announced again, and with its receipts again, it is the same pack.
+	add("pack", ring.KindPack, nodeA)
+	if a, _ := r.m.View().Artifact(pack); a.Games() != 0 {
+		t.Errorf("announced again it has %d games", a.Games())
+	}
+}

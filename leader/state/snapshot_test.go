@@ -157,6 +157,9 @@ func randomEntries(rt *rapid.T, n int) [][]byte {
 		},
 		func() any { return Raise{Generation: num("generation", 9) == 7, Commands: 1} },
 		func() any {
+			return StateRepeats{[]ring.Repeat{{Digest: digest(name()), Games: int64(num("repeats", 4))}}}
+		},
+		func() any {
 			return Effect{[]Step{{KindNote, PutNote{Key: name(), Value: []byte("1")}}, {KindPosition, SetPositions{[]ring.Position{{Consumer: daemons[0], Seq: uint64(num("seq", 20))}}}}}}
 		},
 	}

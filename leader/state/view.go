@@ -16,6 +16,18 @@ func (s *State) Index() uint64 { return s.meta.Index }
 // Generation is the recovery generation; every epoch made in it begins with it.
 func (s *State) Generation() uint64 { return s.meta.Generation }
 
+// CoreCommands is the newest command version that all core nodes understand, as far as they have said: those that may vote, and
+// those that are away and may come back.
+func (s *State) CoreCommands() int {
+	version := Version
+	for _, m := range s.members.all() {
+		if m.Class == id.Core && !m.Revoked && m.Status != ring.Left {
+			version = min(version, m.Commands)
+		}
+	}
+	return version
+}
+
 // ActiveCommands is the command version that may be proposed.
 func (s *State) ActiveCommands() int { return s.meta.Commands }
 

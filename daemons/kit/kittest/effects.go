@@ -3,6 +3,7 @@ package kittest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -124,6 +125,21 @@ func (e effects) AddReceipts(ctx context.Context, ds ...id.Digest) error {
 		if err := e.r.addReceipt(e.n.ID, d); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (e effects) StateRepeats(ctx context.Context, rs ...ring.Repeat) error {
+	if err := e.begin(ctx, "repeats"); err != nil {
+		return err
+	}
+	defer e.r.mu.Unlock()
+	if e.n.Class == id.Edge {
+		e.r.refused = append(e.r.refused, e.daemon+" repeats")
+		return errors.New("only core nodes see all packs")
+	}
+	for _, r := range rs {
+		e.r.addRepeat(r)
 	}
 	return nil
 }

@@ -272,6 +272,17 @@ func (r *Ring) addReceipt(n id.Node, d id.Digest) error {
 	return fmt.Errorf("artifact %s is not known", d.Short())
 }
 
+func (r *Ring) addRepeat(p ring.Repeat) {
+	for i, a := range r.artifacts {
+		if a.Digest == p.Digest && a.Safe && p.Games > a.Counters[ring.CounterRepeats] {
+			a.Counters = maps.Clone(a.Counters)
+			a.Counters[ring.CounterRepeats] = min(p.Games, a.Counters[ring.CounterGames])
+			r.index++
+			r.artifacts[i] = a
+		}
+	}
+}
+
 func (r *Ring) dropReceipt(n id.Node, d id.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,0 +1,114 @@
+package datasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/ringagent/ringagent/internal/gamedb"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// repeatsPerCall bounds one command.
+const repeatsPerCall = 500
+
+// count finds the games that several packs have, and states them, so that they count once. Only packs with receipts are
+// looked at: a game is subtracted from one pack only while it is counted with an older one. What is not merged here is not
+// entered either; another core node may have it.
+func (m *merger) count(ctx context.Context, c id.Config, packs []ring.Artifact, cursor merged) error {
+	path := filepath.Join(m.games, string(c)+".ledger")
+	err := m.enter(ctx, c, path, packs, cursor)
+	var said []ring.Repeat
+	if err == nil {
+		said, err = m.repeated(c, packs, cursor)
+	}
+	if errors.Is(err, gamedb.ErrLedger) {
+		// It is made of packs, and is made again in the next steps. What was stated stays stated.
+		m.log.Warn().Err(err).Str("config", string(c)).Msg("ledger of games is made anew")
+		delete(m.entered, c)
+		err = gamedb.DropLedger(path)
+	}
+	if err != nil {
+		return fmt.Errorf("find repeated games: %w", err)
+	}
+	for some := range slices.Chunk(said, repeatsPerCall) {
+		if err := m.effects.StateRepeats(ctx, some...); err != nil {
+			return fmt.Errorf("state repeated games: %w", err)
+		}
+	}
+	return nil
+}
+
+// enter brings up to perStep packs into the ledger, and reads it where it has changed.
+func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ring.Artifact, cursor merged) error {
+	open := make(map[id.Digest]bool, len(cursor.Open))
+	for _, d := range cursor.Open {
+		open[d] = true
+	}
+	known, tries := m.entered[c], 0
+	if known == nil && len(packs) > 0 {
+		var err error
+		if known, err = gamedb.Repeats(ctx, path); err != nil {
+			return err
+		}
+		m.entered[c] = known
+	}
+	for _, a := range packs {
+		if a.Seq > cursor.Seq || tries >= perStep {
+			break
+		}
+		_, done := known[a.Digest]
+		file, here := m.store.Path(a.Digest)
+		if done || !a.Safe || !here || open[a.Digest] || m.odd[a.Digest] {
+			continue
+		}
+		tries++
+		if m.store.Verify(ctx, a.Digest) != nil {
+			continue // it is fetched again, or was put aside
+		}
+		err := gamedb.Enter(ctx, path, file, gamedb.Entry{Seq: a.Seq, Digest: a.Digest})
+		switch {
+		case err == nil:
+			delete(m.entered, c) // read again below, or by the next step
+		case gamedb.Damaged(err) && !errors.Is(err, gamedb.ErrLedger):
+			m.odd[a.Digest] = true
+			m.log.Warn().Err(err).Str("pack", a.Digest.Short()).Msg("games of a pack cannot be told from those of others")
+		default:
+			return err
+		}
+	}
+	if m.entered[c] == nil && tries > 0 {
+		known, err := gamedb.Repeats(ctx, path)
+		if err != nil {
+			return err
+		}
+		m.entered[c] = known
+	}
+	return nil
+}
+
+// repeated is what the ledger says and the state does not say yet. A state that lacks a pack of the ledger, or its receipts, does
+// not count its games: then nothing is said.
+func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (said []ring.Repeat, err error) {
+	known, counted := m.entered[c], 0
+	for _, a := range packs {
+		e, ok := known[a.Digest]
+		if !ok || !a.Safe || a.Seq != e.Seq {
+			continue
+		}
+		counted++
+		if n := min(e.Repeats, a.Counters[ring.CounterGames]); n > a.Counters[ring.CounterRepeats] {
+			said = append(said, ring.Repeat{Digest: a.Digest, Games: n})
+		}
+	}
+	switch {
+	case counted == len(known):
+		return said, nil
+	case len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq: // the view is not older than the cursor, as after a restart
+		return nil, fmt.Errorf("%d of its packs are not counted by the ring: %w", len(known)-counted, gamedb.ErrLedger)
+	}
+	return nil, nil
+}
