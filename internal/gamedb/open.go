@@ -23,6 +23,7 @@ const (
 	forPacking               // ours: a new file, written in one transaction
 	live                     // anybody's: read-only beside its writer
 	finished                 // anybody's: read-only, and nobody writes to it any more
+	mending                  // anybody's: SQLite takes back what a writer that died has left half written; nothing else is changed
 )
 
 // conn is one connection; the pool behind it never opens a second one.
@@ -48,7 +49,8 @@ func open(ctx context.Context, path string, how access) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolve %s: %w", path, err)
 	}
-	if how == live || how == finished {
+	foreign := how == live || how == finished || how == mending
+	if foreign {
 		info, err := os.Stat(abs)
 		if err != nil {
 			return nil, fmt.Errorf("find game database: %w", err)
@@ -69,7 +71,7 @@ func open(ctx context.Context, path string, how access) (*conn, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	c := &conn{pool: pool, Conn: one}
-	if how == live || how == finished {
+	if foreign {
 		if err := limit(c.Conn); err != nil {
 			_ = c.Close()
 			return nil, fmt.Errorf("limit %s: %w", path, err)
@@ -93,10 +95,13 @@ func dsn(abs string, how access) string {
 		pragma("foreign_keys(1)")
 		pragma("journal_mode(MEMORY)")
 		pragma("synchronous(FULL)")
-	case live, finished:
+	case live, finished, mending:
 		q.Set("mode", "ro")
-		if how == finished {
+		switch how {
+		case finished:
 			q.Set("immutable", "1")
+		case mending:
+			q.Set("mode", "rw")
 		}
 		pragma("trusted_schema(0)")
 		pragma("cell_size_check(1)")
@@ -147,7 +152,28 @@ func (s *source) Close() error {
 	return errors.Join(err, s.conn.Close())
 }
 
+// openSource opens a foreign file. Where its writer has died within a transaction and left a rollback journal, a connection that
+// may not write can read nothing: then SQLite is let do what it does for the next writer. It tells such a journal from a living
+// writer's by its locks.
 func openSource(ctx context.Context, path string, how access) (*source, error) {
+	s, err := begin(ctx, path, how)
+	var e *sqlite.Error
+	if how != live || !errors.As(err, &e) || e.Code() != sqlite3.SQLITE_READONLY_ROLLBACK {
+		return s, err
+	}
+	c, err := open(ctx, path, mending)
+	if err != nil {
+		return nil, fmt.Errorf("roll back %s: %w", path, err)
+	}
+	var tables int
+	err = c.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables)
+	if err = errors.Join(err, c.Close()); err != nil {
+		return nil, fmt.Errorf("roll back %s: %w", path, err)
+	}
+	return begin(ctx, path, how)
+}
+
+func begin(ctx context.Context, path string, how access) (*source, error) {
 	c, err := open(ctx, path, how)
 	if err != nil {
 		return nil, err
