@@ -8,9 +8,11 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
@@ -23,7 +25,7 @@ type packed struct {
 	Config id.Config           `json:"config"`
 	Bytes  int64               `json:"bytes"`
 	Made   time.Time           `json:"made"`
-	Games  map[string][]string `json:"games"` // job → ids that are in the pack
+	Games  map[string][]string `json:"games"` // job → names of the games that are in the pack
 	Safe   bool                `json:"safe"`  // the receipts are there and the news is out
 }
 
@@ -36,6 +38,23 @@ func (p packed) count() int64 {
 		}
 	}
 	return int64(len(distinct))
+}
+
+// named is a game's id in the books. Ids are bytes, and JSON would make one of all that are no UTF-8: read again, the books would
+// not know such a game, and it would be packed twice.
+func named(gameID string) string {
+	if utf8.ValidString(gameID) {
+		return gameID
+	}
+	return "\uFFFD" + strconv.QuoteToASCII(gameID)
+}
+
+func names(ids []string) []string {
+	out := make([]string, len(ids))
+	for i, gameID := range ids {
+		out[i] = named(gameID)
+	}
+	return out
 }
 
 // books are the packs of this node, in memory and in Local. One goroutine changes them; any may take a tally.
@@ -136,7 +155,7 @@ func (b *books) add(p packed) error {
 }
 
 func (b *books) refuse(job string, ids []string) error {
-	all := slices.Concat(b.refused[job], ids)
+	all := slices.Concat(b.refused[job], names(ids))
 	if err := b.set(refusedPrefix+job, all); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (g *gatherer) look(ctx context.Context) (found []fresh, t tally, known bool
 			f.err, known = err, false
 		}
 		for _, i := range ids {
-			if !t.known[db.JobID][i] {
+			if !t.known[db.JobID][named(i)] {
 				f.ids = append(f.ids, i)
 			}
 		}

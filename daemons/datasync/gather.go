@@ -172,7 +172,7 @@ func (g *gatherer) stillOwed(found []fresh) int {
 		}
 	}
 	for _, f := range found {
-		add(f.db.JobID, f.ids)
+		add(f.db.JobID, names(f.ids))
 	}
 	for _, p := range g.books.pending() {
 		for job, games := range p.Games {
@@ -223,7 +223,7 @@ func (g *gatherer) unreadable(ctx context.Context, f fresh) {
 	if ids, ok := g.reads.whole(db.Path); ok {
 		x.Games = new(int64)
 		for known := g.books.tally().known[db.JobID]; len(ids) > 0; ids = ids[1:] {
-			if !known[ids[0]] {
+			if !known[named(ids[0])] {
 				*x.Games++
 			}
 		}
@@ -284,7 +284,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			}
 		}
 		if len(good) > 0 {
-			p.Games[f.db.JobID] = append(p.Games[f.db.JobID], good...)
+			p.Games[f.db.JobID] = append(p.Games[f.db.JobID], names(good)...)
 			all = append(all, good...)
 		}
 	}

@@ -266,6 +266,31 @@ func TestBooksAreReadAsTheyWereWritten(t *testing.T) {
 	})
 }
 
+// Games whose ids are no text are the same games for the daemon that starts again, and each counts.
+func TestOddIdsSurviveAStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		core.FetchFault = func(context.Context, id.Digest) error { return errBlocked }
+		ids := []string{"g-\xff", "g-\xfe", "g-\ufffd", "g ü'\"\n"}
+		edge.Play("job", c4, false, ids...)
+		stop := edge.Start(EphemeralSync(), "")
+		time.Sleep(20 * time.Second)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		core.Set(func(n *kittest.Node) { n.FetchFault = nil })
+		edge.Start(EphemeralSync(), "")
+		r.Eventually(time.Minute, "nothing unsynced", func() bool { v, ok := edge.Gauge("unsynced_games"); return ok && v == 0 })
+		time.Sleep(time.Minute)
+		slices.Sort(ids)
+		if got := games(r, core); !slices.Equal(got, ids) || counted(r) != 4 {
+			t.Errorf("%q are elsewhere, %d counted", got, counted(r))
+		}
+	})
+}
+
 // Two promotions in quick order, one node away: every node ends on the newer version, and the older is fetched no more.
 func TestNodesEndOnTheNewestVersion(t *testing.T) {
 	t.Parallel()
