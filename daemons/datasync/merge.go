@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -48,6 +50,7 @@ func newMerger(env kit.Env) *merger {
 type merged struct {
 	Seq  uint64      `json:"seq"`
 	Open []id.Digest `json:"open,omitempty"`
+	Made bool        `json:"made,omitempty"` // there is a database
 }
 
 const (
@@ -83,9 +86,33 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	if err != nil {
 		return fmt.Errorf("read cursor: %w", err)
 	}
+	path := m.database(c)
+	if _, err := os.Lstat(path); cursor.Made && errors.Is(err, fs.ErrNotExist) {
+		m.log.Warn().Str("config", string(c)).Msg("merged database is gone; all packs are merged again")
+		cursor = merged{}
+	}
 	packs := v.Library.Artifacts(ring.KindPack, c)
 	err = m.gather(ctx, v, c, packs, key, &cursor)
+	if errors.Is(err, gamedb.ErrTarget) {
+		err = errors.Join(err, m.anew(ctx, path, err))
+	}
 	return errors.Join(err, m.count(ctx, c, packs, cursor))
+}
+
+func (m *merger) database(c id.Config) string { return filepath.Join(m.games, string(c)+".db") }
+
+// anew puts a damaged database aside. The next step finds it gone and begins again; games whose packs nobody has any more are in
+// quarantine.
+func (m *merger) anew(ctx context.Context, path string, cause error) error {
+	where, err := m.store.Aside(ctx, path, cause.Error())
+	if err == nil {
+		err = gamedb.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("put merged database aside: %w", err)
+	}
+	m.log.Error().Err(cause).Str("quarantine", where).Msg("merged database is damaged and put aside; all packs are merged again")
+	return nil
 }
 
 // gather merges what is new, and some of what could not be had before.
@@ -99,7 +126,11 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 		if err != nil {
 			// Whatever is wrong with one pack, the others are merged.
 			failed = append(failed, a.Digest)
-			m.tell(ctx, c, a, err)
+			if errors.Is(err, gamedb.ErrTarget) {
+				errs = append(errs[:0], err) // one is enough
+			} else {
+				m.tell(ctx, c, a, err)
+			}
 		}
 		m.pace(a.Digest, err)
 		if here && !a.Held(m.self.ID) {
@@ -134,6 +165,9 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 		return nil
 	}
 	cursor.Open = slices.Concat(open, failed) // those that were tried come last
+	if _, err := os.Lstat(m.database(c)); err == nil {
+		cursor.Made = true
+	}
 	raw, err := json.Marshal(cursor)
 	if err == nil {
 		err = m.local.Put(key, raw)
@@ -186,7 +220,7 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact) (here 
 		}
 		return false, nil
 	}
-	res, err := gamedb.Merge(ctx, filepath.Join(m.games, string(c)+".db"), path)
+	res, err := gamedb.Merge(ctx, m.database(c), path)
 	if err != nil {
 		return true, fmt.Errorf("merge pack %s: %w", a.Digest.Short(), err)
 	}

@@ -29,7 +29,7 @@ func (m *merger) count(ctx context.Context, c id.Config, packs []ring.Artifact, 
 		// It is made of packs, and is made again in the next steps. What was stated stays stated.
 		m.log.Warn().Err(err).Str("config", string(c)).Msg("ledger of games is made anew")
 		delete(m.entered, c)
-		err = gamedb.DropLedger(path)
+		err = gamedb.Remove(path)
 	}
 	if err != nil {
 		return fmt.Errorf("find repeated games: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/daemons/kit/kittest"
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
@@ -173,6 +175,42 @@ func TestMergedDatabases(t *testing.T) {
 		edge.Play("clash", c4, true, "g-0", "new")
 		b.Start(AutoSync(), `{"every":"10s"}`)
 		r.Eventually(time.Minute, "the new game is merged", func() bool { return merged(a) == 13 && merged(b) == 13 })
+	})
+}
+
+// A merged database that is gone or damaged is made again of all packs, not only of the new ones; a damaged one is kept aside.
+func TestMergedDatabaseIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		path := filepath.Join(core.Dir(), "games", string(c4)+".db")
+		core.Start(AutoSync(), `{"every":"10s"}`)
+		edge.Start(EphemeralSync(), "")
+		merged := func() []string {
+			if _, err := os.Stat(path); err != nil {
+				return nil
+			}
+			return r.Games(path)
+		}
+		edge.Play("one", c4, true, kittest.IDs("a", 12)...)
+		r.Eventually(time.Minute, "merged", func() bool { return len(merged()) == 12 })
+		time.Sleep(time.Minute)
+		if err := gamedb.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		r.Eventually(time.Minute, "merged again", func() bool { return len(merged()) == 12 })
+		time.Sleep(time.Minute)
+		if err := errors.Join(gamedb.Remove(path), os.WriteFile(path, slices.Repeat([]byte("damaged "), 9999), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		edge.Play("two", c4, true, kittest.IDs("b", 3)...)
+		r.Eventually(time.Minute, "told", func() bool {
+			var reason string
+			core.Set(func(n *kittest.Node) { reason = n.Quarantine[path] })
+			return reason != ""
+		})
+		r.Eventually(time.Minute, "merged once more", func() bool { return len(merged()) == 15 })
 	})
 }
 

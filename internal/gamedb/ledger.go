@@ -16,7 +16,7 @@ import (
 // A ledger says which games were in several packs. It is made of packs alone and can be made of them again; the file is ours,
 // and only this package reads it.
 
-// ErrLedger says that a ledger is damaged: DropLedger, and enter the packs again.
+// ErrLedger says that a ledger is damaged: Remove it, and enter the packs again.
 var ErrLedger = errors.New("ledger of games is damaged")
 
 // Entry is a pack's place in the order of all packs: by Seq, then by Digest.
@@ -62,8 +62,8 @@ func ofLedger(path string, err error) error {
 	return fmt.Errorf("use %s: %w", path, err)
 }
 
-// DropLedger removes a ledger that nobody has open.
-func DropLedger(path string) error {
+// Remove removes a database of ours that nobody has open.
+func Remove(path string) error {
 	var errs []error
 	for _, p := range []string{path, path + "-wal", path + "-shm"} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -106,7 +106,7 @@ func TestDamagedLedger(t *testing.T) {
 	if _, err := Repeats(t.Context(), path); !errors.Is(err, ErrLedger) {
 		t.Errorf("repeats: %v", err)
 	}
-	if err := DropLedger(path); err != nil {
+	if err := Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	if err := Enter(t.Context(), path, bad, e); !Damaged(err) || errors.Is(err, ErrLedger) {

@@ -2,8 +2,12 @@ package gamedb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // MergeResult says what became of a pack's games.
@@ -13,9 +17,24 @@ type MergeResult struct {
 	Rejected       []Rejection // games of the pack that cannot be used
 }
 
+// ErrTarget says that the database merged into is damaged, not the pack.
+var ErrTarget = errors.New("merged database is damaged")
+
+// ofTarget marks an error of the file merged into. Only what no pack can cause counts as damage.
+func ofTarget(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT:
+			return fmt.Errorf("%w: %w", ErrTarget, err)
+		}
+	}
+	return err
+}
+
 // Merge adds the finished games of pack, a file nobody writes to, to the database at dst, which is made if it is missing.
 // It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are in dst with the
-// same contents count as Present, so merging twice changes nothing. The pack is treated as hostile, but Verify is the
+// same contents count as Present, so merging twice changes nothing. A damaged dst is ErrTarget. The pack is treated as hostile, but Verify is the
 // fuller check and comes first for bytes from another machine.
 func Merge(ctx context.Context, dst, pack string) (MergeResult, error) {
 	if err := settled(pack); err != nil {
@@ -28,7 +47,7 @@ func Merge(ctx context.Context, dst, pack string) (MergeResult, error) {
 	defer s.Close()
 	c, err := openForWriting(ctx, dst)
 	if err != nil {
-		return MergeResult{}, fmt.Errorf("merge into %s: %w", dst, err)
+		return MergeResult{}, fmt.Errorf("merge into %s: %w", dst, ofTarget(err))
 	}
 	defer c.Close()
 	// A merge is remembered elsewhere as done, so unlike a playing job's file it must be on disk when this returns.
@@ -95,11 +114,11 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
 	in, err := newInserter(ctx, tx, s.tables)
 	if err != nil {
-		return res, err
+		return res, ofTarget(err)
 	}
 	have, err := targetLoader(ctx, tx)
 	if err != nil {
-		return res, err
+		return res, ofTarget(err)
 	}
 	defer have.Close()
 	for _, gameID := range ids {
@@ -117,7 +136,7 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 		}
 		old, err := have.load(ctx, gameID)
 		if err != nil {
-			return res, err
+			return res, ofTarget(err)
 		}
 		switch rows, _ := old.find("games"); {
 		case len(rows) == 0:
@@ -127,7 +146,7 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 				continue
 			}
 			if !ofOneGame(err) {
-				return res, err
+				return res, ofTarget(err)
 			}
 			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: err.Error()})
 		case old.sum() == r.sum():
@@ -138,7 +157,7 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 	}
 	slices.Sort(res.Conflicts)
 	if err := tx.Commit(); err != nil {
-		return res, fmt.Errorf("commit: %w", err)
+		return res, fmt.Errorf("commit: %w", ofTarget(err))
 	}
 	return res, nil
 }
