@@ -143,8 +143,13 @@ func (s *source) packInto(ctx context.Context, temp string, ids []string) (info 
 // copyGame writes one finished game into the pack, or says why it is none.
 func copyGame(ctx context.Context, isFinished *sql.Stmt, from *loader, in *inserter, gameID string) (r record, reason string, err error) {
 	var n int
-	if err := isFinished.QueryRowContext(ctx, gameID).Scan(&n); err != nil {
-		return r, "", fmt.Errorf("find game %.60q: %w", gameID, err)
+	for _, key := range keys(gameID) {
+		if err := isFinished.QueryRowContext(ctx, key).Scan(&n); err != nil {
+			return r, "", fmt.Errorf("find game %.60q: %w", gameID, err)
+		}
+		if n > 0 {
+			break
+		}
 	}
 	if n == 0 {
 		return r, "missing or not finished", nil

@@ -10,6 +10,7 @@ import (
 	"hash"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,14 +70,38 @@ func (l *loader) Close() {
 	}
 }
 
-// load reads one game. A game that is not there is a record whose parent part has no row.
+// keys are the values that a column without a type may hold for a game id, which is their text. A column with a type finds its
+// own by the first.
+func keys(gameID string) []any {
+	out := []any{gameID}
+	if n, err := strconv.ParseInt(gameID, 10, 64); err == nil && strconv.FormatInt(n, 10) == gameID {
+		out = append(out, n)
+	}
+	return append(out, []byte(gameID))
+}
+
+// load reads one game. A game that is not there is a record whose parent part has no row. Its id is text in all rows, whatever
+// the file has.
 func (l *loader) load(ctx context.Context, gameID string) (record, error) {
 	r := record{id: gameID, parts: make([]part, len(l.tables))}
 	size := 0
 	for i, t := range l.tables {
-		rows, err := loadRows(ctx, l.stmts[i], gameID, len(t.cols), &size)
-		if err != nil {
-			return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
+		var rows [][]any
+		for _, key := range keys(gameID) {
+			var err error
+			if rows, err = loadRows(ctx, l.stmts[i], key, len(t.cols), &size); err != nil {
+				return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
+			}
+			if len(rows) > 0 {
+				break
+			}
+		}
+		for _, row := range rows {
+			for j, c := range t.cols {
+				if c == "game_id" {
+					row[j] = gameID
+				}
+			}
 		}
 		r.parts[i] = part{tableColumns: t, rows: rows}
 		if t.isParent() && len(rows) == 0 {
@@ -86,8 +111,8 @@ func (l *loader) load(ctx context.Context, gameID string) (record, error) {
 	return r, nil
 }
 
-func loadRows(ctx context.Context, stmt *sql.Stmt, gameID string, width int, size *int) ([][]any, error) {
-	rows, err := stmt.QueryContext(ctx, gameID)
+func loadRows(ctx context.Context, stmt *sql.Stmt, key any, width int, size *int) ([][]any, error) {
+	rows, err := stmt.QueryContext(ctx, key)
 	if err != nil {
 		return nil, err
 	}
