@@ -85,3 +85,22 @@ func TestJournalOfALivingWriterIsLeftAlone(t *testing.T) {
 		t.Error("a foreign file was changed")
 	}
 }
+
+// A file that its writer keeps locked cannot be read now. Nothing is wrong with it, and nobody waits long for it.
+func TestLockedFileIsReadLater(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "job.db")
+	spill(t, path)
+	if ids, err := Finished(t.Context(), path); err == nil || Damaged(err) {
+		t.Errorf("%v, %v", ids, err)
+	}
+	c, err := open(t.Context(), path, live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var millis int
+	if err := c.QueryRowContext(t.Context(), "PRAGMA busy_timeout").Scan(&millis); err != nil || millis > 500 {
+		t.Errorf("a reader waits %d ms: %v", millis, err)
+	}
+}

@@ -39,6 +39,10 @@ func (c *conn) Close() error {
 // busyMillis is how long a statement waits for another process's lock. A merge of a large pack holds the lock for seconds.
 const busyMillis = 15_000
 
+// liveBusyMillis is how long a reader waits for the writer of a file that is not in WAL mode. One that keeps it locked, as a
+// process does that commits once at its end, is read later: those who read other files must not wait for it each time.
+const liveBusyMillis = 500
+
 func open(ctx context.Context, path string, how access) (*conn, error) {
 	// Asking again for what is in effect is allowed at any time, so no state of our own is needed. Elsewhere than on Linux
 	// there is nothing to turn on, and the rule in the package comment carries the weight alone.
@@ -83,7 +87,11 @@ func open(ctx context.Context, path string, how access) (*conn, error) {
 func dsn(abs string, how access) string {
 	q := url.Values{"_defensive": {"1"}}
 	pragma := func(p string) { q.Add("_pragma", p) }
-	pragma(fmt.Sprintf("busy_timeout(%d)", busyMillis))
+	wait := busyMillis
+	if how == live {
+		wait = liveBusyMillis
+	}
+	pragma(fmt.Sprintf("busy_timeout(%d)", wait))
 	switch how {
 	case forWriting:
 		q.Set("_txlock", "immediate")
