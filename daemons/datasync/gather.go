@@ -320,26 +320,28 @@ func (g *gatherer) finish(ctx context.Context, p packed, path, pool string, all 
 }
 
 // collect packs a job's games at path, joins them into the file at into if that is another one, and returns those that
-// are in it. Others are refused for good, but for those that cannot be read now: for them there is an error, too.
+// are in it. Others are refused for good, but for those that cannot be read now, for which there is an error, too, and those
+// that cannot be in one file with another job's: they are in the next pack.
 func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string, ids []string) ([]string, error) {
 	info, err := gamedb.Pack(ctx, db.Path, path, ids)
 	nothing := errors.Is(err, gamedb.ErrNoGames)
 	if err != nil && !nothing {
 		return nil, fmt.Errorf("pack games of job %s: %w", db.JobID, err)
 	}
-	bad, unread := map[string]bool{}, map[string]bool{}
+	bad, later := map[string]bool{}, map[string]bool{}
 	rejected := info.Rejected
 	for _, r := range info.Damaged {
-		unread[r.ID] = true
+		later[r.ID] = true
 	}
 	if !nothing && into != path {
 		merged, err := gamedb.Merge(ctx, into, path)
 		if err != nil {
 			return nil, fmt.Errorf("join games of job %s: %w", db.JobID, err)
 		}
-		// Two jobs that give one id to two games: the first stays, the other is no new game.
+		// Two jobs that give one id to two games: they count as one, and nobody merges the second; but it is kept, in a pack of
+		// its own, for people to look at.
 		for _, i := range merged.Conflicts {
-			bad[i] = true
+			later[i] = true
 			g.log.Error().Str("job", db.JobID).Str("game", i).Msg("game id is used twice")
 		}
 		rejected = append(rejected, merged.Rejected...)
@@ -351,7 +353,7 @@ func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string,
 	var good, refused []string
 	for _, i := range ids {
 		switch {
-		case unread[i]:
+		case later[i]:
 		case nothing || bad[i]:
 			refused = append(refused, i)
 		default:

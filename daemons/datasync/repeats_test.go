@@ -2,8 +2,10 @@ package datasync
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,6 +60,27 @@ func TestGameOfTwoNodesCountsOnce(t *testing.T) {
 		if n := once(r); n != 11 || len(r.Refused()) > 0 {
 			t.Errorf("%d games, refused %v", n, r.Refused())
 		}
+	})
+}
+
+// Two jobs of a node that give one id to two games lose neither, also where both are packed at once: they count as one, and the
+// second is in a pack for people to look at.
+func TestIDUsedByTwoJobs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		core, edge := r.AddNode("core", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		for i := range 3 {
+			edge.Play(fmt.Sprint("job-", i), c4, true, "same", fmt.Sprint("own-", i))
+			time.Sleep(time.Second) // other times of completion make other contents
+		}
+		edge.Start(EphemeralSync(), "")
+		core.Start(AutoSync(), `{"every":"10s"}`)
+		r.Eventually(time.Minute, "all jobs are released", func() bool { return len(edge.Gone()) == 3 })
+		if got := games(r, core); !slices.Equal(got, []string{"own-0", "own-1", "own-2", "same", "same", "same"}) {
+			t.Errorf("%v are elsewhere", got)
+		}
+		r.Eventually(time.Minute, "each id counts once", func() bool { return once(r) == 4 })
 	})
 }
 
