@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -42,7 +43,7 @@ func (m *merger) count(ctx context.Context, c id.Config, packs []ring.Artifact, 
 	return nil
 }
 
-// enter brings up to perStep packs into the ledger, and reads it where it has changed.
+// enter brings up to perStep packs into the ledger. It is read once.
 func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ring.Artifact, cursor merged) error {
 	open := make(map[id.Digest]bool, len(cursor.Open))
 	for _, d := range cursor.Open {
@@ -69,23 +70,17 @@ func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ri
 		if m.store.Verify(ctx, a.Digest) != nil {
 			continue // it is fetched again, or was put aside
 		}
-		err := gamedb.Enter(ctx, path, file, gamedb.Entry{Seq: a.Seq, Digest: a.Digest})
+		changed, err := gamedb.Enter(ctx, path, file, gamedb.Entry{Seq: a.Seq, Digest: a.Digest})
 		switch {
 		case err == nil:
-			delete(m.entered, c) // read again below, or by the next step
+			maps.Copy(known, changed)
 		case gamedb.Damaged(err) && !errors.Is(err, gamedb.ErrLedger):
 			m.odd[a.Digest] = true
 			m.log.Warn().Err(err).Str("pack", a.Digest.Short()).Msg("games of a pack cannot be told from those of others")
 		default:
+			delete(m.entered, c) // it may be in there all the same
 			return err
 		}
-	}
-	if m.entered[c] == nil && tries > 0 {
-		known, err := gamedb.Repeats(ctx, path)
-		if err != nil {
-			return err
-		}
-		m.entered[c] = known
 	}
 	return nil
 }

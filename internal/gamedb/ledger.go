@@ -30,25 +30,27 @@ func (e Entry) compare(o Entry) int {
 }
 
 // Enter notes the finished games of pack, a file nobody writes to, in the ledger at path, which is made if it is missing. It is
-// one transaction, and a pack that is noted already changes nothing. A machine that loses power may lose the newest entries.
-func Enter(ctx context.Context, path, pack string, e Entry) error {
+// one transaction, and a pack that is noted already changes nothing. It returns what the ledger says now of the packs of which it
+// said something else before. A machine that loses power may lose the newest entries.
+func Enter(ctx context.Context, path, pack string, e Entry) (map[id.Digest]Entered, error) {
 	if err := settled(pack); err != nil {
-		return fmt.Errorf("note %s: %w", pack, err)
+		return nil, fmt.Errorf("note %s: %w", pack, err)
 	}
 	s, err := openSource(ctx, pack, finished)
 	if err != nil {
-		return fmt.Errorf("note games: %w", err)
+		return nil, fmt.Errorf("note games: %w", err)
 	}
 	ids, err := s.finished(ctx)
 	if err = errors.Join(err, s.Close()); err != nil {
-		return fmt.Errorf("note games of %s: %w", pack, err)
+		return nil, fmt.Errorf("note games of %s: %w", pack, err)
 	}
 	c, err := openLedger(ctx, path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer c.Close()
-	return ofLedger(path, c.enter(ctx, e, ids))
+	changed, err := c.enter(ctx, e, ids)
+	return changed, ofLedger(path, err)
 }
 
 // ofLedger says what is wrong with a ledger.
@@ -126,41 +128,61 @@ func (l ledger) repeats(ctx context.Context) (map[id.Digest]Entered, error) {
 
 // enter gives every game to the oldest pack that has it. Whichever way the packs arrive, in the end a pack's repeats are its
 // games that are not its own.
-func (l ledger) enter(ctx context.Context, e Entry, ids []string) error {
+func (l ledger) enter(ctx context.Context, e Entry, ids []string) (map[id.Digest]Entered, error) {
 	tx, err := l.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return nil, fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
 	added, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO packs (sha256, seq, repeats) VALUES (?, ?, 0)", string(e.Digest), int64(e.Seq))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if n, err := added.RowsAffected(); err != nil || n == 0 {
-		return err
+		return nil, err
 	}
 	self, err := added.LastInsertId()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	again, err := give(ctx, tx, self, e, ids)
+	if err != nil {
+		return nil, err
+	}
+	changed := map[id.Digest]Entered{}
+	for n, games := range again {
+		var d id.Digest
+		var x Entered
+		err := tx.QueryRowContext(ctx, "UPDATE packs SET repeats = repeats + ? WHERE n = ? RETURNING sha256, seq, repeats", games, n).
+			Scan(&d, &x.Seq, &x.Repeats)
+		if err != nil {
+			return nil, err
+		}
+		changed[d] = x
+	}
+	return changed, tx.Commit()
+}
+
+// give makes the games those of pack self where no older one has them, and counts by pack those that turn out not to be its own.
+func give(ctx context.Context, tx *sql.Tx, self int64, e Entry, ids []string) (again map[int64]int64, err error) {
 	find, err := tx.PrepareContext(ctx, "SELECT p.n, p.sha256, p.seq FROM firsts f JOIN packs p ON p.n = f.pack WHERE f.game_id = ?")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer find.Close()
 	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO firsts (game_id, pack) VALUES (?, ?)")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer put.Close()
-	again := map[int64]int64{} // pack → games that turn out not to be its own
+	again = map[int64]int64{self: 0}
 	for _, gameID := range ids {
 		var n int64
 		var first Entry
 		switch err := find.QueryRowContext(ctx, gameID).Scan(&n, &first.Digest, &first.Seq); {
 		case errors.Is(err, sql.ErrNoRows):
 		case err != nil:
-			return err
+			return nil, err
 		case n == self: // one id in several storage classes
 			continue
 		case first.compare(e) < 0:
@@ -170,13 +192,8 @@ func (l ledger) enter(ctx context.Context, e Entry, ids []string) error {
 			again[n]++
 		}
 		if _, err := put.ExecContext(ctx, gameID, self); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for n, games := range again {
-		if _, err := tx.ExecContext(ctx, "UPDATE packs SET repeats = repeats + ? WHERE n = ?", games, n); err != nil {
-			return err
-		}
-	}
-	return tx.Commit()
+	return again, nil
 }

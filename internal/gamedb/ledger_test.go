@@ -3,10 +3,13 @@ package gamedb
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/ringagent/ringagent/internal/id"
 )
@@ -34,14 +37,17 @@ func TestLedgerCountsEveryGameOnce(t *testing.T) {
 	sorted := slices.SortedFunc(slices.Values(entries), Entry.compare)
 	for i, order := range permutations(4) {
 		path := filepath.Join(dir, fmt.Sprintf("%d.ledger", i))
+		told := map[id.Digest]Entered{}
 		for n, k := range slices.Concat(order, order) {
 			e := entries[k]
-			if err := Enter(t.Context(), path, paths[e.Digest], e); err != nil {
-				t.Fatal(err)
-			}
-			got, err := Repeats(t.Context(), path)
+			changed, err := Enter(t.Context(), path, paths[e.Digest], e)
 			if err != nil {
 				t.Fatal(err)
+			}
+			maps.Copy(told, changed)
+			got, err := Repeats(t.Context(), path)
+			if diff := cmp.Diff(got, told); err != nil || diff != "" {
+				t.Fatal(err, diff)
 			}
 			left := 0
 			for d, x := range got {
@@ -100,7 +106,7 @@ func TestDamagedLedger(t *testing.T) {
 		}
 	}
 	e := Entry{Seq: 1, Digest: id.DigestOf([]byte("e"))}
-	if err := Enter(t.Context(), path, pack, e); !errors.Is(err, ErrLedger) {
+	if _, err := Enter(t.Context(), path, pack, e); !errors.Is(err, ErrLedger) {
 		t.Errorf("enter: %v", err)
 	}
 	if _, err := Repeats(t.Context(), path); !errors.Is(err, ErrLedger) {
@@ -109,10 +115,10 @@ func TestDamagedLedger(t *testing.T) {
 	if err := Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := Enter(t.Context(), path, bad, e); !Damaged(err) || errors.Is(err, ErrLedger) {
+	if _, err := Enter(t.Context(), path, bad, e); !Damaged(err) || errors.Is(err, ErrLedger) {
 		t.Errorf("enter a damaged pack: %v", err)
 	}
-	if err := Enter(t.Context(), path, pack, e); err != nil {
+	if _, err := Enter(t.Context(), path, pack, e); err != nil {
 		t.Error(err)
 	}
 }
