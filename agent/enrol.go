@@ -89,11 +89,11 @@ func Enrol(ctx context.Context, e Enrolment) error {
 		DataDir: d.root, Token: token, Seeds: e.Seeds, Name: e.Config.NodeName, Class: e.Class, Advertise: advertise, Boot: id.NewBoot(),
 		Network: e.Network,
 		Keep: func(state json.RawMessage) error {
-			var first rosterFile
+			var first welcome
 			if err := json.Unmarshal(state, &first); err != nil || len(first.Members) == 0 {
 				return nil //nolint:nilerr // the seed sent no roster that this build understands
 			}
-			return writeJSONFile(d.path("roster.json"), first)
+			return first.keep(d)
 		},
 	})
 	if err != nil {
@@ -144,6 +144,23 @@ func (e Enrolment) finish(d *dataDir, got mesh.Enrolled) error {
 	return d.writeNode(nodeFile{ID: got.Node, Name: got.Name, Ring: got.RingName, RingID: got.Ring, Class: got.Class})
 }
 
+// welcome is what a newcomer has to know of the ring before it has heard a coordinator: whom to admit, and at what pace to
+// live.
+type welcome struct {
+	rosterFile
+	Timing ring.Timing `json:"timing,omitempty"` // builds before this field name none
+}
+
+// keep writes it where a start looks for it.
+func (w welcome) keep(d *dataDir) error {
+	if w.Timing.Known() {
+		if err := identity.WriteFile(d.path("timing"), []byte(w.Timing)); err != nil {
+			return fmt.Errorf("keep timing: %w", err)
+		}
+	}
+	return writeJSONFile(d.path("roster.json"), w.rosterFile)
+}
+
 // enroller admits newcomers: the state machine counts the token, this only carries question and answer. Whoever asks is a
 // stranger until then, so that the question is looked at by the newest state first: only what will be granted for the first
 // time costs an entry in Raft's log.
@@ -178,7 +195,8 @@ func (e enroller) Enrol(ctx context.Context, r mesh.EnrolRequest) (mesh.EnrolGra
 	if err != nil {
 		return mesh.EnrolGrant{}, enrolError(err)
 	}
-	first, err := json.Marshal(e.roster().with(granted))
+	settings, _ := st.Settings()
+	first, err := json.Marshal(welcome{rosterFile: e.roster().with(granted), Timing: settings.Timing})
 	if err != nil {
 		return mesh.EnrolGrant{}, fmt.Errorf("encode roster: %w", err)
 	}

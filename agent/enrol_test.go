@@ -11,6 +11,7 @@ import (
 	"github.com/ringagent/ringagent/agent/agenttest"
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/mesh"
 )
 
@@ -53,6 +54,25 @@ func TestLostEnrolmentCanBeAskedAgain(t *testing.T) {
 	var ms api.Members
 	if err := c1.Client().Get(t.Context(), "/api/v1/members", nil, &ms); err != nil || len(ms.Members) != 2 {
 		t.Errorf("members %+v, %v; want two", ms.Members, err)
+	}
+}
+
+// TestNewcomerKnowsTheTiming from its enrolment on: what its first life is built with does not wait for a coordinator.
+func TestNewcomerKnowsTheTiming(t *testing.T) {
+	t.Parallel()
+	for _, timing := range []ring.Timing{ring.TimingDev, ring.TimingWAN} {
+		t.Run(string(timing), func(t *testing.T) {
+			t.Parallel()
+			r := agenttest.Prepare(t, agenttest.Options{Core: 2, Edge: 1, Specs: base(), Settings: func(s *ring.Settings) { s.Timing = timing }})
+			r.Node("c1").Enrol()
+			r.Node("c1").Start()
+			for _, n := range r.Nodes()[1:] {
+				n.Enrol()
+				if got := agent.TimingAtStart(n.Dir); got != timing {
+					t.Errorf("%s begins with timing %s", n.Name, got)
+				}
+			}
+		})
 	}
 }
 

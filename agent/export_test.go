@@ -25,3 +25,8 @@ func EpochOf(e kit.Effects) id.Epoch {
 	}
 	return 0
 }
+
+// TimingAtStart is the timing that an agent on the folder would be built with.
+func TimingAtStart(dir string) ring.Timing {
+	return (&Agent{dir: &dataDir{root: dir}}).lastTiming()
+}

@@ -28,7 +28,7 @@ import (
 var (
 	joinWrites = []string{
 		"tls/node.key", "tls/node.id", // before the ring is asked
-		"roster.json", "peers.json", "tls/node.crt", "tls/ca.crt", "api.token", "config.yaml", "node.json", // after it has granted
+		"timing", "roster.json", "peers.json", "tls/node.crt", "tls/ca.crt", "api.token", "config.yaml", "node.json", // after it has granted
 	}
 	initWrites = []string{
 		"tls/node.key", "tls/node.id", "tls/node.crt", "tls/ca.key", "tls/ca.crt", "api.token", "seed.json", "config.yaml", "node.json",
@@ -121,7 +121,7 @@ func TestInterruptedJoin(t *testing.T) {
 	c1 := r.Node("c1")
 	c1.Enrol()
 	c1.Start()
-	const asked, settled = 2, 6 // writes before the ring is asked, and until the place stands on disk
+	const asked, settled = 2, 7 // writes before the ring is asked, and until the place stands on disk
 	tokens := func() (uses int) {
 		var ts api.Tokens
 		must(t, c1.Client().Get(t.Context(), "/api/v1/tokens", nil, &ts))

@@ -144,7 +144,7 @@ func (a *Agent) openLeader(seeded bool) error {
 	return nil
 }
 
-// lastTiming is the timing that was in force when this node last ran: until the settings are known, a dev ring must not
+// lastTiming is the timing that was in force when this node last ran, or when it was taken in: until the settings are known, a dev ring must not
 // wait as long as one across the world.
 func (a *Agent) lastTiming() ring.Timing {
 	if seed, ok, err := a.dir.readSeed(); err == nil && ok {

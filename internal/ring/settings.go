@@ -57,6 +57,9 @@ type Times struct {
 	HealthExpires time.Duration // after which a reading counts as unknown
 }
 
+// Known says whether t is one of the timings that there are.
+func (t Timing) Known() bool { return t == TimingDev || t == TimingLAN || t == TimingWAN }
+
 // Times returns the figures of t; unknown timings get those of the LAN.
 func (t Timing) Times() Times {
 	lan := Times{
@@ -78,9 +81,7 @@ func (t Timing) Times() Times {
 
 // Validate names the first field that cannot stand, and the mend.
 func (s Settings) Validate() error {
-	switch s.Timing {
-	case TimingDev, TimingLAN, TimingWAN:
-	default:
+	if !s.Timing.Known() {
 		return fmt.Errorf("timing %q: want dev, lan or wan", s.Timing)
 	}
 	switch s.Voters {
