@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/ringagent/ringagent/agent/supervise"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
@@ -18,6 +19,7 @@ type gauges struct {
 	members, daemons, work, slots, free        *prometheus.Desc
 	lastSeq, lag, unplaced, alarms, degraded   *prometheus.Desc
 	coordinates, coordinatorKnown, voter, jobs *prometheus.Desc
+	figure                                     *prometheus.Desc
 }
 
 func newGauges(a *Agent) gauges {
@@ -35,7 +37,8 @@ func newGauges(a *Agent) gauges {
 		unplaced: d("outbox_unplaced", "Events accepted here that have no place in the log yet."),
 		alarms:   d("alarms", "Alarms that this node raises."), degraded: d("degraded", "Ways in which this node is degraded."),
 		coordinates: d("coordinates", "1 on the coordinator."), coordinatorKnown: d("coordinator_known", "1 where a coordinator is known."),
-		voter: d("voter", "1 on a voter."), jobs: d("jobs", "Claims that are not answered yet."),
+		figure: d("daemon_figure", "What a daemon that runs on this node shows of itself.", "daemon", "figure"),
+		voter:  d("voter", "1 on a voter."), jobs: d("jobs", "Claims that are not answered yet."),
 	}
 }
 
@@ -43,7 +46,7 @@ func newGauges(a *Agent) gauges {
 func (g gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		g.members, g.daemons, g.work, g.slots, g.free, g.lastSeq, g.lag, g.unplaced, g.alarms, g.degraded, g.coordinates,
-		g.coordinatorKnown, g.voter, g.jobs,
+		g.coordinatorKnown, g.voter, g.jobs, g.figure,
 	} {
 		out <- d
 	}
@@ -75,6 +78,14 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	for s, n := range daemons {
 		put(g.daemons, float64(n), s)
+	}
+	for _, r := range a.supervisor.Rows() {
+		if r.State != supervise.Running || r.AliasOf != "" {
+			continue // what it last showed is no news
+		}
+		for name, v := range r.Gauges {
+			put(g.figure, v, r.Name, name)
+		}
 	}
 	fresh := a.leader.Freshness()
 	if a.node.Class == id.Core && fresh.Known {

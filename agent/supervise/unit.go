@@ -235,8 +235,10 @@ func (s *Supervisor) open(run context.Context, u *unit, epoch id.Epoch) (d kit.D
 	}
 	env.Gauge = func(name string, v float64) {
 		note(func() {
-			if u.gauges[name] = v; math.IsNaN(v) {
+			if math.IsNaN(v) {
 				delete(u.gauges, name)
+			} else {
+				u.gauges[name] = v
 			}
 		})
 	}

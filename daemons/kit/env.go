@@ -25,7 +25,7 @@ type Env struct {
 	// Trouble tells the supervisor of an error that the daemon itself will retry, for last_error in status. Nil clears it.
 	// May be left nil by tests.
 	Trouble func(error)
-	// Gauge shows a figure of this daemon in status and metrics, such as unsynced_games. NaN shows none from now on: it is
+	// Gauge shows a figure of this daemon in the node's metrics, such as unsynced_games. NaN shows none from now on: it is
 	// unknown. May be left nil by tests.
 	Gauge func(name string, v float64)
 

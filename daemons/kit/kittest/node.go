@@ -141,8 +141,10 @@ func (n *Node) Start(spec kit.Spec, settings string) (stop func() error) {
 func (n *Node) gauge(name string, v float64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.Gauges[name] = v; math.IsNaN(v) {
+	if math.IsNaN(v) {
 		delete(n.Gauges, name)
+	} else {
+		n.Gauges[name] = v
 	}
 }
 
