@@ -119,13 +119,17 @@ func ReadFile(file string) ([]byte, error) {
 	return bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), nil
 }
 
-// decode reads YAML strictly: an unknown or doubled key is an error with its line.
+// decode reads YAML strictly: an unknown or doubled key is an error with its line, and so is what would not be read at all.
+// A file that says nothing changes nothing.
 func decode(b []byte, file string, out any) error {
-	if len(bytes.TrimSpace(b)) == 0 {
-		return nil
-	}
 	if err := checkDepth(b, file); err != nil {
 		return err
+	}
+	switch says, err := onlyDocument(b, file); {
+	case err != nil:
+		return err
+	case !says:
+		return nil
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(out); err != nil {

@@ -100,7 +100,7 @@ func TestOddButSoundFiles(t *testing.T) {
 			t.Errorf("%s: origins %v", name, origins)
 		}
 	}
-	for _, text := range []string{"", "\n", "  \n\n"} {
+	for _, text := range []string{"", "\n", "  \n\n", "# node_name: n1\n", "---\n", "\xef\xbb\xbf"} {
 		if got, _, err := Load("/data", write(t, text)); err != nil || !cmp.Equal(got, Default("/data")) {
 			t.Errorf("empty file %q: %v", text, err)
 		}
@@ -240,10 +240,53 @@ func TestRingSettings(t *testing.T) {
 		"workload: missing.yaml\n":         "workload",
 		"voter: 3\n":                       "unknown field",
 		"daemons: {AUTO_SYNC: {a: [1]}}\n": "daemons.AUTO_SYNC",
+		"":                                 "empty",
+		"# voters: 5\n":                    "empty",
+		"voters: 3\n---\nvoters: 5\n":      "line 3: a second YAML document",
+		"---\n---\nvoters: 5\n":            "empty",
+		"voters: 3\n3: 5\n":                "line 2: unknown field 3",
+		"? true\n: 5\n":                    "unknown field",
+		"retention: {3: 5}\n":              "unknown field 3",
 	} {
 		_, err := ParseRing([]byte(text), "ring.yaml", refuseAll)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "ring.yaml") {
 			t.Errorf("%q: error %v should name the file and %s", text, err, want)
 		}
+	}
+}
+
+// TestRingFileThatSaysLittle is read all the same.
+func TestRingFileThatSaysLittle(t *testing.T) {
+	t.Parallel()
+	for text, voters := range map[string]int{
+		"{}\n": 3, "---\nvoters: 5\n": 5, "voters: 5\n---\n": 5, "voters: 5\n...\n": 5, "%YAML 1.2\n---\nvoters: 5\n": 5, "# mine\n---\nvoters: 5\n": 5, "<<: {voters: 5}\n": 5,
+		"copies: {}\nvoters: 5\n# the end\n": 5,
+	} {
+		if s, err := ParseRing([]byte(text), "ring.yaml", nil); err != nil || s.Voters != voters {
+			t.Errorf("%q: %d voters, %v", text, s.Voters, err)
+		}
+	}
+}
+
+// TestEmptyWorkloadFileIsNone: a file that is named and says nothing must not take a ring's workload away.
+func TestEmptyWorkloadFileIsNone(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "\n", "\xef\xbb\xbf", "# nothing\n"} {
+		file := write(t, text)
+		if _, err := ParseRing([]byte("workload: "+file+"\n"), "ring.yaml", nil); err == nil || !strings.Contains(err.Error(), "empty") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// TestLabelsMayBeNumbers: names that users give are not held to be keys of ours.
+func TestLabelsMayBeNumbers(t *testing.T) {
+	t.Parallel()
+	c, _, err := Load("/data", write(t, "labels: {1: a}\n"))
+	if err != nil || c.Labels["1"] != "a" {
+		t.Errorf("%v, %v", c.Labels, err)
+	}
+	if _, _, err := Load("/data", write(t, "log: {1: a}\n")); err == nil {
+		t.Error("a number as the name of a setting was taken")
 	}
 }

@@ -58,6 +58,10 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 	if err := decode(b, file, &f); err != nil {
 		return ring.Settings{}, err
 	}
+	if says, err := onlyDocument(b, file); err != nil || !says {
+		// More likely half written than meant: it would take the ring's workload away.
+		return ring.Settings{}, errors.Join(err, fmt.Errorf("%s: is empty; write {} for the defaults", file))
+	}
 	s := DefaultRing()
 	if f.Timing != "" {
 		s.Timing = f.Timing
@@ -101,7 +105,9 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 		if err != nil {
 			return s, fmt.Errorf("%s: workload: %w", file, err)
 		}
-		s.Workload = string(text)
+		if s.Workload = string(text); s.Workload == "" {
+			return s, fmt.Errorf("%s: workload: %s is empty", file, path)
+		}
 		if w, err := workload.Parse(text, path); err == nil && len(s.Configs) == 0 {
 			s.Configs = w.Configs // none named means all of the workload's
 		}
@@ -156,10 +162,6 @@ func ValidateAny(b []byte, file string, check SectionCheck) (string, error) {
 		return "", fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
 	}
 	if _, ok := keys["stages"]; ok { // ring settings and workloads both have configs
-		_, err := workload.Parse(b, file)
-		return "workload", err
-	}
-	if _, ok := keys["stages"]; ok {
 		_, err := workload.Parse(b, file)
 		return "workload", err
 	}
