@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,6 +84,26 @@ func TestManners(t *testing.T) {
 				t.Errorf("a usage error is a line, not a page: %s", &stderr)
 			}
 		})
+	}
+}
+
+// TestEmptyAndOddArguments: a variable that a script never set, or a path, names nothing and stands for nothing else.
+func TestEmptyAndOddArguments(t *testing.T) {
+	none := t.TempDir()
+	for _, verb := range []string{
+		"daemon stop", "daemon start", "daemon restart", "daemon explain", "work show", "work cancel", "work retry", "dlq show", "dlq retry",
+		"token revoke", "force-leave", "leader transfer", "events publish", "data where", "config apply",
+	} {
+		odd := []string{""}
+		if !slices.Contains([]string{"force-leave", "leader transfer", "events publish", "config apply"}, verb) {
+			odd = append(odd, ".", "..")
+		}
+		for _, arg := range odd {
+			args := append([]string{"--data-dir", none}, append(strings.Fields(verb), arg)...)
+			if exit, out, err := said(args...); exit != 2 || out != "" {
+				t.Errorf("%q: exit %d, want 2: %s%s", args, exit, out, err)
+			}
+		}
 	}
 }
 

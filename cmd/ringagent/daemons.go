@@ -82,7 +82,7 @@ func daemonCommand() *cli.Command {
 			Name: name, Usage: does, ArgsUsage: "NAME",
 			Flags: []cli.Flag{&cli.StringFlag{Name: "node", Usage: "on `NODE` instead of this one"}},
 			Action: func(c *cli.Context) error {
-				n, err := oneArg(c, "daemon NAME")
+				n, err := idArg(c, "daemon NAME")
 				if err != nil {
 					return err
 				}
@@ -102,7 +102,7 @@ func daemonCommand() *cli.Command {
 				Name: "explain", Usage: "why it runs where it runs, or why not", ArgsUsage: "NAME",
 				Flags: []cli.Flag{&cli.StringFlag{Name: "node", Usage: "as `NODE` sees it"}},
 				Action: func(c *cli.Context) error {
-					n, err := oneArg(c, "daemon NAME")
+					n, err := idArg(c, "daemon NAME")
 					if err != nil {
 						return err
 					}

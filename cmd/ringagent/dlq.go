@@ -14,7 +14,7 @@ import (
 func dlqCommand() *cli.Command {
 	act := func(name, does, done string) *cli.Command {
 		return &cli.Command{Name: name, Usage: does, ArgsUsage: "ID", Action: func(c *cli.Context) error {
-			id, err := oneArg(c, "dead letter ID")
+			id, err := idArg(c, "dead letter ID")
 			if err != nil {
 				return err
 			}
@@ -42,7 +42,7 @@ func dlqCommand() *cli.Command {
 				})
 			}},
 			{Name: "show", Usage: "one of them, whole", ArgsUsage: "ID", Action: func(c *cli.Context) error {
-				id, err := oneArg(c, "dead letter ID")
+				id, err := idArg(c, "dead letter ID")
 				if err != nil {
 					return err
 				}

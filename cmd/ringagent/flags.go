@@ -67,5 +67,17 @@ func oneArg(c *cli.Context, name string) (string, error) {
 	if c.NArg() != 1 {
 		return "", usage("%s needs exactly one %s, got %d", c.Command.HelpName, name, c.NArg())
 	}
+	if c.Args().First() == "" { // such as a script's variable that was never set
+		return "", usage("%s needs a %s, got an empty one", c.Command.HelpName, name)
+	}
 	return c.Args().First(), nil
+}
+
+// idArg is oneArg for what becomes a part of a path that the agent is asked for.
+func idArg(c *cli.Context, name string) (string, error) {
+	s, err := oneArg(c, name)
+	if s == "." || s == ".." {
+		err = usage("%s: %q is no %s", c.Command.HelpName, s, name)
+	}
+	return s, err
 }

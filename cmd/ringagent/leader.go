@@ -37,10 +37,14 @@ func leaderCommand() *cli.Command {
 			Usage:     "hand coordination over, to NODE if one is named",
 			ArgsUsage: "[NODE]",
 			Action: func(c *cli.Context) error {
-				if c.NArg() > 1 {
-					return usage("leader transfer takes at most one NODE")
+				node := ""
+				if c.NArg() > 0 { // an empty name is not to mean anybody
+					var err error
+					if node, err = oneArg(c, "NODE"); err != nil {
+						return err
+					}
 				}
-				return post(c, "/api/v1/leader/transfer", map[string]string{"node": c.Args().First()}, "coordination handed over")
+				return post(c, "/api/v1/leader/transfer", map[string]string{"node": node}, "coordination handed over")
 			},
 		}},
 	}

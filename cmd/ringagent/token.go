@@ -72,7 +72,7 @@ func tokenCommand() *cli.Command {
 			{
 				Name: "revoke", Usage: "end a token", ArgsUsage: "ID",
 				Action: func(c *cli.Context) error {
-					id, err := oneArg(c, "token ID")
+					id, err := idArg(c, "token ID")
 					if err != nil {
 						return err
 					}

@@ -50,7 +50,7 @@ func workCommand() *cli.Command {
 			{
 				Name: "show", Usage: "one item, whole", ArgsUsage: "ID",
 				Action: func(c *cli.Context) error {
-					id, err := oneArg(c, "work ID")
+					id, err := idArg(c, "work ID")
 					if err != nil {
 						return err
 					}
@@ -78,7 +78,7 @@ func workCommand() *cli.Command {
 				Name: "cancel", Usage: "end an unfinished item", ArgsUsage: "ID",
 				Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Value: "cancelled by an operator", Usage: "why"}},
 				Action: func(c *cli.Context) error {
-					id, err := oneArg(c, "work ID")
+					id, err := idArg(c, "work ID")
 					if err != nil {
 						return err
 					}
@@ -88,7 +88,7 @@ func workCommand() *cli.Command {
 			{
 				Name: "retry", Usage: "queue a failed, dead or cancelled item again", ArgsUsage: "ID",
 				Action: func(c *cli.Context) error {
-					id, err := oneArg(c, "work ID")
+					id, err := idArg(c, "work ID")
 					if err != nil {
 						return err
 					}
