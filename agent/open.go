@@ -77,12 +77,15 @@ func (a *Agent) openMesh(c config.Config) error {
 		}
 		return a.leader.View().Generation()
 	}}
+	var told refusals
 	conf := mesh.Config{
 		DataDir: a.dir.root, Listen: c.Listen, Advertise: advertise, Boot: a.boot, Profile: profile, Roster: a.roster, Life: a.opts.CertLife,
 		Meta: mesh.Meta{Version: Version, Protocol: Protocol, State: StateVersion}, Network: a.opts.Network, Log: a.log,
 		Hooks: mesh.Hooks{Generation: gen.current, Seen: gen.seen},
 		OnRefused: func(by id.Node, reason *mesh.Error) {
-			a.log.Warn().Str("peer", string(by)).Err(reason).Msg("another node refuses this one")
+			if told.news(by, reason.Code, time.Now()) {
+				a.log.Warn().Str("peer", string(by)).Err(reason).Msg("another node refuses this one")
+			}
 			switch {
 			case mesh.IsCode(reason, mesh.CodeDuplicate):
 				// Two machines with one identity must not both go on: this one started later.

@@ -16,6 +16,7 @@ import (
 
 const (
 	askTimeout  = time.Second     // for "who coordinates?"
+	askPause    = 2 * time.Second // at most, from one such question to the next
 	callTimeout = 5 * time.Second // for one attempt at the coordinator; commits take milliseconds
 )
 
@@ -142,6 +143,8 @@ type finder struct {
 	mu      sync.Mutex
 	known   remote
 	since   time.Time             // when known was found out
+	asked   time.Time             // when the others were last asked
+	lost    time.Time             // since when none of them could say; zero: one could
 	doubted map[id.Node]time.Time // nodes that could not be reached directly
 }
 
@@ -158,17 +161,34 @@ func (f *finder) find(ctx context.Context) (remote, bool) {
 	known := f.known
 	// A voter relays to whoever coordinates by now, so that a roundabout way never fails for being out of date.
 	stale := known.via != "" && time.Since(f.since) >= doubtFor
+	good := known.node != "" && !stale
+	soon := !good && time.Since(f.asked) < f.pause()
+	if !good && !soon {
+		f.asked = time.Now()
+	}
 	f.mu.Unlock()
-	if known.node != "" && !stale {
-		return known, true
+	if good || soon {
+		return known, good
 	}
 	r, ok := f.ask(ctx)
-	if ok {
-		f.mu.Lock()
-		f.known, f.since = r, time.Now()
-		f.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case ok:
+		f.known, f.since, f.lost = r, time.Now(), time.Time{}
+	case f.lost.IsZero():
+		f.lost = time.Now()
 	}
 	return r, ok
+}
+
+// pause is how long the others are left alone after a question that none of them could answer: not at all in the second that
+// an election takes, but a node that is cut off or shut out has every caller here ask them, for ever. Called with mu held.
+func (f *finder) pause() time.Duration {
+	if f.lost.IsZero() {
+		return 0
+	}
+	return min(time.Since(f.lost)/10, askPause)
 }
 
 // way is direct, or through another core node while the direct way is in doubt.
