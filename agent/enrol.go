@@ -41,6 +41,8 @@ type Enrolment struct {
 	Seeds  []string
 	Token  identity.Secret // may be empty where the data dir is Granted
 	Class  id.Class        // "" takes what the token gives
+	// Waits is told once why an enrolment takes longer. May be nil.
+	Waits func(why string)
 	// Network carries the connection; nil means TCP. Tests put a network in memory here.
 	Network mesh.Network
 }
@@ -85,7 +87,7 @@ func Enrol(ctx context.Context, e Enrolment) error {
 	if a := advertised(e.Config); a != "" {
 		advertise = []string{a}
 	}
-	got, err = mesh.Enrol(ctx, mesh.EnrolOptions{
+	got, err = e.ask(ctx, mesh.EnrolOptions{
 		DataDir: d.root, Token: token, Seeds: e.Seeds, Name: e.Config.NodeName, Class: e.Class, Advertise: advertise, Boot: id.NewBoot(),
 		Network: e.Network,
 		Keep: func(state json.RawMessage) error {
@@ -101,6 +103,33 @@ func Enrol(ctx context.Context, e Enrolment) error {
 		return meshError(err)
 	}
 	return e.finish(d, got)
+}
+
+const (
+	nameWait  = 30 * time.Second // for the death of the machine that bore the name to be noticed
+	nameRetry = 2 * time.Second
+
+	heldBy = "held_by" // detail of a refusal: the node that bears the name
+)
+
+// ask asks the ring, for a while again and again where only the name is in the way: a machine that was wiped and comes back
+// under its old name is there before the ring has noticed that it was gone.
+func (e Enrolment) ask(ctx context.Context, o mesh.EnrolOptions) (mesh.Enrolled, error) {
+	ends := time.Now().Add(nameWait)
+	for told := false; ; {
+		got, err := mesh.Enrol(ctx, o)
+		var refused *mesh.Error
+		if !errors.As(err, &refused) || refused.Detail[heldBy] == "" {
+			return got, err //nolint:wrapcheck // the caller makes the contract's error of it
+		}
+		if !told && e.Waits != nil {
+			e.Waits(refused.Message)
+		}
+		told = true
+		if time.Now().Add(nameRetry).After(ends) || !pause(ctx, nameRetry) {
+			return got, err //nolint:wrapcheck // as above
+		}
+	}
 }
 
 // resume finishes what an earlier Enrol was granted. A token of another ring, or for another class, means that somebody
@@ -193,7 +222,7 @@ func (e enroller) Enrol(ctx context.Context, r mesh.EnrolRequest) (mesh.EnrolGra
 	body := state.Enrol{TokenID: r.TokenID, SecretHash: string(r.SecretHash), Class: r.Class, Member: m}
 	granted, err := e.admit(ctx, st, body)
 	if err != nil {
-		return mesh.EnrolGrant{}, enrolError(err)
+		return mesh.EnrolGrant{}, holder(st, body, enrolError(err))
 	}
 	settings, _ := st.Settings()
 	first, err := json.Marshal(welcome{rosterFile: e.roster().with(granted), Timing: settings.Timing})
@@ -217,6 +246,17 @@ func (e enroller) admit(ctx context.Context, st *state.State, body state.Enrol) 
 		return ring.Member{}, err
 	}
 	return valueAs[ring.Member](res)
+}
+
+// holder names the node that bears the name, where that is what a refusal is about.
+func holder(st *state.State, b state.Enrol, err error) error {
+	var refused *mesh.Error
+	have, held := st.MemberByName(b.Member.Name)
+	t, known := st.Token(b.TokenID)
+	if !held || have.ID == b.Member.ID || !known || t.Class != b.Class || !errors.As(err, &refused) || refused.Code != mesh.CodeNameTaken {
+		return err
+	}
+	return refused.WithDetail(heldBy, string(have.ID))
 }
 
 // enrolError keeps what the machine said, under a code that the newcomer's exit code is made of.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/ringagent/ringagent/agent"
 	"github.com/ringagent/ringagent/agent/agenttest"
@@ -73,6 +75,33 @@ func TestNewcomerKnowsTheTiming(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNameOfAMachineThatIsGone: a wiped machine is back before the ring has noticed that it was gone, and waits for its name; one
+// that takes the name of a machine that lives is refused all the same.
+func TestNameOfAMachineThatIsGone(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Core: 1, Edge: 2, Specs: base()})
+	e1, e2 := r.Node("e1"), r.Node("e2")
+	e1.Wipe()
+	e1.Prepare()
+	waited := ""
+	again := e1.Enrolment(r.Token(id.Edge))
+	again.Waits = func(why string) { waited = why }
+	if err := agent.Enrol(t.Context(), again); err != nil || !strings.Contains(waited, "e1") {
+		t.Fatalf("under its old name: %v; waited for %q", err, waited)
+	}
+	e1.Wipe()
+	e1.Prepare()
+	thief := e1.Enrolment(r.Token(id.Edge))
+	thief.Config.NodeName = e2.Name
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	err := agent.Enrol(ctx, thief)
+	var refused *api.Error
+	if !errors.As(err, &refused) || refused.Exit() != 8 {
+		t.Errorf("under the name of another: %v, want exit code 8", err)
 	}
 }
 

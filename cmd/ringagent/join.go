@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -74,7 +75,10 @@ func join(c *cli.Context) error {
 	if c.IsSet("class") {
 		class = conf.Class
 	}
-	if err := agent.Enrol(c.Context, agent.Enrolment{Config: conf, Seeds: seeds, Token: token, Class: class}); err != nil {
+	waits := func(why string) {
+		fmt.Fprintf(c.App.ErrWriter, "%s; waiting up to 30 s for it to be given up\n", printable(why))
+	}
+	if err := agent.Enrol(c.Context, agent.Enrolment{Config: conf, Seeds: seeds, Token: token, Class: class, Waits: waits}); err != nil {
 		return err
 	}
 	if c.Bool("enrol-only") {
