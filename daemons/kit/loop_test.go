@@ -154,6 +154,54 @@ func (f figures) Validate() error {
 	return nil
 }
 
+type rates struct {
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+}
+
+// What a table inside a section does not name keeps its default, as at the top: it must not turn into zero in silence.
+func TestDecodeCompletesNestedTables(t *testing.T) {
+	t.Parallel()
+	type gates struct {
+		By   map[string]rates `json:"by"`
+		Flat rates            `json:"flat"`
+	}
+	defaults := gates{By: map[string]rates{"2": {0.5, 0.9}, "3": {0.4, 0.8}}, Flat: rates{1, 2}}
+	for _, c := range []struct{ raw, want string }{
+		{`{"by":{"2":{"low":0.7}}}`, "{map[2:{0.7 0.9} 3:{0.4 0.8}] {1 2}}"},
+		{`{"by":{"2":{"Low":0.7}}}`, "{map[2:{0.7 0.9} 3:{0.4 0.8}] {1 2}}"},
+		{`{"by":{"2":null}}`, "{map[2:{0.5 0.9} 3:{0.4 0.8}] {1 2}}"},
+		{`{"by":{"5":{"low":0.7}},"flat":{"high":3}}`, "{map[2:{0.5 0.9} 3:{0.4 0.8} 5:{0.7 0}] {1 3}}"},
+		{`{"by":{"2":{"lwo":0.7}}}`, `by: unknown field "lwo"`},
+	} {
+		got, err := Decode([]byte(c.raw), defaults)
+		if text := fmt.Sprint(got); err == nil && text != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %s, %v; want %s", c.raw, text, err, c.want)
+		}
+	}
+}
+
+// Whoever writes a section must learn from the error which key it is, what it takes, and which keys there are.
+func TestDecodeNamesKeyAndMend(t *testing.T) {
+	t.Parallel()
+	defaults := figures{Games: 50, Wait: Duration(time.Minute), Rates: map[string]int{"2": 1}}
+	spec := Spec{Name: "X", Settings: defaults}
+	for raw, want := range map[string]string{
+		`{"gmaes":7}`:          `unknown field "gmaes"; there are every, enabled, games, wait, rates`,
+		`{"games":"many"}`:     "games: want a whole number, not string",
+		`{"games":1.5}`:        "games: want a whole number, not number 1.5",
+		`{"wait":"soon"}`:      `wait: duration "soon": want such as`,
+		`{"rates":[1]}`:        "rates: want a table, not array",
+		`{"rates":{"2":true}}`: "rates: want a whole number, not bool",
+		`{"every":"soon"}`:     `every: duration "soon": want such as`,
+		`{"enabled":"yes"}`:    "enabled: want true or false, not string",
+	} {
+		if err := spec.CheckSettings([]byte(raw)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v; want %s", raw, err, want)
+		}
+	}
+}
+
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	defaults := figures{Games: 50, Wait: Duration(time.Minute), Rates: map[string]int{"2": 1, "3": 2}}

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -50,8 +52,16 @@ func DecodeBasics(raw json.RawMessage) (Basics, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return b, nil
 	}
-	if err := json.Unmarshal(raw, &b); err != nil {
-		return b, fmt.Errorf("decode settings: %w", err)
+	keys := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return b, fmt.Errorf("decode settings: %s", plain(err))
+	}
+	for key, to := range map[string]any{"every": &b.Every, "enabled": &b.Enabled} {
+		if v, ok := keys[key]; ok {
+			if err := json.Unmarshal(v, to); err != nil {
+				return b, fmt.Errorf("%s: %s", key, plain(err))
+			}
+		}
 	}
 	if b.Every != nil && *b.Every <= 0 {
 		return b, errors.New("every: want a duration above zero")
@@ -71,9 +81,9 @@ func (s Spec) Period(raw json.RawMessage) (time.Duration, error) {
 	return s.Every, nil
 }
 
-// Decode lays a daemon's section over its defaults. It is strict: an unknown key is an error that names it; "every" and
-// "enabled" belong to the kit and are accepted everywhere. A T with a method Validate() error is validated. Defaults are
-// not changed, not even through maps in them.
+// Decode lays a daemon's section over its defaults, table by table: what a nested table does not name keeps its default. It
+// is strict: an unknown key is an error that names it; "every" and "enabled" belong to the kit and are accepted everywhere.
+// A T with a method Validate() error is validated. Defaults are not changed, not even through maps in them.
 func Decode[T any](raw json.RawMessage, defaults T) (T, error) {
 	v, err := decode(raw, reflect.ValueOf(defaults))
 	if err != nil {
@@ -89,13 +99,11 @@ func (s Spec) CheckSettings(raw json.RawMessage) error {
 	if settings == nil {
 		settings = struct{}{}
 	}
-	if _, err := s.Period(raw); err != nil {
+	if _, err := DecodeBasics(raw); err != nil {
 		return err
 	}
-	if _, err := decode(raw, reflect.ValueOf(settings)); err != nil {
-		return fmt.Errorf("%s: %w", s.Name, err)
-	}
-	return nil
+	_, err := decode(raw, reflect.ValueOf(settings))
+	return err
 }
 
 func decode(raw json.RawMessage, defaults reflect.Value) (reflect.Value, error) {
@@ -109,20 +117,8 @@ func decode(raw json.RawMessage, defaults reflect.Value) (reflect.Value, error) 
 		return out.Elem(), fmt.Errorf("copy default settings: %w", err)
 	}
 	if len(bytes.TrimSpace(raw)) > 0 {
-		keys := map[string]json.RawMessage{}
-		if err := json.Unmarshal(raw, &keys); err != nil {
-			return out.Elem(), fmt.Errorf("decode settings: %w", err)
-		}
-		delete(keys, "every")
-		delete(keys, "enabled")
-		rest, err := json.Marshal(keys)
-		if err != nil {
-			return out.Elem(), fmt.Errorf("decode settings: %w", err)
-		}
-		d := json.NewDecoder(bytes.NewReader(rest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(out.Interface()); err != nil {
-			return out.Elem(), fmt.Errorf("decode settings: %s", strings.TrimPrefix(err.Error(), "json: "))
+		if err := overlay(raw, base, out); err != nil {
+			return out.Elem(), err
 		}
 	}
 	if c, ok := out.Elem().Interface().(interface{ Validate() error }); ok {
@@ -131,4 +127,104 @@ func decode(raw json.RawMessage, defaults reflect.Value) (reflect.Value, error) 
 		}
 	}
 	return out.Elem(), nil
+}
+
+// overlay decodes the keys of raw one by one into out, which holds the defaults, whose JSON is base.
+func overlay(raw, base json.RawMessage, out reflect.Value) error {
+	keys := map[string]json.RawMessage{}
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return fmt.Errorf("decode settings: %s", plain(err))
+	}
+	under := object(base)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if key == "every" || key == "enabled" {
+			continue
+		}
+		one, err := json.Marshal(map[string]json.RawMessage{key: complete(under[key], keys[key])})
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		d := json.NewDecoder(bytes.NewReader(one))
+		d.DisallowUnknownFields()
+		switch err := d.Decode(out.Interface()); {
+		case err == nil:
+		case strings.Contains(err.Error(), fmt.Sprintf("unknown field %q", key)):
+			return fmt.Errorf("unknown field %q; there are %s", key, strings.Join(keysOf(out.Type().Elem()), ", "))
+		default:
+			return fmt.Errorf("%s: %s", key, plain(err))
+		}
+	}
+	return nil
+}
+
+// complete returns over with what its tables do not name, or name as null, taken from those of under. The library decodes an
+// entry of a map as a whole, so that what it does not say would be zero instead of the default.
+func complete(under, over json.RawMessage) json.RawMessage {
+	below, above := object(under), object(over)
+	if below == nil || above == nil {
+		return over
+	}
+	names := slices.Sorted(maps.Keys(below))
+	for _, key := range slices.Sorted(maps.Keys(above)) {
+		v := above[key]
+		if i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, key) }); i >= 0 {
+			key = names[i] // names match as in the JSON library
+		}
+		if have, ok := below[key]; !ok || string(v) != "null" {
+			below[key] = complete(have, v)
+		}
+	}
+	b, err := json.Marshal(below)
+	if err != nil {
+		return over
+	}
+	return b
+}
+
+// object is the table that raw is, or nil.
+func object(raw json.RawMessage) map[string]json.RawMessage {
+	var m map[string]json.RawMessage
+	if json.Unmarshal(raw, &m) != nil {
+		return nil
+	}
+	return m
+}
+
+// keysOf lists the keys that a section may have.
+func keysOf(t reflect.Type) []string {
+	out := []string{"every", "enabled"}
+	if t.Kind() != reflect.Struct {
+		return out
+	}
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// plain is an error of the JSON library in words for people, without the names of Go's types.
+func plain(err error) string {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return strings.TrimPrefix(err.Error(), "json: ")
+	}
+	want := "another type"
+	switch wrong.Type.Kind() {
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint8, reflect.Uint16,
+		reflect.Uint32, reflect.Uint64:
+		want = "a whole number"
+	case reflect.Float32, reflect.Float64:
+		want = "a number"
+	case reflect.String:
+		want = "text"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	case reflect.Map, reflect.Struct:
+		want = "a table"
+	}
+	return fmt.Sprintf("want %s, not %s", want, wrong.Value)
 }
