@@ -237,3 +237,12 @@ func TestEveryDaemonEndsWithItsContext(t *testing.T) {
 		}
 	}
 }
+
+// Before there is a ring nobody can be asked for the daemons there are, so the error lists them.
+func TestCheckSectionListsTheDaemons(t *testing.T) {
+	t.Parallel()
+	err := CheckSection("TRAINING_TRIGER", nil)
+	if err == nil || !strings.Contains(err.Error(), "TRAINING_TRIGGER") || strings.Contains(err.Error(), "HEALTH_CHECK") {
+		t.Errorf("error %v should list the daemons, but no deprecated name", err)
+	}
+}

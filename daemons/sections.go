@@ -2,8 +2,9 @@ package daemons
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -14,11 +15,23 @@ func CheckSection(name string, section json.RawMessage) error {
 	s, ok := ByName(name)
 	switch {
 	case !ok:
-		return errors.New("there is no daemon of this name; list them with: ringagent daemons")
+		return fmt.Errorf("there is no daemon of this name; there are %s", strings.Join(current(), ", "))
 	case s.AliasOf != "":
 		return fmt.Errorf("deprecated name; write %s", s.AliasOf)
 	}
 	return s.CheckSettings(section)
+}
+
+// current lists the names that are not deprecated.
+func current() []string {
+	var out []string
+	for _, s := range All() {
+		if s.AliasOf == "" {
+			out = append(out, s.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Enabled says whether the ring settings want a daemon to run; without a word they do.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -104,17 +105,17 @@ func Load(dataDir, file string) (Config, Origins, error) {
 func ReadFile(file string) ([]byte, error) {
 	st, err := os.Stat(file)
 	if err != nil {
-		return nil, fmt.Errorf("read config: %w", err)
+		return nil, fmt.Errorf("read file: %w", err)
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("read config %s: not a regular file", file)
+		return nil, fmt.Errorf("read file %s: not a regular file", file)
 	}
 	if st.Size() > MaxFile {
-		return nil, fmt.Errorf("read config %s: %d bytes, more than %d", file, st.Size(), MaxFile)
+		return nil, fmt.Errorf("read file %s: %d bytes, more than %d", file, st.Size(), MaxFile)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("read config: %w", err)
+		return nil, fmt.Errorf("read file: %w", err)
 	}
 	return bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), nil
 }
@@ -133,9 +134,31 @@ func decode(b []byte, file string, out any) error {
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(out); err != nil {
-		return fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
+		return fmt.Errorf("%s: %s", file, plainTypes(yaml.FormatError(err, false, true)))
 	}
 	return nil
+}
+
+// goTypes is how the YAML library says that a value is of the wrong type.
+var goTypes = regexp.MustCompile(`cannot unmarshal (\S+) into Go (?:struct field \S+|value) of type (\S+)`)
+
+// plainTypes says the same without the names of Go's types.
+func plainTypes(text string) string {
+	return goTypes.ReplaceAllStringFunc(text, func(found string) string {
+		m := goTypes.FindStringSubmatch(found)
+		want := m[2]
+		switch {
+		case strings.HasPrefix(want, "int"), strings.HasPrefix(want, "uint"):
+			want = "a whole number"
+		case strings.HasPrefix(want, "float"):
+			want = "a number"
+		case want == "bool":
+			want = "true or false"
+		case want == "string":
+			want = "text"
+		}
+		return fmt.Sprintf("want %s, not %s", want, m[1])
+	})
 }
 
 // maxDepth bounds what the YAML library is given: its cost grows with the square of the nesting.

@@ -230,7 +230,11 @@ func TestRingSettings(t *testing.T) {
 	if s.Timing != ring.TimingWAN || s.Voters != 5 || time.Duration(s.Retention.Age) != 2*time.Hour || s.CopiesOf(ring.KindModel) != 3 || s.CopiesOf(ring.KindPack) != 2 {
 		t.Errorf("read %+v", s)
 	}
+	broken := write(t, "name: x\nconfigs: [x]\nstages: {}\n")
 	for text, want := range map[string]string{
+		"workload: " + broken + "\n":       broken + ":2:11: configs[0]", // the place in the workload's own file
+		"retention: {bytes: 1GB}\n":        "want a whole number, not string",
+		"daemons: {A: {}, B: {}}\n":        "ring.yaml: daemons.B", // all at once
 		"voters: 2\n":                      "voters",
 		"timing: fast\n":                   "timing",
 		"retention: {age: never}\n":        "retention.age",
@@ -288,5 +292,16 @@ func TestLabelsMayBeNumbers(t *testing.T) {
 	}
 	if _, _, err := Load("/data", write(t, "log: {1: a}\n")); err == nil {
 		t.Error("a number as the name of a setting was taken")
+	}
+}
+
+// A workload whose stages are misspelled is still a workload: being told that ring settings know no version would not help.
+func TestValidateAnyKnowsAWorkloadByItsHead(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"version: 1\nname: x\nconfigs: [x_2p]\nstage: {}\n", "name: x\nconfigs: [x_2p]\n"} {
+		kind, err := ValidateAny([]byte(text), "w.yaml", nil)
+		if kind != "workload" || err == nil {
+			t.Errorf("%q is taken for %q: %v", text, kind, err)
+		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -55,7 +57,8 @@ func LoadRing(file string, check SectionCheck) (ring.Settings, error) {
 // ParseRing is LoadRing on bytes; file names them in errors and is where relative paths begin.
 func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error) {
 	var f ringFile
-	if err := decode(b, file, &f); err != nil {
+	err := decode(b, file, &f)
+	if err != nil {
 		return ring.Settings{}, err
 	}
 	if says, err := onlyDocument(b, file); err != nil || !says {
@@ -81,20 +84,8 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 		s.Retention.Bytes = f.Retention.Bytes
 	}
 	s.Retention.Count = f.Retention.Count
-	for name, section := range f.Daemons {
-		raw, err := json.Marshal(section)
-		if err != nil {
-			return s, fmt.Errorf("%s: daemons.%s: %w", file, name, err)
-		}
-		if check != nil {
-			if err := check(name, raw); err != nil {
-				return s, fmt.Errorf("%s: daemons.%s: %w", file, name, err)
-			}
-		}
-		if s.Daemons == nil {
-			s.Daemons = map[string]json.RawMessage{}
-		}
-		s.Daemons[name] = raw
+	if s.Daemons, err = sections(f.Daemons, file, check); err != nil {
+		return s, err
 	}
 	if f.Workload != "" {
 		path := f.Workload
@@ -108,7 +99,11 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 		if s.Workload = string(text); s.Workload == "" {
 			return s, fmt.Errorf("%s: workload: %s is empty", file, path)
 		}
-		if w, err := workload.Parse(text, path); err == nil && len(s.Configs) == 0 {
+		w, err := workload.Parse(text, path)
+		if err != nil {
+			return s, fmt.Errorf("%s: workload: %w", file, err)
+		}
+		if len(s.Configs) == 0 {
 			s.Configs = w.Configs // none named means all of the workload's
 		}
 	}
@@ -116,6 +111,27 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 		return s, fmt.Errorf("%s: %w", file, err)
 	}
 	return s, nil
+}
+
+// sections reads the daemons' sections; all that are wrong are named at once.
+func sections(of map[string]map[string]any, file string, check SectionCheck) (map[string]json.RawMessage, error) {
+	var out map[string]json.RawMessage
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		raw, err := json.Marshal(of[name])
+		if err == nil && check != nil {
+			err = check(name, raw)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: daemons.%s: %w", file, name, err))
+			continue
+		}
+		if out == nil {
+			out = map[string]json.RawMessage{}
+		}
+		out[name] = raw
+	}
+	return out, errors.Join(errs...)
 }
 
 // CheckRing validates settings together with the workload inside them.
@@ -161,9 +177,11 @@ func ValidateAny(b []byte, file string, check SectionCheck) (string, error) {
 	if err := yaml.Unmarshal(b, &keys); err != nil {
 		return "", fmt.Errorf("%s: %s", file, yaml.FormatError(err, false, true))
 	}
-	if _, ok := keys["stages"]; ok { // ring settings and workloads both have configs
-		_, err := workload.Parse(b, file)
-		return "workload", err
+	for _, k := range []string{"stages", "version", "name"} { // ring settings and workloads both have configs
+		if _, ok := keys[k]; ok {
+			_, err := workload.Parse(b, file)
+			return "workload", err
+		}
 	}
 	for _, k := range []string{"voters", "workload", "configs", "copies", "retention", "daemons", "timing"} {
 		if _, ok := keys[k]; ok {

@@ -54,7 +54,11 @@ func validateCommand() *cli.Command {
 						fmt.Fprintf(w, "%s: ok (%s)\n", f.File, f.Kind)
 						continue
 					}
-					fmt.Fprintf(w, "%s: %s\n", f.File, strings.TrimRight(f.Error, "\n"))
+					text := strings.TrimRight(f.Error, "\n")
+					if !strings.HasPrefix(text, f.File) { // most faults begin with the file, and the line in it
+						text = f.File + ": " + text
+					}
+					fmt.Fprintln(w, text)
 				}
 			})
 			if err == nil && !out.OK {
