@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -157,11 +158,14 @@ func (w *Worker) lastWords(r *run) string {
 // collect checks the outputs of a command that claims success and stores them.
 func (w *Worker) collect(ctx context.Context, r *run, rec jobRecord, st proc.Status, o Outcome) answer {
 	artifacts, err := proc.Check(ctx, r.handle.OutDir(), st.Started, owed(rec.Outputs), w.cfg.Validators)
+	if err == nil {
+		err = w.belong(ctx, r, artifacts)
+	}
 	w.free(r) // what follows is the agent's own work
 	if err != nil {
 		w.avoid.strike(r.claim.Type, ReasonOutputs)
 		o.Reason, o.Detail = ReasonOutputs, err.Error()
-		w.log.Warn().Str("job", r.job).Err(err).Msg("job claims success and lies")
+		w.log.Warn().Str("job", r.job).Str("type", r.claim.Type).Err(err).Msg("job ended well, but its outputs are not what it owes")
 		return answer{Action: actFinish, Outcome: o}
 	}
 	w.setPhase(r, Publishing)
@@ -185,6 +189,19 @@ func (w *Worker) collect(ctx context.Context, r *run, rec jobRecord, st proc.Sta
 	w.avoid.ok(r.claim.Type)
 	o.Result, o.Reason, o.Detail = Done, "", ""
 	return answer{Action: actFinish, Outcome: o}
+}
+
+// belong asks of each output whether it answers this claim: good bytes of another game or about another model do not.
+func (w *Worker) belong(ctx context.Context, r *run, found []proc.Artifact) error {
+	if w.cfg.Belongs == nil {
+		return nil
+	}
+	for _, a := range found {
+		if err := w.cfg.Belongs(ctx, r.claim, a); err != nil {
+			return fmt.Errorf("output %s (%s): %w", filepath.Base(a.Path), a.Kind, err)
+		}
+	}
+	return nil
 }
 
 func owed(outputs []workload.Output) []proc.Output {

@@ -31,6 +31,8 @@ type Config struct {
 	Artifacts  Artifacts
 	Games      Games
 	Validators map[string]proc.Validator
+	// Belongs says what speaks against a good output being the answer to this claim; nil means nothing ever does.
+	Belongs func(ctx context.Context, c Claim, out proc.Artifact) error
 	// Workload is asked before each claim; nil means that there is none yet.
 	Workload func() *workload.Workload
 	// Configs narrows the workload's configs to those that the ring trains; nil means all.

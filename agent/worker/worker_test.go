@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -118,6 +119,20 @@ func TestLies(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestGoodOutputOfAnotherClaimIsRefused(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: play}, claim(1, workload.Selfplay))
+	b.cfg.Belongs = func(_ context.Context, c Claim, out proc.Artifact) error {
+		return fmt.Errorf("%s is no answer to %s", out.Kind, c.ClaimID)
+	}
+	w, _ := b.run()
+	o := b.outcome("c1")
+	if o.Result != Failed || o.Reason != ReasonOutputs || o.Detail != "output games.db (games): games is no answer to c1" {
+		t.Errorf("got %+v", o)
+	}
+	b.idle(w)
 }
 
 func TestTimeoutEndsRun(t *testing.T) {
