@@ -305,3 +305,22 @@ func TestValidateAnyKnowsAWorkloadByItsHead(t *testing.T) {
 		}
 	}
 }
+
+// What is shown of a ring's settings can be applied again, with the line that names the workload.
+func TestMarshalRingReadsBack(t *testing.T) {
+	t.Parallel()
+	text := "timing: wan\nvoters: 5\nretention: {age: 2h, count: 9}\ncopies: {model: 3}\n" +
+		"daemons: {A: {samples: 5000, cooldown: 20s, first: {\"2\": {random: 0.75}}}, B: {enabled: false}}\n"
+	want, err := ParseRing([]byte(text), "ring.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := MarshalRing(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseRing(b, "ring.yaml", nil)
+	if err != nil || !cmp.Equal(got, want) {
+		t.Errorf("%v; from\n%s\n%s", err, b, cmp.Diff(want, got))
+	}
+}

@@ -134,6 +134,31 @@ func sections(of map[string]map[string]any, file string, check SectionCheck) (ma
 	return out, errors.Join(errs...)
 }
 
+// MarshalRing writes settings in the form in which people write them, so that they can be changed and applied again. The
+// workload is not in it: a settings file names the workload's file, and where that is nobody remembers.
+func MarshalRing(s ring.Settings) ([]byte, error) {
+	f := ringFile{Timing: s.Timing, Voters: s.Voters, Configs: s.Configs, Copies: s.Copies}
+	f.Retention = retention{Bytes: s.Retention.Bytes, Count: s.Retention.Count}
+	if s.Retention.Age > 0 {
+		f.Retention.Age = time.Duration(s.Retention.Age).String()
+	}
+	for name, raw := range s.Daemons {
+		section := map[string]any{}
+		if err := yaml.Unmarshal(raw, &section); err != nil { // JSON is YAML, and numbers stay whole
+			return nil, fmt.Errorf("read section %s: %w", name, err)
+		}
+		if f.Daemons == nil {
+			f.Daemons = map[string]map[string]any{}
+		}
+		f.Daemons[name] = section
+	}
+	b, err := yaml.Marshal(f)
+	if err != nil {
+		return nil, fmt.Errorf("write ring settings: %w", err)
+	}
+	return b, nil
+}
+
 // CheckRing validates settings together with the workload inside them.
 func CheckRing(s ring.Settings) error {
 	if err := s.Validate(); err != nil {

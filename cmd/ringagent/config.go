@@ -4,6 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/invopop/jsonschema"
 	"github.com/urfave/cli/v2"
@@ -39,7 +43,12 @@ func configCommand() *cli.Command {
 			},
 			{
 				Name: "apply", Usage: "replace the ring's settings by those of a file", ArgsUsage: "FILE",
-				Flags:  []cli.Flag{&cli.BoolFlag{Name: "ring", Usage: "FILE is the ring's settings (there is no other kind to apply)"}},
+				Description: "The file takes the place of all settings: what it does not name goes back to its default. A workload is not\n" +
+					"taken away by leaving it out.",
+				Flags: []cli.Flag{
+					&cli.BoolFlag{Name: "ring", Usage: "FILE is the ring's settings (there is no other kind to apply)"},
+					&cli.BoolFlag{Name: "without-workload", Usage: "take the ring's workload away, if FILE names none"},
+				},
 				Action: applyConfig,
 			},
 		},
@@ -59,7 +68,10 @@ func showConfig(c *cli.Context) error {
 		if err := client(c).Get(ctx, "/api/v1/settings", nil, &s); err != nil {
 			return err
 		}
-		return printJSON(c.App.Writer, s)
+		if c.Bool("json") {
+			return printJSON(c.App.Writer, s)
+		}
+		return showRing(c.App.Writer, s)
 	default:
 		return usage("--scope %q: want node or ring", c.String("scope"))
 	}
@@ -92,6 +104,23 @@ func showConfig(c *cli.Context) error {
 	return err
 }
 
+// showRing prints the settings as a file of them, and the workload below.
+func showRing(w io.Writer, raw json.RawMessage) error {
+	var a applied
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return fmt.Errorf("read ring settings: %w", err)
+	}
+	b, err := config.MarshalRing(a.Settings)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "# ring settings, version %d\n%s", a.Version, b)
+	if a.Settings.Workload != "" {
+		fmt.Fprintf(w, "# workload: FILE names it; its text in the ring is:\n---\n%s", a.Settings.Workload)
+	}
+	return nil
+}
+
 // applied is what a ring goes by after config apply.
 type applied struct {
 	Version  uint64        `json:"version"`
@@ -109,9 +138,57 @@ func applyConfig(c *cli.Context) error {
 	}
 	ctx, cancel := ask(c)
 	defer cancel()
-	var out applied
+	var old, out applied
+	if err := client(c).Get(ctx, "/api/v1/settings", nil, &old); err != nil {
+		return err
+	}
+	if old.Settings.Workload != "" && settings.Workload == "" && !c.Bool("without-workload") {
+		return api.Errorf(api.CodeRefused, "%s names no workload: the ring would lose the one it has, and play and train no more", file).
+			WithHint("add to the file: workload: FILE; to take it away all the same: --without-workload")
+	}
 	if err := client(c).Post(ctx, "/api/v1/settings", settings, &out); err != nil {
 		return err
 	}
-	return show(c, out, func(w io.Writer, a applied) { fmt.Fprintf(w, "ring settings are now version %d\n", a.Version) })
+	return show(c, out, func(w io.Writer, a applied) {
+		fmt.Fprintf(w, "ring settings are now version %d\nchanged: %s\n", a.Version, dash(strings.Join(changed(old.Settings, a.Settings), ", ")))
+	})
+}
+
+// changed names the settings in which two versions differ.
+func changed(old, now ring.Settings) []string {
+	was, is := flat(old), flat(now)
+	var out []string
+	for key := range is {
+		if _, ok := was[key]; !ok {
+			was[key] = nil
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(was)) {
+		if !reflect.DeepEqual(was[key], is[key]) {
+			out = append(out, key)
+		}
+	}
+	return out
+}
+
+// flat is the settings by the names that a ring settings file has for them, each daemon's section by itself.
+func flat(s ring.Settings) map[string]any {
+	out := map[string]any{}
+	b, err := json.Marshal(s)
+	if err != nil || json.Unmarshal(b, &out) != nil {
+		return map[string]any{}
+	}
+	sections, _ := out["daemons"].(map[string]any)
+	delete(out, "daemons")
+	for name, section := range sections {
+		out["daemons."+name] = section
+	}
+	return out
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -107,4 +108,43 @@ func TestLeftBehind(t *testing.T) {
 			t.Errorf("%s: exit %d, want %d: %s", name, exit, c.exit, &stderr)
 		}
 	}
+}
+
+// TestApplyKeepsTheWorkload: settings that do not name the workload do not take it away by the way, and whoever applies some
+// is told what they change.
+func TestApplyKeepsTheWorkload(t *testing.T) {
+	r := agenttest.Start(t, agenttest.Options{})
+	socket := filepath.Join(r.Node("c1").Dir, "agent.sock")
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	write("w.yaml", "version: 1\nname: w\nconfigs: [x_2p]\nstages:\n  selfplay:\n    argv: [play]\n    timeout: 1m\n    outputs: [{path: g, kind: games}]\n")
+	full := write("full.yaml", "timing: dev\nvoters: 1\nworkload: w.yaml\n")
+	part := write("part.yaml", "timing: dev\nvoters: 1\ndaemons: {TRAINING_TRIGGER: {samples: 7}}\n")
+	ask := func(want int, args ...string) string {
+		t.Helper()
+		exit, out, err := said(append([]string{"--socket", socket, "config"}, args...)...)
+		if exit != want {
+			t.Errorf("%q: exit %d, want %d: %s%s", args, exit, want, out, err)
+		}
+		return out + err
+	}
+	if out := ask(0, "apply", full); !strings.Contains(out, "configs") || !strings.Contains(out, "workload") {
+		t.Errorf("what changed is not told: %s", out)
+	}
+	if out := ask(8, "apply", part); !strings.Contains(out, "part.yaml names no workload") || !strings.Contains(out, "--without-workload") {
+		t.Errorf("a workload that would go: %s", out)
+	}
+	if out := ask(0, "show", "--scope", "ring"); !strings.Contains(out, "\nname: w\n") || !strings.Contains(out, "configs:\n- x_2p\n") {
+		t.Errorf("settings for people: %s", out)
+	}
+	if out := ask(0, "apply", part, "--without-workload"); !strings.Contains(out, "changed: configs, daemons.TRAINING_TRIGGER, workload\n") {
+		t.Errorf("what changed is not told: %s", out)
+	}
+	ask(0, "apply", part)
 }
