@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"database/sql"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,19 +48,7 @@ func TestMatchesBelongToTheCandidate(t *testing.T) {
 // A job's games are taken for those of its config whatever they say of themselves, so they have to say the same.
 func TestGamesBelongToTheConfig(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "games.db")
-	w, err := gamedb.Create(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	now := time.Now()
-	g := gamedb.Game{ID: "g1", Board: "y", Players: 2, CreatedAt: now, CompletedAt: now, Moves: []gamedb.Move{{Player: 1}}}
-	if err := w.Add(t.Context(), g); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	path := oneGame(t, "y")
 	out := proc.Artifact{Path: path, Kind: "games"}
 	if err := belongs(t.Context(), worker.Claim{Config: "y_2p"}, out); err != nil {
 		t.Error(err)
@@ -66,4 +56,38 @@ func TestGamesBelongToTheConfig(t *testing.T) {
 	if err := belongs(t.Context(), worker.Claim{Config: "x_2p"}, out); err == nil || !strings.Contains(err.Error(), "y_2p; board_type and num_players should make x_2p") {
 		t.Errorf("games of another config: %v", err)
 	}
+}
+
+// Games that no pack can take are worth nothing, though they can be counted: their job must not end well.
+func TestJobOfUnusableGamesFails(t *testing.T) {
+	t.Parallel()
+	path := oneGame(t, "x")
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.ExecContext(t.Context(), `DELETE FROM game_moves`)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	counters, err := jobValidators()["games"](t.Context(), path)
+	if err == nil || !strings.Contains(err.Error(), `such as "g1": no moves`) {
+		t.Errorf("counted %v, %v", counters, err)
+	}
+}
+
+// oneGame writes a file with one game of a board.
+func oneGame(t *testing.T, board string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "games.db")
+	w, err := gamedb.Create(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	err = w.Add(t.Context(), gamedb.Game{ID: "g1", Board: board, Players: 2, CreatedAt: now, CompletedAt: now, Moves: []gamedb.Move{{Player: 1}}})
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

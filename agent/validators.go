@@ -58,6 +58,10 @@ func (u *unfit) Refused() bool { return true }
 func jobValidators() map[string]proc.Validator {
 	out := validators()
 	out[string(ring.KindPack)] = func(ctx context.Context, path string) (map[string]int64, error) {
+		// What no pack can take would be refused later, game by game, when the job is long done.
+		if err := gamedb.Usable(ctx, path); err != nil {
+			return nil, err
+		}
 		c, err := gamedb.Count(ctx, path)
 		if err != nil {
 			return nil, err

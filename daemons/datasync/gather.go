@@ -348,7 +348,7 @@ func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string,
 	}
 	for _, r := range rejected {
 		bad[r.ID] = true
-		g.log.Warn().Str("job", db.JobID).Str("game", r.ID).Msg("game cannot be used")
+		g.log.Warn().Str("job", db.JobID).Str("game", r.ID).Str("reason", r.Reason).Msg("game cannot be used")
 	}
 	var good, refused []string
 	for _, i := range ids {

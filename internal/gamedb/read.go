@@ -121,6 +121,56 @@ func (s *source) read(ctx context.Context, fn func(Game) error) error {
 	return nil
 }
 
+// usableTried is how many games are looked at before a file counts as one of which nothing can be used.
+const usableTried = 100
+
+// Usable says whether a finished game of one snapshot of the file could be packed. Where there are finished games and none of
+// the oldest hundred could, the error says why not and is ErrUnsafe; a file without finished games passes. Count counts
+// games that Pack refuses, since it reads no more than the table of games.
+func Usable(ctx context.Context, path string) error {
+	s, err := openSource(ctx, path, live)
+	if err != nil {
+		return fmt.Errorf("look for usable games: %w", err)
+	}
+	defer s.Close()
+	if err := s.usable(ctx); err != nil {
+		return fmt.Errorf("look for usable games in %s: %w", path, err)
+	}
+	return nil
+}
+
+func (s *source) usable(ctx context.Context) error {
+	ids, err := s.finished(ctx)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	l, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	first := ""
+	for _, gameID := range ids[:min(len(ids), usableTried)] {
+		r, err := l.load(ctx, gameID)
+		reason := ""
+		switch {
+		case err == nil:
+			reason = r.fault()
+		case ofOneGame(err):
+			reason = err.Error()
+		default:
+			return err
+		}
+		if reason == "" {
+			return nil
+		}
+		if first == "" {
+			first = reason
+		}
+	}
+	return fmt.Errorf("%d finished games, and none can be used, such as %.60q: %s: %w", len(ids), ids[0], first, ErrUnsafe)
+}
+
 // Counts says what a file holds.
 type Counts struct {
 	Games   int // all configs together
