@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -244,5 +245,48 @@ func TestCheckSectionListsTheDaemons(t *testing.T) {
 	err := CheckSection("TRAINING_TRIGER", nil)
 	if err == nil || !strings.Contains(err.Error(), "TRAINING_TRIGGER") || strings.Contains(err.Error(), "HEALTH_CHECK") {
 		t.Errorf("error %v should list the daemons, but no deprecated name", err)
+	}
+}
+
+// TestSettingsAreDocumented: whoever writes a section has nothing but the page to go by.
+func TestSettingsAreDocumented(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join("..", "docs", "settings.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	about, current := map[string]string{}, []string{}
+	for _, line := range strings.Split(string(page), "\n") {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		if names := strings.TrimSpace(cells[1]); names != "" {
+			current = strings.Split(names, ", ")
+		}
+		for _, name := range current {
+			about[name] += cells[2]
+		}
+	}
+	for _, s := range All() {
+		if !strings.Contains(string(page), s.Name) && s.AliasOf == "" {
+			t.Errorf("%s is not on the page", s.Name)
+		}
+		if s.Settings == nil {
+			continue
+		}
+		b, err := json.Marshal(s.Settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys := map[string]any{}
+		if err := json.Unmarshal(b, &keys); err != nil {
+			t.Fatal(err)
+		}
+		for key := range keys {
+			if !strings.Contains(about[s.Name], "`"+key+"`") {
+				t.Errorf("%s: key %s is not on the page", s.Name, key)
+			}
+		}
 	}
 }

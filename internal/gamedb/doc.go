@@ -7,8 +7,9 @@
 // other means than SQLite, because closing any descriptor of it drops the locks of the whole process where only POSIX
 // locks exist. Where the kernel has locks that belong to the open file, this package turns them on before the first open.
 //
-// It knows nothing of nodes, artifacts or the rules of a game. Columns and child tables it has never heard of travel along
-// unread; values are kept with the storage class in which they were found, which is why most columns have no declared type.
+// It knows nothing of nodes, artifacts or the rules of a game. Columns it has never heard of travel along unread,
+// tables of other names stay behind; values are kept with the storage class in which they were found, which is why most
+// columns have no declared type.
 //
 // Beside games it keeps ledgers: which pack of a config has a game first, so that a game in several packs counts once.
 //
