@@ -319,6 +319,26 @@ func TestOneOfThreeVotersLeaves(t *testing.T) {
 			})
 		}
 	}
+	for i, gone := range r.Nodes() {
+		if errs[i] != nil {
+			continue
+		}
+		r.Until("what "+gone.Name+" had said of itself is no more told as so", func(ctx context.Context) error {
+			var out api.Members
+			if err := stay[0].Client().Get(ctx, "/api/v1/members", nil, &out); err != nil {
+				return err
+			}
+			for _, m := range out.Members {
+				if m.Name == gone.Name && m.Status != string(ring.Left) {
+					return fmt.Errorf("it is %s", m.Status)
+				}
+				if m.Name == gone.Name && (m.Health != nil || m.UnsyncedGames != nil || m.Daemons != nil) {
+					t.Errorf("health %v, unsynced games %v, daemons %v of a node that has left", m.Health, m.UnsyncedGames, m.Daemons)
+				}
+			}
+			return nil
+		})
+	}
 	if _, err := note(t.Context(), stay[0], "still deciding", true); err != nil {
 		t.Errorf("the two that stay decide nothing: %v", err)
 	}

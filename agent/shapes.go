@@ -68,7 +68,8 @@ func (a *Agent) members(ctx context.Context) api.Members {
 			// In the roster, and gossip has never heard of it.
 			row.Status = string(ring.Failed)
 		}
-		if h, ok := heard[n]; ok && a.known(h) {
+		// What a node that has left said of itself before is no longer so: on its way out it pushed its games.
+		if h, ok := heard[n]; ok && a.known(h) && row.Status != string(ring.Left) {
 			age := time.Since(h.heard).Seconds()
 			row.LastSeenSeconds, row.UnsyncedGames, row.GPU = &age, h.Unsynced, h.GPUs
 			d := h.Daemons
@@ -177,7 +178,8 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	}
 	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
 	st.Degraded = a.degraded()
-	st.NextStep = nextStep(st, l)
+	settings, version := r.s.Settings()
+	st.NextStep = nextStep(st, l, version > 0 && settings.Workload == "")
 	return st
 }
 
@@ -218,7 +220,7 @@ func (a *Agent) degraded() []string {
 	return out
 }
 
-func nextStep(st api.Status, l api.Leader) string {
+func nextStep(st api.Status, l api.Leader, idle bool) string {
 	switch {
 	case len(st.Degraded) > 0:
 		return "free disk space under the data dir"
@@ -226,6 +228,8 @@ func nextStep(st api.Status, l api.Leader) string {
 		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
 	case st.Members["alive"] == 1:
 		return "invite another machine: ringagent token create --class core"
+	case idle:
+		return "the ring has no workload, so nothing is played: ringagent config apply FILE"
 	}
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 func TestNormalise(t *testing.T) {
@@ -128,5 +129,24 @@ func TestPrintableDisarmsTerminals(t *testing.T) {
 	t.Parallel()
 	if got := printable("a\x1b[31mb\nc\td\u202e"); strings.ContainsAny(got, "\x1b\n\t") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// People know nodes by their names; an id stands where there is none, and JSON passes as it is.
+func TestEventLinesNameNodes(t *testing.T) {
+	line := []byte(`{"seq":7,"id":"a-1","type":"OPERATOR_NOTE","node":"1dcb10bcb85c1e08","time":"2026-11-27T17:54:31Z","payload":{"text":"x"}}` + "\n")
+	for _, c := range []struct {
+		json  bool
+		names map[id.Node]string
+		want  string
+	}{
+		{false, map[id.Node]string{"1dcb10bcb85c1e08": "gpu7"}, "OPERATOR_NOTE                gpu7      -  {"},
+		{false, nil, "OPERATOR_NOTE                1dcb10bcb85c1e08  -  {"},
+		{true, map[id.Node]string{"1dcb10bcb85c1e08": "gpu7"}, string(line)},
+	} {
+		var out bytes.Buffer
+		if err := copyLines(&out, bytes.NewReader(line), c.json, c.names); err != nil || !strings.Contains(out.String(), c.want) {
+			t.Errorf("%q, %v; want %q", out.String(), err, c.want)
+		}
 	}
 }

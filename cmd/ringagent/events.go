@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 func eventsCommand() *cli.Command {
@@ -89,11 +90,30 @@ func tail(c *cli.Context) error {
 		return err
 	}
 	defer body.Close()
-	return copyLines(c.App.Writer, body, c.Bool("json"))
+	var names map[id.Node]string
+	if !c.Bool("json") {
+		names = nodeNames(c)
+	}
+	return copyLines(c.App.Writer, body, c.Bool("json"), names)
 }
 
-// copyLines passes JSON lines on as they come, or prints each for people.
-func copyLines(w io.Writer, r io.Reader, asJSON bool) error {
+// nodeNames are the names that people know nodes by; where they cannot be had, or for a node that joins later, ids must do.
+func nodeNames(c *cli.Context) map[id.Node]string {
+	ctx, cancel := ask(c)
+	defer cancel()
+	var ms api.Members
+	if err := client(c).Get(ctx, "/api/v1/members", nil, &ms); err != nil {
+		return nil
+	}
+	out := map[id.Node]string{}
+	for _, m := range ms.Members {
+		out[m.ID] = m.Name
+	}
+	return out
+}
+
+// copyLines passes JSON lines on as they come, or prints each for people, with the names of nodes.
+func copyLines(w io.Writer, r io.Reader, asJSON bool, names map[id.Node]string) error {
 	in := bufio.NewReaderSize(r, 128<<10)
 	for {
 		line, err := in.ReadBytes('\n')
@@ -101,7 +121,7 @@ func copyLines(w io.Writer, r io.Reader, asJSON bool) error {
 			if bad := streamError(line); bad != nil {
 				return bad
 			}
-			if werr := writeLine(w, line, asJSON); werr != nil {
+			if werr := writeLine(w, line, asJSON, names); werr != nil {
 				return werr
 			}
 		}
@@ -126,7 +146,7 @@ func streamError(line []byte) error {
 	return nil
 }
 
-func writeLine(w io.Writer, line []byte, asJSON bool) error {
+func writeLine(w io.Writer, line []byte, asJSON bool, names map[id.Node]string) error {
 	if asJSON {
 		_, err := w.Write(line)
 		return err
@@ -151,7 +171,14 @@ func writeLine(w io.Writer, line []byte, asJSON bool) error {
 	if e.Stale {
 		mark = " STALE"
 	}
-	_, err := fmt.Fprintf(w, "%7d  %s  %-28s %s %s%s %s\n", e.Seq, e.Time.Local().Format("15:04:05.000"), e.Type, e.Node, by, mark, printable(string(e.Payload)))
+	node := string(e.Node)
+	if name, ok := names[e.Node]; ok {
+		node = name
+	}
+	if by == "" {
+		by = "-"
+	}
+	_, err := fmt.Fprintf(w, "%7d  %s  %-28s %-8s  %s%s  %s\n", e.Seq, e.Time.Local().Format("15:04:05.000"), e.Type, printable(node), by, mark, printable(string(e.Payload)))
 	return err
 }
 
