@@ -11,11 +11,24 @@ import (
 	"github.com/ringagent/ringagent/leader/state"
 )
 
+// departing says which node a command takes out of the ring, by its own wish or an operator's. gone is whether it is out already:
+// who asks again, since the answer was lost, is not to be told otherwise.
+func (t *term) departing(c state.Command) (node id.Node, gone, ok bool) {
+	switch b := c.Body.(type) {
+	case state.SetStatus:
+		m, _ := t.n.machine.View().Member(b.Node)
+		return b.Node, m.Status == ring.Left && m.Boot == b.Boot, b.Status == ring.Left
+	case state.Revoke:
+		m, _ := t.n.machine.View().Member(b.Node)
+		return b.Node, m.Revoked, true
+	}
+	return "", false, false
+}
+
 // commit is submit for the commands of nodes. Departures are decided one after the other: of two voters that each can be
 // spared while the other stays, only the first may go.
 func (t *term) commit(ctx context.Context, c state.Command, data []byte) (state.Result, error) {
-	b, ok := c.Body.(state.SetStatus)
-	if !ok || b.Status != ring.Left {
+	if _, _, ok := t.departing(c); !ok {
 		return t.submit(ctx, data)
 	}
 	select {
@@ -26,9 +39,8 @@ func (t *term) commit(ctx context.Context, c state.Command, data []byte) (state.
 	case <-ctx.Done():
 		return state.Result{}, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
 	}
-	// Who has left already and asks again, since the answer was lost, is not to be told otherwise.
-	if m, ok := t.n.machine.View().Member(b.Node); !ok || m.Status != ring.Left || m.Boot != b.Boot {
-		if err := t.spare(b.Node); err != nil {
+	if node, gone, _ := t.departing(c); !gone {
+		if err := t.spare(node); err != nil {
 			return state.Result{}, err
 		}
 	}
