@@ -96,13 +96,15 @@ func (r *reader) get(n uint64) []byte {
 		c := r.b.Cursor()
 		key, v := blockOf(c, n)
 		var ok bool
-		if r.at, ok = readBlock(key, v, r.crc); !ok || !r.at.has(n) {
+		if r.at, ok = readBlock(key, v, r.crc); ok {
+			// A wrong key may have brought a block in between. What it hides must be missed from whichever side one comes.
+			if next, _ := c.Next(); next != nil && r.at.has(numberOf(next)) {
+				r.at.ends = r.at.ends[:4*(numberOf(next)-r.at.first)]
+			}
+		}
+		if !ok || !r.at.has(n) {
 			r.at = block{}
 			return nil
-		}
-		// A wrong key may have brought a block in between. What it hides must be missed from whichever side one comes.
-		if next, _ := c.Next(); next != nil && r.at.has(numberOf(next)) {
-			r.at.ends = r.at.ends[:4*(numberOf(next)-r.at.first)]
 		}
 	}
 	return r.at.sealed(n)
@@ -114,6 +116,9 @@ func blockOf(c *bolt.Cursor, n uint64) (key, v []byte) {
 	key, v = c.Seek(want)
 	switch {
 	case key == nil:
+		if first, _ := c.First(); first == nil {
+			return nil, nil // in a bucket that was emptied in the same transaction bbolt never returns from Last
+		}
 		return c.Last()
 	case string(key) == string(want):
 		return key, v
@@ -267,7 +272,7 @@ func dropBlocks(b *bolt.Bucket, meant func(key []byte) bool, rest func(k block) 
 	c := b.Cursor()
 	step := c.Next
 	key, v := c.First()
-	if key == nil || !meant(key) {
+	if key != nil && !meant(key) {
 		step = c.Prev
 		key, v = c.Last()
 	}

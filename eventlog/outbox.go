@@ -166,6 +166,7 @@ type Outbox struct {
 	closed  chan struct{}
 	once    sync.Once
 	blocks  blockWriter // the writer's
+	kept    keeping     // the writer's
 
 	mu sync.Mutex
 	outboxState
@@ -184,6 +185,7 @@ type outboxState struct {
 	stored   uint64          // acked, as the file has it
 	bytes    int64           // of the kept records
 	tail     []kept          // the newest records, without a gap, up to last; all above durable are here
+	tailed   int64           // bytes of the tail
 	plain    map[uint64]*put // who waits for the seq of a record of this origin that has no key, by its number
 	waiters  map[place][]*put
 	early    map[place]uint64 // seqs that are known before the own fsync; those of plain stand in the puts

@@ -191,15 +191,21 @@ func load(db *bolt.DB) (salvage, error) {
 	return s, err
 }
 
-// saveOutbox is what can be read of a file that bbolt does not open.
-func saveOutbox(path string) salvage {
+// saveOutbox is what can be read of a file that is damaged, as why says. It returns why, unless nobody could look.
+func saveOutbox(path string, why error) (salvage, error) {
 	db, err := openDamaged(path)
-	if err != nil {
-		return salvage{}
+	if damaged(err) {
+		return salvage{}, why
 	}
-	s, _ := load(db)
+	if err != nil {
+		return salvage{}, err
+	}
+	s, err := load(db)
 	_ = guard(path, db.Close)
-	return s
+	if err == nil || damaged(err) {
+		err = why
+	}
+	return s, err
 }
 
 // open opens the file at the start of the agent.
@@ -218,7 +224,11 @@ func (o *Outbox) open() error {
 	}
 	var s salvage
 	if damaged(err) {
-		s = saveOutbox(o.opt.Path)
+		if db != nil {
+			_ = guard(o.opt.Path, db.Close)
+			db = nil
+		}
+		s, err = saveOutbox(o.opt.Path, err)
 	}
 	if err == nil {
 		if s, err = load(db); err == nil && !whole {
@@ -250,7 +260,7 @@ func (o *Outbox) take(db *bolt.DB, s salvage) {
 	}
 	o.db, o.origin, o.base, o.baseHash, o.acked, o.stored = db, h.Origin, h.Base, h.BaseHash, h.Acked, h.Acked
 	o.last, o.lastHash, o.bytes = h.Base, h.BaseHash, s.bytes
-	o.carry, o.carryOf, o.tail, o.unkeyed = s.carry, h.CarryOf, nil, nil
+	o.carry, o.carryOf, o.tail, o.tailed, o.unkeyed = s.carry, h.CarryOf, nil, 0, nil
 	if n := len(s.records); n > 0 {
 		o.last, o.lastHash = s.records[n-1].number, s.records[n-1].hash
 		for _, k := range s.records {

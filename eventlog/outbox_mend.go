@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,6 +47,11 @@ func (o *Outbox) tick() (quiet bool) {
 	}
 	if err := o.mend(db, bad); err != nil {
 		o.opt.Log.Warn().Err(err).Msg("outbox cannot be mended yet")
+		if outOfSpace(bad) && !outOfSpace(err) { // now nobody knows which pages are on the disk
+			o.mu.Lock()
+			o.degraded = err
+			o.mu.Unlock()
+		}
 		return false
 	}
 	o.mu.Lock()
@@ -100,9 +106,10 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 // reopen opens the file again after the failure why. With a *DamagedError it still returns what is good; db may be nil then.
 func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 	if !outOfSpace(why) {
-		_, err := rewriteFile(o.opt.Path, o.opt.Quarantine, o.opt.Now(), outboxBuckets...)
+		err := o.kept.rewrite(o.opt.Path, o.opt.Quarantine, o.opt.Now(), outboxBuckets...)
 		if damaged(err) {
-			return nil, saveOutbox(o.opt.Path), err
+			s, err := saveOutbox(o.opt.Path, err)
+			return nil, s, err
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, salvage{}, err
@@ -110,7 +117,8 @@ func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 	}
 	db, _, err := openFile(o.opt.Path, outboxBuckets...)
 	if damaged(err) {
-		return nil, saveOutbox(o.opt.Path), err
+		s, err := saveOutbox(o.opt.Path, err)
+		return nil, s, err
 	}
 	if err != nil {
 		return nil, salvage{}, err
@@ -125,13 +133,18 @@ func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 // merge adds to what could be read of the file what is still in memory. The caller holds mu.
 func (o *Outbox) merge(s salvage) salvage {
 	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}}
+	if s.head.Origin != o.origin && s.head.CarryOf == o.origin {
+		// The file was begun again already, and then something failed: all is in it, also what is in memory.
+		out.carry = s.carry
+		return out
+	}
 	out.carry = o.carry
 	first := o.last + 1
 	if len(o.tail) > 0 {
 		first = o.tail[0].number
 	}
 	for _, k := range s.records {
-		if s.head.Origin == o.origin && k.number < first {
+		if cmp.Or(s.head.Origin, o.origin) == o.origin && k.number < first {
 			out.records = append(out.records, k)
 		}
 	}

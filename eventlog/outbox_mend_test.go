@@ -347,3 +347,56 @@ func TestFileThatGoesBadTwice(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestBeginningAgainMayFailHalfway: the new file is there and has all that the damaged one had, but could not be opened. The next
+// try must not begin with less.
+func TestBeginningAgainMayFailHalfway(t *testing.T) {
+	t.Parallel()
+	o := &Outbox{}
+	o.origin, o.last, o.tail = "old", 5, []kept{{number: 5}}
+	all := []kept{{number: 1, of: "older"}, {number: 4, of: "old"}, {number: 5, of: "old"}}
+	got := o.merge(salvage{head: outboxHead{Origin: "new", CarryOf: "old"}, carry: all})
+	if diff := cmp.Diff(all, got.carry, cmp.AllowUnexported(kept{})); diff != "" || len(got.records) != 0 || got.head.Origin != "old" {
+		t.Error(diff, got.records, got.head)
+	}
+	// What neither copy of the origin can be read of is this file's all the same.
+	if got := o.merge(salvage{records: []kept{{number: 4}}}); len(got.records) != 2 {
+		t.Error(got.records)
+	}
+}
+
+// badFinder says a few times that its own file is damaged.
+type badFinder struct {
+	*modelRing
+	left *atomic.Int64
+}
+
+func (f badFinder) Find(ctx context.Context, o event.Origin, from, to uint64) ([]event.Record, bool, error) {
+	if f.left.Add(-1) >= 0 {
+		return nil, false, fmt.Errorf("find: %w", &DamagedError{Path: "events.db"})
+	}
+	return f.modelRing.Find(ctx, o, from, to)
+}
+
+// TestDamageOfTheReplicaIsNotTheOutboxs: what the log's copy cannot say is asked again, and nobody is kept from publishing.
+func TestDamageOfTheReplicaIsNotTheOutboxs(t *testing.T) {
+	t.Parallel()
+	ring, dir, alarms, left := newModelRing(), t.TempDir(), &alarmList{}, &atomic.Int64{}
+	ring.lose = func(Batch) bool { return true } // they stand, and the outbox does not know
+	o, stop := outboxAt(t, dir, ring, nil)
+	publishAll(t, o, numbered("a", 4))
+	eventually(t, "placed", func() bool { return len(ring.texts(t)) == 4 })
+	stop()
+	outOfOrder(t, filepath.Join(dir, "outbox.db"), 2)
+	ring.lose = nil
+	left.Store(3)
+	o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Alarm, p.Finder = alarms.add, badFinder{ring, left} })
+	publishAll(t, o, []string{"b"})
+	eventually(t, "placed", func() bool { return len(ring.texts(t)) >= 5 })
+	if diff := cmp.Diff(append(numbered("a", 4), "b"), ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+	if left.Load() >= 0 || alarms.has(AlarmOutboxDegraded, false) {
+		t.Errorf("degraded, or never asked: %d", left.Load())
+	}
+}

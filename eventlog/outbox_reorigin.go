@@ -178,7 +178,7 @@ func (o *Outbox) renumbered(origin event.Origin, moved, seqs map[uint64]uint64) 
 	waiters, keyed := o.waiters, o.keyed
 	o.waiters, o.keyed, o.early = map[place][]*put{}, map[place]string{}, map[place]uint64{}
 	o.origin, o.base, o.baseHash, o.acked, o.stored = origin, 0, event.Hash{}, 0, 0
-	o.suspect, o.tail, o.seqs = false, nil, nil
+	o.suspect, o.tail, o.tailed, o.seqs = false, nil, 0, nil
 	for p, us := range waiters {
 		to := p
 		if n, ok := moved[p.number]; ok && p.origin == old {
@@ -322,6 +322,7 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 			o.tail = append(o.tail, fresh...)
 			for _, k := range fresh {
 				o.bytes += k.size()
+				o.tailed += k.size()
 			}
 			o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
 			o.shorten()

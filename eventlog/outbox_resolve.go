@@ -30,8 +30,10 @@ func (o *Outbox) awaited(r event.Record) bool {
 	u := o.plain[r.Number]
 	if us := o.waiters[place{r.Origin, r.Number}]; len(us) > 0 {
 		u = us[0]
-	} else if u == nil || r.Origin != o.origin {
+	} else if r.Origin != o.origin {
 		return true
+	} else if u == nil {
+		return r.Number <= o.acked // else nobody has compared it yet, and the answer will tell
 	}
 	switch {
 	case r.Marks&event.MarkRefused != 0:

@@ -28,7 +28,7 @@ func (o *Outbox) send(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if damaged(err) {
+		if bad := (*DamagedError)(nil); errors.As(err, &bad) && bad.Path == o.opt.Path { // and not the replica's
 			o.distrust(ctx, err)
 		}
 		if errors.Is(err, errAgain) || errors.Is(err, errGap) {

@@ -111,7 +111,8 @@ func (o *Outbox) store(group []*put) {
 		o.last++
 		o.lastHash = o.lastHash.Next(u.draft)
 		u.place = place{o.origin, o.last}
-		o.tail = append(o.tail, kept{number: o.last, hash: o.lastHash, at: now, key: u.key, draft: u.draft})
+		k := kept{number: o.last, hash: o.lastHash, at: now, key: u.key, draft: u.draft}
+		o.tail, o.tailed = append(o.tail, k), o.tailed+k.size()
 		if u.key != "" {
 			known[u.key] = keyRecord{Origin: o.origin, Number: o.last, Digest: u.digest, At: now}
 			o.keyed[u.place] = u.key
@@ -237,7 +238,9 @@ func (o *Outbox) commit(fresh ...*put) error {
 		first--
 	}
 	records := o.tail[first:len(o.tail):len(o.tail)]
-	fresh = slices.Concat(o.unkeyed, fresh)
+	if len(o.unkeyed) > 0 {
+		fresh = slices.Concat(o.unkeyed, fresh)
+	}
 	seqs := o.seqs
 	size := o.bytes
 	idle := len(records) == 0 && len(seqs) == 0 && head.Acked == o.stored && !o.trimmable()
@@ -290,10 +293,10 @@ func (o *Outbox) commit(fresh ...*put) error {
 
 // shorten lets go of the oldest records in memory, all of which are in the file. The caller holds mu.
 func (o *Outbox) shorten() {
-	over, size := len(o.tail), int64(0)
-	for over > 0 && len(o.tail)-over < tailEvents && size+o.tail[over-1].size() <= tailBytes {
-		over--
-		size += o.tail[over].size()
+	over := 0
+	for over < len(o.tail) && (len(o.tail)-over > tailEvents || o.tailed > tailBytes) {
+		o.tailed -= o.tail[over].size()
+		over++
 	}
 	if over > 0 {
 		clear(o.tail[:over])

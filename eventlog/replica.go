@@ -146,6 +146,7 @@ type Replica struct {
 	appended time.Time // when the writer last stored something; only it looks
 	mended   bool      // the file was opened anew and not written yet; only the writer looks
 	tried    uint64    // the seq whose repair was tried last; only the writer looks
+	kept     keeping
 	blocks   blockWriter
 	decoder  event.Decoder
 

@@ -324,6 +324,15 @@ func TestAppendThatFailedAndWasMade(t *testing.T) {
 // TestKeyWhoseLengthWasFlipped stands behind the right key and before the next number's.
 func TestKeyWhoseLengthWasFlipped(t *testing.T) {
 	t.Parallel()
+	for _, met := range []uint64{41, 46} { // which of its records a reader meets first
+		t.Run(fmt.Sprint(met), func(t *testing.T) {
+			t.Parallel()
+			keyLengthFlipped(t, met)
+		})
+	}
+}
+
+func keyLengthFlipped(t *testing.T, met uint64) {
 	ring, dir, alarms := filled("x", 100), t.TempDir(), &alarmList{}
 	file := inTwenties(t, dir, ring)
 	if err := editLog(file, func(b *bolt.Bucket) error {
@@ -333,9 +342,12 @@ func TestKeyWhoseLengthWasFlipped(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, _ := replicaAt(t, dir, ring, func(o *ReplicaOptions) { o.Alarm = alarms.add })
-	_, _ = r.Read(45, 1)
+	_, _ = r.Read(met-1, 1)
 	whole(t, r, ring)
 	eventually(t, "the end of the alarm", func() bool { return alarms.has(AlarmReplicaCorrupt, true) })
+	if alarms.has(AlarmReplicaDegraded, false) {
+		t.Error("the whole file was copied for one block")
+	}
 	for n := range uint64(100) {
 		if got, err := r.Read(n, 1); err != nil || len(got) != 1 {
 			t.Error(n, err)
@@ -379,4 +391,34 @@ func TestKeysGoOutOfOrderWhileTheFileIsUsed(t *testing.T) {
 		return good == 100
 	})
 	whole(t, r, ring)
+}
+
+// TestAllIsTakenOffALargeLog: in a bucket with more than one page that was emptied in the same transaction, bbolt's cursor must not
+// be asked for the last key.
+func TestAllIsTakenOffALargeLog(t *testing.T) {
+	t.Parallel()
+	file := inTwenties(t, t.TempDir(), filled("x", 2000))
+	done := make(chan error, 1)
+	go func() {
+		done <- editLog(file, func(b *bolt.Bucket) error {
+			if err := dropAfter(b, 0); err != nil {
+				return err
+			}
+			if n, unsure := countBytes(b, replicaHead{}); n != 0 || unsure {
+				return fmt.Errorf("%d bytes are left, unsure %v", n, unsure)
+			}
+			return dropAfter(b, 0)
+		})
+	}()
+	eventually(t, "an end", func() bool {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			return true
+		default:
+			return false
+		}
+	})
 }

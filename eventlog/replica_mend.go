@@ -44,7 +44,7 @@ func (r *Replica) mend() error {
 	}
 	var known error
 	if !outOfSpace(why) {
-		_, err := rewriteFile(r.opt.Path, r.opt.Quarantine, r.opt.Now(), replicaBuckets...)
+		err := r.kept.rewrite(r.opt.Path, r.opt.Quarantine, r.opt.Now(), replicaBuckets...)
 		if damaged(err) {
 			known = err
 		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -169,7 +169,7 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(r.opt.Quarantine, fmt.Sprintf("events-%d-%d.%d.db", keep+1, r.head.Last, r.opt.Now().UnixNano()))
+	path := filepath.Join(r.opt.Quarantine, fmt.Sprintf("events-%d-%d.%.16s.db", keep+1, r.head.Last, r.lastHash))
 	if err := makeDir(r.opt.Quarantine); err != nil {
 		return "", err
 	}

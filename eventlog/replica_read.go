@@ -26,7 +26,7 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 	head, db := r.head, r.db
 	r.mu.Unlock()
 	if db == nil {
-		return false, ErrClosed
+		return false, r.away()
 	}
 	if after < head.Cut {
 		return false, &Compacted{From: after + 1, To: head.Cut, Oldest: head.Cut + 1, Hash: head.CutHash}
@@ -60,6 +60,19 @@ func (r *Replica) scan(after uint64, limit int, do func(e Encoded) bool) (more b
 		r.noteCorrupt(bad)
 	}
 	return more, err
+}
+
+// errReopening says that the file is being opened anew after a failure. Whoever asks again later is answered.
+var errReopening = errors.New("the copy of the log is being opened anew")
+
+// away tells why there is no file to look into.
+func (r *Replica) away() error {
+	select {
+	case <-r.stopped:
+		return ErrClosed
+	default:
+		return errReopening
+	}
 }
 
 // gone tells why seq could not be read: it was cut meanwhile, or it is bad. It asks the file, as tx sees it: the writer tells
@@ -142,7 +155,7 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 	db, head := r.db, r.head
 	r.mu.Unlock()
 	if db == nil {
-		return nil, false, ErrClosed
+		return nil, false, r.away()
 	}
 	seq, done := head.Last, false
 	var decoder event.Decoder
@@ -160,7 +173,6 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 				if !ok {
 					done = true
 					if bad := (*CorruptError)(nil); errors.As(r.gone(tx, seq), &bad) {
-						r.noteCorrupt(bad)
 						return bad
 					}
 					return nil // cut meanwhile
@@ -185,6 +197,9 @@ func (r *Replica) Find(ctx context.Context, origin event.Origin, from, to uint64
 			}
 			return nil
 		})
+		if bad := (*CorruptError)(nil); errors.As(err, &bad) {
+			r.noteCorrupt(bad) // not within the transaction, for which the end of Run may be waiting
+		}
 		if err != nil {
 			return found, false, err
 		}

@@ -135,6 +135,9 @@ func (r *Replica) around(seq uint64) (from, to uint64, err error) {
 		} else {
 			key, _ = c.First()
 		}
+		for key != nil && numberOf(key) <= seq { // its length was flipped: it lies in what is replaced
+			key, _ = c.Next()
+		}
 		if key != nil {
 			to = min(to, numberOf(key)-1)
 		}

@@ -20,7 +20,7 @@ const (
 // retain drops what need not be kept, oldest first, in transactions of a bounded size. The hash at the cut is kept, so
 // that the rest can still be verified.
 func (r *Replica) retain() error {
-	if r.opt.Retention == nil || r.db == nil || r.degraded != nil || r.diverged != nil {
+	if r.opt.Retention == nil || r.db == nil || r.broken() || r.diverged != nil {
 		return nil
 	}
 	rule := r.opt.Retention()
@@ -37,8 +37,11 @@ func (r *Replica) retain() error {
 				records := readRecords(b, true)
 				for cut < cutAtOnce && head.Cut < head.Verified {
 					e, v, bad := oldestFrom(b, records, head.Cut+1, head.Verified)
-					if v == nil {
+					if v == nil && cut == 0 {
 						return bad
+					}
+					if v == nil {
+						break
 					}
 					then := head
 					if then.Cut = e.Seq - 1; bad != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -30,7 +31,7 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 	head, want, db := r.head, r.lastHash, r.db
 	r.mu.Unlock()
 	if db == nil {
-		return VerifyResult{}, ErrClosed
+		return VerifyResult{}, r.away()
 	}
 	res := VerifyResult{Oldest: head.Cut + 1, LastSeq: head.Last, Hash: head.CutHash}
 	next := head.Cut + 1
@@ -64,6 +65,10 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 			continue
 		}
 		if now.Last > 0 && next > now.Last { // its tail was moved to quarantine meanwhile
+			select {
+			case <-time.After(findAgain):
+			case <-ctx.Done():
+			}
 			return r.Verify(ctx)
 		}
 		r.noteCorrupt(&CorruptError{Seq: next, Detail: wrong})

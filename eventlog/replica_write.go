@@ -50,9 +50,9 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	r.once.Do(func() { close(r.stopped) })
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	db := r.db
 	r.db = nil
+	r.mu.Unlock() // or a reader that is in the file, and wants to note something, and Close would wait for one another
 	if db == nil {
 		return nil
 	}
@@ -347,7 +347,7 @@ func (r *Replica) hashAt(seq uint64) (event.Hash, error) {
 func (r *Replica) stored(db *bolt.DB, seq uint64) (Encoded, error) {
 	var e Encoded
 	if db == nil {
-		return e, ErrClosed
+		return e, r.away()
 	}
 	err := r.view(db, func(tx *bolt.Tx) error {
 		crc := !r.opt.hooks.noCRC

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -127,8 +128,8 @@ func openError(path string, err error) error {
 		return ErrInUse
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return &DamagedError{Path: path, Detail: err.Error()}
-	case errors.As(err, new(*fs.PathError)), errors.As(err, new(*DamagedError)), errors.As(err, new(*os.SyscallError)):
-		return err
+	case errors.As(err, new(*fs.PathError)), errors.As(err, new(*DamagedError)), errors.As(err, new(syscall.Errno)):
+		return err // what the machine cannot do now says nothing of the file
 	}
 	return &DamagedError{Path: path, Detail: err.Error()}
 }
@@ -170,7 +171,7 @@ func makeFile(path string, fill func(tx *bolt.Tx) error) error {
 	if err != nil {
 		return fmt.Errorf("make %s: %w", filepath.Base(path), err)
 	}
-	err = errors.Join(db.Update(fill), db.Sync(), db.Close())
+	err = errors.Join(guard(tmp, func() error { return update(db, fill) }), db.Sync(), db.Close())
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -217,16 +218,37 @@ const (
 	newSuffix  = ".new"  // the name of a file that is not whole yet
 )
 
-// replaceFile puts a new bbolt file in the place of path, and the old one into quarantine, where it is named old. At no moment
-// is neither of them to be found by openFile.
+// replaceFile puts a new bbolt file in the place of path, and the old one into quarantine, where it is named old, or nowhere
+// when dir is "". At no moment is neither of them to be found by openFile.
 func replaceFile(path, dir string, now time.Time, fill func(tx *bolt.Tx) error) (old string, err error) {
 	if err := makeFile(path+nextSuffix, fill); err != nil {
 		return "", err
 	}
-	if old, err = quarantine(path, dir, now); err != nil {
-		return "", err
+	if dir != "" {
+		if old, err = quarantine(path, dir, now); err != nil {
+			return "", err
+		}
 	}
 	return old, moveFile(path+nextSuffix, path)
+}
+
+// keepEvery is how often at most the original of a file that is only copied is kept: the copy has all that it had, and a disk
+// that goes on failing must not fill itself.
+const keepEvery = 24 * time.Hour
+
+// keeping remembers when the original of a copied file was last kept. It belongs to the file's writer.
+type keeping struct{ at time.Time }
+
+// rewrite is rewriteFile, which keeps the original in dir once in keepEvery.
+func (k *keeping) rewrite(path, dir string, now time.Time, buckets ...[]byte) error {
+	if now.Sub(k.at) < keepEvery {
+		dir = ""
+	}
+	_, err := rewriteFile(path, dir, now, buckets...)
+	if err == nil && dir != "" {
+		k.at = now
+	}
+	return err
 }
 
 // openDamaged opens a file to save what can be read of it: bbolt then looks neither for free pages nor at the order of keys.
@@ -276,7 +298,7 @@ func copyBuckets(from, to *bolt.Tx) error {
 		}
 		dst.FillPercent = 1
 		return b.ForEach(func(key, v []byte) error {
-			if len(key) == 0 {
+			if len(key) == 0 || len(key) > bolt.MaxKeySize {
 				return nil // its length was flipped: it is nobody's
 			}
 			return dst.Put(key, v)

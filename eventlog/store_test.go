@@ -5,13 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // breakPage flips a bit in the header of a bucket's root page, in the file that db has mapped.
@@ -240,5 +243,33 @@ func TestFlippedBitInAHeadCostsNothing(t *testing.T) {
 			}
 			whole(t, r, ring)
 		})
+	}
+}
+
+// TestWhatTheMachineCannotDoIsNoDamage: files are begun again only when they are bad, not when they cannot be looked at now.
+func TestWhatTheMachineCannotDoIsNoDamage(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err error
+		bad bool
+	}{{syscall.ENOMEM, false}, {os.NewSyscallError("mmap", syscall.ENOMEM), false}, {&fs.PathError{Err: syscall.EMFILE}, false}, {bolterrors.ErrInvalid, true}} {
+		if err := openError("x", c.err); damaged(err) != c.bad {
+			t.Errorf("%v: %v", c.err, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "outbox.db")
+	db, _, err := openFile(path, outboxBuckets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := &DamagedError{Path: path}
+	if _, err := saveOutbox(path, why); !errors.Is(err, ErrInUse) {
+		t.Errorf("a file that another has open: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := saveOutbox(path, why); !errors.Is(err, why) {
+		t.Errorf("a file that can be read: %v", err)
 	}
 }

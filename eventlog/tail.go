@@ -120,6 +120,14 @@ func (r *Replica) Tail(ctx context.Context, from Start, f Filter, follow bool) i
 			if err == nil {
 				err = ctx.Err()
 			}
+			if follow && errors.Is(err, errReopening) {
+				select {
+				case <-changed: // at the latest when it is open again
+				case <-ctx.Done():
+				case <-r.stopped:
+				}
+				continue
+			}
 			if err != nil {
 				yield(event.Record{}, err)
 				return
