@@ -201,6 +201,9 @@ func (g *gatherer) draining() bool { return g.drains.Load() > 0 }
 // with this machine gives nothing up, and a node that is about to go does not either, since its disk goes with it.
 func (g *gatherer) unreadable(ctx context.Context, f fresh) {
 	db := f.db
+	if !db.Done && gamedb.Busy(f.err) {
+		return // its writer is at work, and it is read later
+	}
 	g.unread[db.Path]++
 	n := g.unread[db.Path]
 	g.log.Warn().Err(f.err).Str("job", db.JobID).Int("failures", n).Msg("cannot read a job's games")

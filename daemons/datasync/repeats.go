@@ -61,9 +61,11 @@ func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ri
 		if a.Seq > cursor.Seq || tries >= perStep {
 			break
 		}
-		_, done := known[a.Digest]
-		file, here := m.store.Path(a.Digest)
-		if done || !a.Safe || !here || open[a.Digest] || m.odd[a.Digest] {
+		if _, done := known[a.Digest]; done || !a.Safe || open[a.Digest] || m.odd[a.Digest] {
+			continue
+		}
+		file, here := m.store.Path(a.Digest) // this asks the disk
+		if !here {
 			continue
 		}
 		tries++
@@ -101,8 +103,14 @@ func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (sa
 	}
 	switch {
 	case counted == len(known):
+		delete(m.missing, c)
 		return said, nil
 	case len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq: // the view is not older than the cursor, as after a restart
+		if !m.missing[c] { // after a start the receipts of some may not be known again yet
+			m.missing[c] = true
+			return nil, nil
+		}
+		delete(m.missing, c)
 		return nil, fmt.Errorf("%d of its packs are not counted by the ring: %w", len(known)-counted, gamedb.ErrLedger)
 	}
 	return nil, nil

@@ -40,7 +40,7 @@ func Enter(ctx context.Context, path, pack string, e Entry) (map[id.Digest]Enter
 	if err != nil {
 		return nil, fmt.Errorf("note games: %w", err)
 	}
-	ids, err := s.finished(ctx)
+	ids, err := s.counted(ctx)
 	if err = errors.Join(err, s.Close()); err != nil {
 		return nil, fmt.Errorf("note games of %s: %w", pack, err)
 	}

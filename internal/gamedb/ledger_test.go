@@ -122,3 +122,25 @@ func TestDamagedLedger(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A pack counts its games of a known config only, and no others may be subtracted from it.
+func TestLedgerEntersWhatCounts(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	told := map[id.Digest]Entered{}
+	for i, n := range []int{2, 3} {
+		src := filepath.Join(dir, fmt.Sprintf("%d.db", i))
+		writeGames(t, src, sampleGame(1), sampleGame(n))
+		execSQL(t, src, "UPDATE games SET board_type = 'no board at all' WHERE game_id = 'game-0001'")
+		changed, err := Enter(t.Context(), filepath.Join(dir, "ledger"), src, Entry{Seq: uint64(i + 1), Digest: id.DigestOf([]byte{byte(i)})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(told, changed)
+	}
+	for d, e := range told {
+		if e.Repeats != 0 {
+			t.Errorf("%s: %d repeats, and the only common game does not count", d.Short(), e.Repeats)
+		}
+	}
+}

@@ -88,7 +88,7 @@ func dsn(abs string, how access) string {
 	q := url.Values{"_defensive": {"1"}}
 	pragma := func(p string) { q.Add("_pragma", p) }
 	wait := busyMillis
-	if how == live {
+	if how == live || how == mending {
 		wait = liveBusyMillis
 	}
 	pragma(fmt.Sprintf("busy_timeout(%d)", wait))

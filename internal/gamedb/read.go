@@ -156,7 +156,7 @@ func (s *source) usable(ctx context.Context) error {
 		switch {
 		case err == nil:
 			reason = r.fault()
-		case ofOneGame(err):
+		case ofOneGame(err), Damaged(err) && ctx.Err() == nil: // others may be on good pages
 			reason = err.Error()
 		default:
 			return err
@@ -196,6 +196,35 @@ func Count(ctx context.Context, path string) (Counts, error) {
 		return Counts{}, fmt.Errorf("count games of %s: %w", path, err)
 	}
 	return c, nil
+}
+
+// counted lists the ids of the games that Count counts.
+func (s *source) counted(ctx context.Context) ([]string, error) {
+	games, ok := s.parent()
+	if !ok {
+		return nil, nil
+	}
+	where, err := finishedCondition(games)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.tx.QueryContext(ctx, "SELECT CAST(game_id AS TEXT), board_type, num_players FROM games WHERE "+where)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ids []string
+	for rows.Next() {
+		var gameID *string
+		var board, players any
+		if err := rows.Scan(&gameID, &board, &players); err != nil {
+			return nil, err
+		}
+		if _, err := id.ParseConfig(string(configKey(text(board), integer(players)))); err == nil && gameID != nil {
+			ids = append(ids, *gameID)
+		}
+	}
+	return ids, rows.Err()
 }
 
 func (s *source) count(ctx context.Context) (Counts, error) {

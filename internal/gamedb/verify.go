@@ -48,6 +48,12 @@ func verifyWithin(ctx context.Context, path string, most time.Duration) error {
 	return fmt.Errorf("verify %s: %w", path, err)
 }
 
+// Busy says that another process keeps a file locked for now.
+func Busy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_BUSY
+}
+
 // Damaged tells SQLite's complaints about a file, and ours, from those about this machine, such as too many open files or a
 // disk that does not answer. Those say nothing of the file.
 func Damaged(err error) bool {
