@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/internal/gamedb"
@@ -14,9 +15,10 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// belongs says what speaks against an output being the answer to a claim, though it is good of its kind. Taken as it is, it
-// would do harm in silence: games of another config are learned from, and matches that do not name the candidate are
-// measured, rated under a name of their own, and never found by whoever decides on the candidate.
+// belongs says what speaks against an output being the answer to a claim, though it is good of its kind. It makes loud what
+// would do harm in silence: games of another config, which are gathered all the same, since no finished game is thrown away,
+// and matches that do not name the candidate, which would be rated under a name of their own and never be found by whoever
+// decides on the candidate.
 func belongs(ctx context.Context, c worker.Claim, out proc.Artifact) error {
 	switch ring.Kind(out.Kind) {
 	case ring.KindPack:
@@ -26,7 +28,7 @@ func belongs(ctx context.Context, c worker.Claim, out proc.Artifact) error {
 		}
 		if have := n.Configs[c.Config].Games; have == 0 && n.Games > 0 {
 			return fmt.Errorf("its games are of %s; board_type and num_players should make %s",
-				list(slices.Sorted(maps.Keys(n.Configs))), c.Config)
+				strings.Trim(fmt.Sprint(slices.Sorted(maps.Keys(n.Configs))), "[]"), c.Config)
 		}
 	case ring.KindMatches:
 		candidate := string(c.Inputs["candidate"])
@@ -51,15 +53,4 @@ func ofCandidate(ms []rating.Match, c id.Config, candidate string) error {
 		return fmt.Errorf("no match has the measured model as a: it is %.40q there; write the SHA-256 of the file {model}, %s", ms[0].A, candidate)
 	}
 	return nil
-}
-
-func list(configs []id.Config) string {
-	out := ""
-	for i, c := range configs {
-		if i > 0 {
-			out += ", "
-		}
-		out += string(c)
-	}
-	return out
 }

@@ -154,6 +154,9 @@ const doubtFor = 10 * time.Second
 func (f *finder) find(ctx context.Context) (remote, bool) {
 	if s := f.n.seat.Load(); s != nil {
 		if _, leader := s.raft.LeaderWithID(); leader != "" && id.Node(leader) != f.n.cfg.Self.Node {
+			f.mu.Lock()
+			f.lost = time.Time{}
+			f.mu.Unlock()
 			return f.way(id.Node(leader), f.seeds()), true
 		}
 	}

@@ -245,6 +245,7 @@ func (s *Supervisor) open(run context.Context, u *unit, epoch id.Epoch) (d kit.D
 	env.Daemons = s
 	s.mu.Lock()
 	u.deadline = u.spec.ProgressDeadline(env.Every)
+	clear(u.gauges) // of a former run
 	s.mu.Unlock()
 	err = kit.Guard(run, func(context.Context) error {
 		var err error

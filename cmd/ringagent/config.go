@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -150,7 +151,7 @@ func applyConfig(c *cli.Context) error {
 		return err
 	}
 	return show(c, out, func(w io.Writer, a applied) {
-		fmt.Fprintf(w, "ring settings are now version %d\nchanged: %s\n", a.Version, dash(strings.Join(changed(old.Settings, a.Settings), ", ")))
+		fmt.Fprintf(w, "ring settings are now version %d\nchanged: %s\n", a.Version, cmp.Or(strings.Join(changed(old.Settings, a.Settings), ", "), "-"))
 	})
 }
 
@@ -184,11 +185,4 @@ func flat(s ring.Settings) map[string]any {
 		out["daemons."+name] = section
 	}
 	return out
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }

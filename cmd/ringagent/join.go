@@ -76,6 +76,9 @@ func join(c *cli.Context) error {
 		class = conf.Class
 	}
 	waits := func(why string) {
+		if c.Bool("json") {
+			return // only errors are written there
+		}
 		fmt.Fprintf(c.App.ErrWriter, "%s; waiting up to 30 s for it to be given up\n", printable(why))
 	}
 	if err := agent.Enrol(c.Context, agent.Enrolment{Config: conf, Seeds: seeds, Token: token, Class: class, Waits: waits}); err != nil {

@@ -52,6 +52,7 @@ check "all alive" until_true 60 all_alive c1 5
 
 # What an operator would ask. All questions go through the agents' sockets, which no cable carries.
 coordinator() { ra "$1" leader --json 2>/dev/null | field coordinator; }
+nobody() { [ "$(coordinator "$1")" = null ]; }
 another() { local c; c=$(coordinator "$1") && [ -n "$c" ] && [ "$c" != null ] && [ "$c" != "$2" ] && new=$c; } # another VIA GONE
 singletons_run() { # singletons_run VIA [GONE]: all of them, and none on GONE
   ra "$1" status --json 2>/dev/null | awk -v gone="\"$2\"," '
@@ -79,7 +80,7 @@ gone=$(coordinator c1); via=$(others "$gone" | head -1)
 cut_off "$gone"
 within 4 "another coordinator" another "$via" "$gone"
 within 10 "every singleton runs elsewhere" singletons_run "$via" "$gone"
-within 10 "$gone says that nobody coordinates" test "$(coordinator "$gone")" = null
+within 10 "$gone says that nobody coordinates" nobody "$gone"
 note "$via" "said by the majority" --wait
 note "$gone" "said in the dark"
 sleep 25
