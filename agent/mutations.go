@@ -207,23 +207,6 @@ func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
 	if m.ID == a.node.ID {
 		return api.Errorf(api.CodeRefused, "a node does not shut itself out").WithHint("take it out with: ringagent leave")
 	}
-	// The state tells who was shut out a moment ago; those still answer, and still count as voters, for a while.
-	s, err := a.current(ctx)
-	if err != nil {
-		return decided(err)
-	}
-	st := a.leader.AskStats(ctx)
-	if slices.Contains(st.Voters, m.ID) {
-		alive := 0
-		for _, v := range st.Voters {
-			if peer, ok := s.Member(v); ok && v != m.ID && !peer.Revoked && (v == a.node.ID || (reach{a.mesh}).GossipStatus(v) == ring.Alive) {
-				alive++
-			}
-		}
-		if alive < len(st.Voters)/2+1 {
-			return api.Errorf(api.CodeRefused, "voter %s cannot be spared: %d of %d would be left", m.Name, alive, len(st.Voters))
-		}
-	}
 	if _, err := a.leader.Propose(ctx, a.command(state.KindRevoke, state.Revoke{Node: m.ID, Prune: prune})); err != nil {
 		return decided(err)
 	}
