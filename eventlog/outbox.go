@@ -194,6 +194,7 @@ type outboxState struct {
 	carry    []kept           // saved from a damaged file, published again once it is known what stands
 	carryOf  event.Origin     // of the newest damaged file, "" when nothing is to be brought
 	suspect  bool             // the log holds something else under our numbers
+	keysLost bool             // answers were lost: keys may have seqs that nobody knows
 	degraded error
 	unsure   *change // what failed, if it was more than a commit of records
 	unkeyed  []*put  // of a failed commit: their keys are to be written with their records

@@ -49,7 +49,9 @@ func (o *Outbox) tick() (quiet bool) {
 		o.opt.Log.Warn().Err(err).Msg("outbox cannot be mended yet")
 		if outOfSpace(bad) && !outOfSpace(err) { // now nobody knows which pages are on the disk
 			o.mu.Lock()
-			o.degraded = err
+			if o.db != nil { // else nothing was written
+				o.degraded = err
+			}
 			o.mu.Unlock()
 		}
 		return false
@@ -133,9 +135,21 @@ func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 // merge adds to what could be read of the file what is still in memory. The caller holds mu.
 func (o *Outbox) merge(s salvage) salvage {
 	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}}
-	if s.head.Origin != o.origin && s.head.CarryOf == o.origin {
-		// The file was begun again already, and then something failed: all is in it, also what is in memory.
-		out.carry = s.carry
+	ours := func(k kept) bool { return k.of == o.origin }
+	if s.head.Origin != o.origin && (s.head.CarryOf == o.origin || slices.ContainsFunc(s.carry, ours)) {
+		// The file was begun again already, and then something failed: all was in it. What cannot be read of it may be in memory.
+		have := map[place]bool{}
+		for _, k := range slices.Concat(s.carry, o.carry) {
+			if p := (place{k.of, k.number}); !have[p] && (!ours(k) || k.number > out.head.Acked) {
+				have[p] = true
+				out.carry = append(out.carry, k)
+			}
+		}
+		for _, k := range o.tail {
+			if !have[place{o.origin, k.number}] {
+				out.records = append(out.records, k)
+			}
+		}
 		return out
 	}
 	out.carry = o.carry

@@ -354,11 +354,30 @@ func TestBeginningAgainMayFailHalfway(t *testing.T) {
 	t.Parallel()
 	o := &Outbox{}
 	o.origin, o.last, o.tail = "old", 5, []kept{{number: 5}}
+	o.acked = 3
 	all := []kept{{number: 1, of: "older"}, {number: 4, of: "old"}, {number: 5, of: "old"}}
-	got := o.merge(salvage{head: outboxHead{Origin: "new", CarryOf: "old"}, carry: all})
-	if diff := cmp.Diff(all, got.carry, cmp.AllowUnexported(kept{})); diff != "" || len(got.records) != 0 || got.head.Origin != "old" {
-		t.Error(diff, got.records, got.head)
+	for name, c := range map[string]struct {
+		s       salvage
+		records int
+	}{
+		"whole":                       {salvage{head: outboxHead{Origin: "new", CarryOf: "old"}, carry: all}, 0},
+		"its head is bad":             {salvage{head: outboxHead{Origin: "new"}, carry: all}, 0},
+		"one stands in the log":       {salvage{head: outboxHead{Origin: "new", CarryOf: "old"}, carry: append(all[:3:3], kept{number: 3, of: "old"})}, 0},
+		"one is bad, but in memory":   {salvage{head: outboxHead{Origin: "new", CarryOf: "old"}, carry: all[:2]}, 1},
+		"one of an older file is bad": {salvage{head: outboxHead{Origin: "new", CarryOf: "old"}, carry: all[1:]}, 0},
+	} {
+		want := all
+		if c.records == 1 {
+			want = all[:2]
+		}
+		o.carry = all[:1]
+		got := o.merge(c.s)
+		slices.SortFunc(got.carry, func(a, b kept) int { return int(a.number) - int(b.number) })
+		if diff := cmp.Diff(want, got.carry, cmp.AllowUnexported(kept{})); diff != "" || len(got.records) != c.records || got.head.Origin != "old" {
+			t.Error(name, diff, got.records, got.head)
+		}
 	}
+	o.carry = nil
 	// What neither copy of the origin can be read of is this file's all the same.
 	if got := o.merge(salvage{records: []kept{{number: 4}}}); len(got.records) != 2 {
 		t.Error(got.records)
@@ -382,13 +401,17 @@ func (f badFinder) Find(ctx context.Context, o event.Origin, from, to uint64) ([
 func TestDamageOfTheReplicaIsNotTheOutboxs(t *testing.T) {
 	t.Parallel()
 	ring, dir, alarms, left := newModelRing(), t.TempDir(), &alarmList{}, &atomic.Int64{}
-	ring.lose = func(Batch) bool { return true } // they stand, and the outbox does not know
+	ring.down = true
 	o, stop := outboxAt(t, dir, ring, nil)
 	publishAll(t, o, numbered("a", 4))
+	ring.set(func() { // they stand, and the outbox does not know
+		ring.down = false
+		ring.lose = func(Batch) bool { ring.down = len(ring.log) == 4; return true }
+	})
 	eventually(t, "placed", func() bool { return len(ring.texts(t)) == 4 })
 	stop()
 	outOfOrder(t, filepath.Join(dir, "outbox.db"), 2)
-	ring.lose = nil
+	ring.set(func() { ring.down, ring.lose = false, nil })
 	left.Store(3)
 	o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Alarm, p.Finder = alarms.add, badFinder{ring, left} })
 	publishAll(t, o, []string{"b"})

@@ -113,7 +113,8 @@ func (o *Outbox) unresolved(keys bool) map[event.Origin]lostRange {
 			add(p)
 		}
 	}
-	if keys {
+	if keys || o.keysLost {
+		o.keysLost = false
 		for p := range o.keyed {
 			add(p)
 		}

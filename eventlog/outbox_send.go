@@ -116,6 +116,7 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 			o.opt.Log.Warn().Uint64("acked", acked).Uint64("placed", placed).Msg("the ring went back; events are published again")
 		}
 		if placed > o.acked {
+			o.keysLost = true
 			o.search() // answers were lost on the way
 		}
 		o.acked = placed

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // fail stops writing until the file can be trusted again.
@@ -20,6 +21,9 @@ func (r *Replica) fail(err error) {
 // may come that way for long.
 func (r *Replica) view(db *bolt.DB, do func(tx *bolt.Tx) error) error {
 	err := guard(r.opt.Path, func() error { return db.View(do) })
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		return r.away()
+	}
 	if !damaged(err) {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 )
@@ -51,8 +50,8 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 			}
 			return nil
 		})
-		if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
-			return res, fmt.Errorf("verify the log: %w", err) // it is being opened anew
+		if unseen(err) {
+			return res, fmt.Errorf("verify the log: %w", err)
 		}
 		if err != nil {
 			return bad(next, "the file's pages are damaged: %v", err), nil
@@ -89,12 +88,18 @@ func (r *Replica) Verify(ctx context.Context) (VerifyResult, error) {
 		r.mu.Unlock()
 		r.nudge()
 	}
+	if unseen(err) {
+		return res, fmt.Errorf("verify the log: %w", err)
+	}
 	if err != nil {
 		return bad(res.Oldest, "%v", err), nil
 	}
 	res.OK = true
 	return res, nil
 }
+
+// unseen says that nobody could look.
+func unseen(err error) bool { return errors.Is(err, errReopening) || errors.Is(err, ErrClosed) }
 
 // verifyPart checks up to readMost records from next to last and moves hash on. wrong says what is bad about the returned
 // seq, if anything.

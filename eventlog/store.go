@@ -226,7 +226,7 @@ func replaceFile(path, dir string, now time.Time, fill func(tx *bolt.Tx) error) 
 	}
 	if dir != "" {
 		if old, err = quarantine(path, dir, now); err != nil {
-			return "", err
+			return old, err
 		}
 	}
 	return old, moveFile(path+nextSuffix, path)
@@ -244,8 +244,8 @@ func (k *keeping) rewrite(path, dir string, now time.Time, buckets ...[]byte) er
 	if now.Sub(k.at) < keepEvery {
 		dir = ""
 	}
-	_, err := rewriteFile(path, dir, now, buckets...)
-	if err == nil && dir != "" {
+	old, err := rewriteFile(path, dir, now, buckets...)
+	if old != "" {
 		k.at = now
 	}
 	return err

@@ -123,10 +123,12 @@ func (r *Replica) Tail(ctx context.Context, from Start, f Filter, follow bool) i
 			if follow && errors.Is(err, errReopening) {
 				select {
 				case <-changed: // at the latest when it is open again
-				case <-ctx.Done():
+					continue
 				case <-r.stopped:
+					continue // the next look says so
+				case <-ctx.Done():
+					err = ctx.Err()
 				}
-				continue
 			}
 			if err != nil {
 				yield(event.Record{}, err)

@@ -1,8 +1,10 @@
 package eventlog
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,4 +167,40 @@ func TestTailUnderCompaction(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+// TestTailOfAFileThatIsBeingOpenedAnew waits, and ends with who follows it.
+func TestTailOfAFileThatIsBeingOpenedAnew(t *testing.T) {
+	t.Parallel()
+	r, err := OpenReplica(ReplicaOptions{Path: filepath.Join(t.TempDir(), "events.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	db := r.db
+	r.db = nil
+	r.mu.Unlock()
+	defer db.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		for _, err := range r.Tail(ctx, FromStart(), Filter{}, true) {
+			ended <- err
+			return
+		}
+	}()
+	select {
+	case err := <-ended:
+		t.Fatal("it did not wait: ", err)
+	case <-time.After(10 * time.Millisecond):
+	}
+	cancel()
+	eventually(t, "an end", func() bool {
+		select {
+		case err := <-ended:
+			return errors.Is(err, context.Canceled)
+		default:
+			return false
+		}
+	})
 }

@@ -37,15 +37,15 @@ type merger struct {
 	later   map[id.Digest]time.Time                    // when such a pack is checked again
 	entered map[id.Config]map[id.Digest]gamedb.Entered // packs in the ledger, with their repeated games; nil: not read yet
 	odd     map[id.Digest]bool                         // packs that cannot be entered
-	missing map[id.Config]bool                         // the last look found packs of the ledger uncounted
-	aside   map[string]string                          // merged database → a damaged one that is in quarantine
+	missing map[id.Config]time.Time                    // since when packs of the ledger are uncounted
+	aside   map[string]time.Time                       // merged database → when a damaged one was last put into quarantine
 }
 
 func newMerger(env kit.Env) *merger {
 	return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
 		effects: env.Effects, events: env.Events, check: gamedb.Verify, told: map[id.Digest]bool{}, now: env.Now,
 		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}, entered: map[id.Config]map[id.Digest]gamedb.Entered{}, odd: map[id.Digest]bool{},
-		missing: map[id.Config]bool{}, aside: map[string]string{}}
+		missing: map[id.Config]time.Time{}, aside: map[string]time.Time{}}
 }
 
 // merged is the local cursor of one config: every pack up to Seq is in the database, but for Open, which could not be had
@@ -104,14 +104,17 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 
 func (m *merger) database(c id.Config) string { return filepath.Join(m.games, string(c)+".db") }
 
+// keepEvery is how often at most a damaged database is kept: a disk that spoils it again and again must not fill itself.
+const keepEvery = 24 * time.Hour
+
 // anew puts a damaged database aside. The next step finds it gone and begins again; games whose packs nobody has any more are in
 // quarantine.
 func (m *merger) anew(ctx context.Context, path string, cause error) error {
-	where, ok := m.aside[path] // one is enough for people to look at; a disk that spoils it again and again must not fill
+	where, now := "", m.now()
 	var err error
-	if !ok {
+	if now.Sub(m.aside[path]) >= keepEvery {
 		if where, err = m.store.Aside(ctx, path, cause.Error()); err == nil {
-			m.aside[path] = where
+			m.aside[path] = now
 		}
 	}
 	if err == nil {
@@ -120,7 +123,7 @@ func (m *merger) anew(ctx context.Context, path string, cause error) error {
 	if err != nil {
 		return fmt.Errorf("put merged database aside: %w", err)
 	}
-	m.log.Error().Err(cause).Str("quarantine", where).Msg("merged database is damaged and put aside; all packs are merged again")
+	m.log.Error().Err(cause).Str("quarantine", where).Msg("merged database is damaged and taken away; all packs are merged again")
 	return nil
 }
 

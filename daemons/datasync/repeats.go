@@ -7,11 +7,16 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
+
+// uncountedFor is how long the ring must not have counted packs of the ledger before that is made anew: after a start the receipts
+// of some may not be known again yet.
+const uncountedFor = time.Minute
 
 // repeatsPerCall bounds one command.
 const repeatsPerCall = 500
@@ -106,8 +111,12 @@ func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (sa
 		delete(m.missing, c)
 		return said, nil
 	case len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq: // the view is not older than the cursor, as after a restart
-		if !m.missing[c] { // after a start the receipts of some may not be known again yet
-			m.missing[c] = true
+		since, seen := m.missing[c]
+		if !seen {
+			since = m.now()
+			m.missing[c] = since
+		}
+		if m.now().Sub(since) < uncountedFor {
 			return nil, nil
 		}
 		delete(m.missing, c)
