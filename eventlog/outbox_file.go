@@ -313,6 +313,12 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 	return nil
 }
 
+// trimmed says whether record n has been dropped in good order, as the file has it.
+func trimmed(tx *bolt.Tx, n uint64) bool {
+	var head outboxHead
+	return getJSON(tx.Bucket(bucketMeta), metaHead, &head) && n <= head.Base
+}
+
 // hashAt is the running hash after number n, which must be kept or be the one before. The caller holds mu.
 func (o *Outbox) hashAt(n uint64) (event.Hash, error) {
 	switch {
@@ -341,6 +347,9 @@ func (o *Outbox) readFile(n uint64, events, size int) ([]kept, error) {
 			records := readRecords(tx.Bucket(bucketDrafts), true)
 			for ; n <= o.durable && len(out) < events && size > 0; n++ {
 				k, ok := decodeKept(n, records.get(n))
+				if !ok && trimmed(tx, n) {
+					return errAgain // the writer has not told of it yet
+				}
 				if !ok {
 					return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d is missing or fails the check", n)}
 				}

@@ -423,3 +423,40 @@ func TestDamageOfTheReplicaIsNotTheOutboxs(t *testing.T) {
 		t.Errorf("degraded, or never asked: %d", left.Load())
 	}
 }
+
+// TestTrimmedMeanwhileIsNoDamage: the writer drops records first and tells of it then. Whoever looks for one of them in between must
+// ask again, and not have the file begun again.
+func TestTrimmedMeanwhileIsNoDamage(t *testing.T) {
+	t.Parallel()
+	ring := newModelRing()
+	o, _ := outboxAt(t, t.TempDir(), ring, nil)
+	publishAll(t, o, numbered("a", 6))
+	eventually(t, "written down", func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.stored == 6
+	})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tail, o.tailed = nil, 0
+	if err := o.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketDrafts)
+		return errors.Join(dropBefore(b, 4), b.Delete(beKey(5)), putHead(tx, outboxHead{Origin: o.origin, Base: 3, Acked: 6}))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range map[uint64]string{2: "again", 3: "again", 4: "good", 5: "damaged"} {
+		got := "good"
+		switch _, err := o.hashAt(n); {
+		case errors.Is(err, errAgain):
+			got = "again"
+		case damaged(err):
+			got = "damaged"
+		case err != nil:
+			t.Error(n, err)
+		}
+		if got != want {
+			t.Errorf("record %d: %s, not %s", n, got, want)
+		}
+	}
+}
