@@ -128,7 +128,11 @@ func (g *gatherer) step(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, job := range settled(found, t) {
-		if err := g.release(ctx, job); err != nil {
+		err := g.keepTwins(ctx, job, found)
+		if err == nil {
+			err = g.release(ctx, job)
+		}
+		if err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -258,7 +262,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	path := filepath.Join(g.staging, fmt.Sprintf("pack-%s-%d.db", c, g.now().UnixNano()))
 	pool := path + ".pool"
 	defer os.Remove(path)
-	defer os.Remove(pool)
+	defer removePool(pool)
 	p := packed{Config: c, Made: g.now(), Games: map[string][]string{}}
 	room := g.set.MaxGames
 	var all []string
@@ -302,6 +306,13 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 		g.unreadable(ctx, f)
 	}
 	return errors.Join(errs...)
+}
+
+// removePool removes a database that was merged into and then read, which leaves SQLite's files beside it.
+func removePool(path string) {
+	for _, beside := range []string{"", "-wal", "-shm"} {
+		_ = os.Remove(path + beside)
+	}
 }
 
 // finish stores a pack and writes it down. The games of several jobs are in the pool, with what was collected in vain.
