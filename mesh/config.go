@@ -27,6 +27,7 @@ type Config struct {
 	Hooks     Hooks
 	Network   Network // nil means TCP
 	Limits    Limits
+	Now       func() time.Time // the wall clock by which certificates are made and judged; nil means the machine's
 	Log       zerolog.Logger
 	// OnUnknownPeer is told of nodes that have a certificate but are not in this node's roster: its copy may be old. It
 	// must not block. May be nil.
@@ -66,6 +67,9 @@ func (c *Config) check() error {
 	}
 	if c.Life == 0 {
 		c.Life = identity.DefaultLife
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.OnUnknownPeer == nil {
 		c.OnUnknownPeer = func(id.Node) {}

@@ -268,7 +268,7 @@ func (m *Mesh) enrol(ctx context.Context, ask enrolAsk, remote string) (enrolAns
 	}
 	cert, err := a.Sign(identity.SignRequest{
 		Node: grant.Node, Class: grant.Class, Name: grant.Name, Hosts: m.freeHosts(grant.Node, grant.Name, hostsOf(ask.Advertise)),
-		Public: public, Life: m.cfg.Life, Now: time.Now(),
+		Public: public, Life: m.cfg.Life, Now: m.cfg.Now(),
 	})
 	if err != nil {
 		return enrolAnswer{}, fmt.Errorf("enrol %s: %w", grant.Node, err)

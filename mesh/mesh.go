@@ -39,7 +39,7 @@ type Mesh struct {
 	meta Meta
 }
 
-// Open loads the node's identity, renews it if the node can sign for itself, and binds the port. Nothing is served before
+// Open loads the node's identity, tries to renew it if the node can sign for itself, and binds the port. Nothing is served before
 // Run; Close undoes an Open that is not followed by Run. ErrNotEnrolled means that InitRing or Enrol must come first,
 // CodeRevoked that this node's own roster has thrown it out.
 func Open(ctx context.Context, cfg Config) (*Mesh, error) {
@@ -67,12 +67,12 @@ func Open(ctx context.Context, cfg Config) (*Mesh, error) {
 	}
 	m := &Mesh{cfg: cfg, store: store, credentials: credentials, book: book, renewed: make(chan struct{}, 1), claims: make(chan string, 1)}
 	if err := m.signSelf(); err != nil && !errors.Is(err, identity.ErrNoKey) {
-		return nil, fmt.Errorf("open mesh: %w", err)
+		cfg.Log.Warn().Err(err).Msg("own certificate not renewed yet")
 	}
 	started := time.Now()
 	m.endpoint, err = wire.Open(ctx, wire.Config{
 		Network: cfg.Network, Listen: cfg.Listen, Advertise: cfg.Advertise, Credentials: credentials, Roster: cfg.Roster,
-		Book: book, Boot: cfg.Boot, Started: started, Limits: cfg.Limits, Log: cfg.Log,
+		Book: book, Boot: cfg.Boot, Started: started, Limits: cfg.Limits, Now: cfg.Now, Log: cfg.Log,
 		Unknown: cfg.OnUnknownPeer, Refused: cfg.OnRefused,
 	})
 	if err != nil {

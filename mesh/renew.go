@@ -40,6 +40,9 @@ func (m *Mesh) Renew(ctx context.Context) error {
 	for _, node := range m.coreNodes() {
 		cert, err := m.renewAt(ctx, node)
 		if err == nil {
+			err = m.better(cert, node)
+		}
+		if err == nil {
 			return m.take(cert)
 		}
 		last = err
@@ -48,6 +51,18 @@ func (m *Mesh) Renew(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("renew certificate: %w", last)
+}
+
+// better refuses a certificate that this node's clock calls wrong while the present one is right: one of two clocks has
+// jumped, and another core node may know better. Where both are wrong the new one is as good a guess.
+func (m *Mesh) better(cert *x509.Certificate, from id.Node) error {
+	now := m.cfg.Now()
+	if identity.InTime(cert, now) || !identity.InTime(m.Certificate(), now) {
+		return nil
+	}
+	return Errorf(CodeExpired, "node %s signs from %s to %s; here it is %s", from,
+		cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
+		WithHint("compare the clocks of both machines")
 }
 
 // signSelf is for core nodes that hold the ring's key. One whose state says that it was revoked does not help itself.
@@ -61,7 +76,7 @@ func (m *Mesh) signSelf() error {
 	}
 	cert, err := a.Sign(identity.SignRequest{
 		Node: own.Node, Class: own.Class, Name: own.Name, Hosts: m.cfg.hosts(),
-		Public: m.credentials.Certificate().Leaf.PublicKey, Life: m.cfg.Life, Now: time.Now(),
+		Public: m.credentials.Certificate().Leaf.PublicKey, Life: m.cfg.Life, Now: m.cfg.Now(),
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // the authority has said what it did
@@ -143,7 +158,7 @@ func (m *Mesh) signPeer(c *wire.Conn, req renewRequest) (*x509.Certificate, erro
 	}
 	return a.Sign(identity.SignRequest{ //nolint:wrapcheck // the authority has said what it did
 		Node: peer.Node, Class: entry.Class, Name: entry.Name, Hosts: m.freeHosts(peer.Node, entry.Name, req.Hosts),
-		Public: c.ConnectionState().PeerCertificates[0].PublicKey, Life: m.cfg.Life, Now: time.Now(),
+		Public: c.ConnectionState().PeerCertificates[0].PublicKey, Life: m.cfg.Life, Now: m.cfg.Now(),
 	})
 }
 
@@ -170,11 +185,12 @@ func (m *Mesh) freeHosts(node id.Node, name string, hosts []string) []string {
 	return out
 }
 
-// renewForever renews at half of the certificate's life and, when nobody answers, again and again until it succeeds.
+// renewForever renews at half of the certificate's life and, when nobody answers, again and again until it succeeds. A
+// certificate that has not begun was signed by a clock that has been set since: it is renewed too.
 func (m *Mesh) renewForever(ctx context.Context) {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
-	due := m.nextRenewal()
+	due, soonest := m.nextRenewal(), time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -183,15 +199,16 @@ func (m *Mesh) renewForever(ctx context.Context) {
 			due = m.nextRenewal()
 		case <-wait.C:
 		}
-		if !time.Now().Before(due) {
+		if now := m.cfg.Now(); (!now.Before(due) || identity.Early(m.Certificate(), now)) && !time.Now().Before(soonest) {
 			if err := m.Renew(ctx); err != nil && ctx.Err() == nil {
-				leaf := m.Certificate()
-				m.cfg.Log.Warn().Err(err).Time("until", leaf.NotAfter).Msg("certificate not renewed yet")
-				pause := min(time.Minute, leaf.NotAfter.Sub(leaf.NotBefore)/50)
-				due = time.Now().Add(pause/2 + rand.N(pause)) //nolint:gosec // jitter
+				m.cfg.Log.Warn().Err(err).Time("until", m.Certificate().NotAfter).Msg("certificate not renewed yet")
 			}
+			// Also after a success: where the clocks differ, a new certificate may look old.
+			leaf := m.Certificate()
+			pause := min(time.Minute, leaf.NotAfter.Sub(leaf.NotBefore)/50)
+			soonest = time.Now().Add(pause/2 + rand.N(pause)) //nolint:gosec // jitter
 		}
-		wait.Reset(max(100*time.Millisecond, min(renewLook, time.Until(due))))
+		wait.Reset(max(100*time.Millisecond, min(renewLook, max(due.Sub(m.cfg.Now()), time.Until(soonest)))))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,6 +144,8 @@ type node struct {
 	heard  chan string
 	blind  bool // its copy of the roster has no revocations
 
+	ahead atomic.Int64 // nanoseconds by which its wall clock is wrong
+
 	mu      sync.Mutex
 	refused []*mesh.Error
 }
@@ -221,7 +224,7 @@ func (n *node) tryStart() error {
 	n.boot = id.NewBoot()
 	cfg := mesh.Config{
 		DataDir: n.dir, Listen: n.addr, Advertise: []string{n.addr}, Boot: n.boot, Life: n.ring.life,
-		Roster: n.ring.state, Enroller: n.ring.state, Network: n.network(), Log: logger(n.ring.t, n.name),
+		Roster: n.ring.state, Enroller: n.ring.state, Network: n.network(), Log: logger(n.ring.t, n.name), Now: n.clock,
 		OnRefused: func(_ id.Node, e *mesh.Error) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -247,6 +250,11 @@ func (n *node) tryStart() error {
 	go func() { done <- m.Run(ctx) }()
 	return nil
 }
+
+// clock is the machine's wall clock, which may be wrong and can be set.
+func (n *node) clock() time.Time { return time.Now().Add(time.Duration(n.ahead.Load())) }
+
+func (n *node) set(ahead time.Duration) { n.ahead.Store(int64(ahead)) }
 
 func (n *node) accept(l net.Listener, protocol string) {
 	for {

@@ -158,6 +158,9 @@ func (a *Authority) Sign(r SignRequest) (*x509.Certificate, error) {
 	if from.Before(a.cert.NotBefore) {
 		from = a.cert.NotBefore
 	}
+	if !r.Now.Add(r.Life).After(from) {
+		return nil, fmt.Errorf("sign certificate of %s: the clock says %s, which is before this ring began", r.Node, r.Now.UTC().Format(time.RFC3339))
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),
 		Subject:      pkix.Name{CommonName: r.Name, Organization: []string{"ringagent"}},
@@ -186,9 +189,10 @@ func (a *Authority) Sign(r SignRequest) (*x509.Certificate, error) {
 }
 
 // Verify checks that cert was signed by this authority for a node of this ring and that now, give or take Tolerance, lies
-// in its life. With expired it also takes a certificate that ended up to ExpiredGrace ago. It says nothing about the
-// roster: a certificate alone admits nobody.
-func (a *Authority) Verify(cert *x509.Certificate, now time.Time, expired bool) (Subject, error) {
+// in its life. With untimely it also takes a certificate that ended, or begins, up to ExpiredGrace away. With ErrExpired
+// and ErrNotYetValid the subject is returned: all else about it holds. It says nothing about the roster: a certificate
+// alone admits nobody.
+func (a *Authority) Verify(cert *x509.Certificate, now time.Time, untimely bool) (Subject, error) {
 	s, err := ReadSubject(cert)
 	if err != nil {
 		return Subject{}, err
@@ -206,11 +210,11 @@ func (a *Authority) Verify(cert *x509.Certificate, now time.Time, expired bool) 
 		return Subject{}, fmt.Errorf("%w: %w", ErrForeign, err)
 	}
 	slack := Tolerance(cert)
+	if untimely {
+		slack = ExpiredGrace
+	}
 	if now.Add(slack).Before(cert.NotBefore) {
 		return s, fmt.Errorf("%w: it begins %s from now", ErrNotYetValid, cert.NotBefore.Sub(now).Round(time.Second))
-	}
-	if expired {
-		slack = ExpiredGrace
 	}
 	if now.Add(-slack).After(cert.NotAfter) {
 		return s, fmt.Errorf("%w %s ago", ErrExpired, now.Sub(cert.NotAfter).Round(time.Second))

@@ -125,9 +125,9 @@ func TestCertificateTimes(t *testing.T) {
 			t.Errorf("hosts %v %v", cert.DNSNames, cert.IPAddresses)
 		}
 		for _, at := range []struct {
-			when    time.Duration
-			expired bool
-			want    error
+			when     time.Duration
+			untimely bool
+			want     error
 		}{
 			{-c.back - c.tolerance, false, nil},
 			{-c.back - c.tolerance - time.Second, false, ErrNotYetValid},
@@ -135,8 +135,10 @@ func TestCertificateTimes(t *testing.T) {
 			{c.life + c.tolerance + time.Second, false, ErrExpired},
 			{c.life + ExpiredGrace, true, nil},
 			{c.life + ExpiredGrace + time.Second, true, ErrExpired},
+			{-c.back - ExpiredGrace, true, nil},
+			{-c.back - ExpiredGrace - time.Second, true, ErrNotYetValid},
 		} {
-			if _, err := a.Verify(cert, now.Add(at.when), at.expired); !errors.Is(err, at.want) {
+			if _, err := a.Verify(cert, now.Add(at.when), at.untimely); !errors.Is(err, at.want) {
 				t.Errorf("life %s at %s: %v, want %v", c.life, at.when, err, at.want)
 			}
 		}

@@ -100,6 +100,16 @@ func Tolerance(cert *x509.Certificate) time.Duration {
 	return min(maxTolerance, cert.NotAfter.Sub(cert.NotBefore)/5)
 }
 
+// Early says whether a certificate has not begun, Tolerance included.
+func Early(cert *x509.Certificate, now time.Time) bool {
+	return now.Add(Tolerance(cert)).Before(cert.NotBefore)
+}
+
+// InTime says whether now, give or take Tolerance, lies in the certificate's life.
+func InTime(cert *x509.Certificate, now time.Time) bool {
+	return !Early(cert, now) && !now.Add(-Tolerance(cert)).After(cert.NotAfter)
+}
+
 // RenewAt is the moment from which the certificate should be renewed: half of its life.
 func RenewAt(cert *x509.Certificate) time.Time {
 	return cert.NotAfter.Add(-cert.NotAfter.Sub(cert.NotBefore) / 2)

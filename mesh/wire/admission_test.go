@@ -180,6 +180,12 @@ func admission(t *testing.T, open func(Roster) Roster) (admitted []string) {
 			delete(w.roster.entries, m.node)
 		}, want: CodeUnauthorised},
 		{name: "from the future", sign: func(r *identity.SignRequest) { r.Now = r.Now.Add(2 * time.Hour) }, want: CodeUnauthorised},
+		{name: "from the future, to be renewed", sign: func(r *identity.SignRequest) { r.Now = r.Now.Add(8 * time.Hour) }, protocol: Renew, want: ""},
+		{name: "from the future, raft between cores", sign: func(r *identity.SignRequest) { r.Now = r.Now.Add(8 * time.Hour) }, protocol: Raft, want: CodeUnauthorised},
+		{name: "from the far future, to be renewed", sign: func(r *identity.SignRequest) { r.Now = r.Now.Add(32 * 24 * time.Hour) }, protocol: Renew, want: CodeUnauthorised},
+		{name: "from the future and unknown, to be renewed", sign: func(r *identity.SignRequest) { r.Now = r.Now.Add(8 * time.Hour) }, protocol: Renew, change: func(w *world, m *member) {
+			delete(w.roster.entries, m.node)
+		}, want: CodeUnauthorised},
 		{name: "clock four minutes ahead", sign: func(r *identity.SignRequest) { r.Now = r.Now.Add(time.Hour + 4*time.Minute) }, want: ""},
 	}
 	for _, c := range cases {

@@ -30,6 +30,7 @@ type Config struct {
 	Boot        id.Boot
 	Started     time.Time // of the boot; of two agents with one identity the one that started first keeps it
 	Limits      Limits
+	Now         func() time.Time // the wall clock by which certificates are judged; nil means the machine's
 	Log         zerolog.Logger
 	// Unknown is told about nodes with a certificate that are not in this node's roster: its copy may be old. It must
 	// not block. May be nil.
@@ -65,6 +66,9 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 	if cfg.Network == nil {
 		cfg.Network = TCP{}
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Unknown == nil {
 		cfg.Unknown = func(id.Node) {}
 	}
@@ -79,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Endpoint, error) {
 	e := &Endpoint{
 		cfg:      cfg,
 		limits:   cfg.Limits.withDefaults(),
-		gate:     &gate{credentials: cfg.Credentials, roster: cfg.Roster, revoked: t.isRevoked, unknown: cfg.Unknown},
+		gate:     &gate{credentials: cfg.Credentials, roster: cfg.Roster, revoked: t.isRevoked, unknown: cfg.Unknown, now: cfg.Now},
 		tracker:  t,
 		listener: l,
 		plain:    newQueue(l.Addr()),

@@ -55,18 +55,19 @@ type gate struct {
 	roster      Roster
 	revoked     func(id.Node) bool
 	unknown     func(id.Node)
+	now         func() time.Time
 }
 
-// verify checks a peer's certificate: the ring's signature, ring id, class and times, and takes an expired one only where
-// the key alone matters.
+// verify checks a peer's certificate: the ring's signature, ring id, class and times, and takes one that is out of its time
+// only where the key alone matters.
 func (g *gate) verify(chain []*x509.Certificate, protocol string) (identity.Subject, error) {
 	if len(chain) == 0 {
 		return identity.Subject{}, Errorf(CodeUnauthorised, "the other side sent no certificate")
 	}
 	own := g.credentials.Subject()
-	s, err := g.credentials.Authority().Verify(chain[0], time.Now(), false)
-	if errors.Is(err, identity.ErrExpired) && g.takesExpired(protocol, own, s) {
-		s, err = g.credentials.Authority().Verify(chain[0], time.Now(), true)
+	s, err := g.credentials.Authority().Verify(chain[0], g.now(), false)
+	if err != nil && g.takesUntimely(protocol, own, s, err) {
+		s, err = g.credentials.Authority().Verify(chain[0], g.now(), true)
 	}
 	switch {
 	case err == nil:
@@ -79,16 +80,18 @@ func (g *gate) verify(chain []*x509.Certificate, protocol string) (identity.Subj
 	}
 }
 
-// takesExpired is limited to keys that the roster holds, so it needs a roster.
-func (g *gate) takesExpired(protocol string, own, peer identity.Subject) bool {
+// takesUntimely is limited to keys that the roster holds, so it needs a roster. A certificate that has not begun was signed
+// by a clock that was wrong, and only renewal mends that.
+func (g *gate) takesUntimely(protocol string, own, peer identity.Subject, why error) bool {
 	if _, known := g.roster.Lookup(peer.Node); !known {
 		return false
 	}
+	expired := errors.Is(why, identity.ErrExpired)
 	switch protocol {
 	case Renew:
-		return true
+		return expired || errors.Is(why, identity.ErrNotYetValid)
 	case Raft:
-		return own.Class == id.Core && peer.Class == id.Core
+		return expired && own.Class == id.Core && peer.Class == id.Core
 	}
 	return false
 }
