@@ -209,6 +209,53 @@ func TestBodyLimits(t *testing.T) {
 	})
 }
 
+// TestConnectionsShareTheRoomOfTheirPeer: what a peer may have in bodies does not grow with its connections, and it does
+// not take the room of others.
+func TestConnectionsShareTheRoomOfTheirPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, id.Edge, Hooks{})
+		defer w.stop()
+		var running atomic.Int32
+		end := make(chan struct{})
+		w.server.Handle("large", Everybody, func(context.Context, *Request) (any, error) {
+			running.Add(1)
+			<-end
+			return nil, nil
+		}, BodyLimit(MaxBody))
+		const size = maxUnread/2 + 1
+		call := func(node id.Node, done chan<- error) {
+			near, far := net.Pipe()
+			go w.server.ServeConn(t.Context(), far, wire.Peer{Node: node, Class: id.Edge})
+			own, err := NewServer(Hooks{}, zerolog.Nop())
+			must(t, err)
+			c := NewClient(wire.Peer{Node: node}, own, func(context.Context, id.Node) (net.Conn, wire.Peer, error) { return near, wire.Peer{}, nil }, Hooks{})
+			_, err = c.CallRaw(t.Context(), w.node, "large", make([]byte, size))
+			c.Close()
+			done <- err
+		}
+		one, other := id.NewNode(), id.NewNode()
+		done := make(chan error, 4)
+		for range 3 {
+			go call(one, done)
+		}
+		go call(other, done)
+		<-time.After(5 * time.Second)
+		if n := running.Load(); n != 2 {
+			t.Errorf("%d bodies are held, want one of each peer", n)
+		}
+		close(end)
+		for range cap(done) {
+			must(t, <-done)
+		}
+		synctest.Wait()
+		w.server.roomsMu.Lock()
+		defer w.server.roomsMu.Unlock()
+		if len(w.server.rooms) != 0 {
+			t.Errorf("%d peers without a connection are remembered", len(w.server.rooms))
+		}
+	})
+}
+
 func TestDeadlineReachesTheHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, id.Core, Hooks{})

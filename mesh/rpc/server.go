@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/mesh/wire"
 )
 
@@ -109,6 +110,15 @@ type Server struct {
 
 	mu      sync.RWMutex
 	methods map[string]method
+
+	roomsMu sync.Mutex
+	rooms   map[id.Node]*room
+}
+
+// room is what one peer may have in request bodies, however many connections it opens.
+type room struct {
+	*semaphore.Weighted
+	conns int
 }
 
 // NewServer makes a server without methods.
@@ -118,6 +128,7 @@ func NewServer(hooks Hooks, logger zerolog.Logger) (*Server, error) {
 		log:     logger,
 		http:    &http.Server{ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: bodyTime, MaxHeaderBytes: 16 << 10},
 		methods: make(map[string]method),
+		rooms:   make(map[id.Node]*room),
 	}
 	s.http2 = &http2.Server{
 		MaxConcurrentStreams: maxStreams,
@@ -181,14 +192,35 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn, peer wire.Peer) {
 	defer c.Close() //nolint:errcheck // the peer is gone either way
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	room := semaphore.NewWeighted(maxUnread)
+	room := s.enter(peer.Node)
+	defer s.leave(peer.Node, room)
 	s.http2.ServeConn(c, &http2.ServeConnOpts{
 		Context:    ctx,
 		BaseConfig: s.http,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.serve(w, r, peer, room)
+			s.serve(w, r, peer, room.Weighted)
 		}),
 	})
+}
+
+func (s *Server) enter(node id.Node) *room {
+	s.roomsMu.Lock()
+	defer s.roomsMu.Unlock()
+	r := s.rooms[node]
+	if r == nil {
+		r = &room{Weighted: semaphore.NewWeighted(maxUnread)}
+		s.rooms[node] = r
+	}
+	r.conns++
+	return r
+}
+
+func (s *Server) leave(node id.Node, r *room) {
+	s.roomsMu.Lock()
+	defer s.roomsMu.Unlock()
+	if r.conns--; r.conns == 0 {
+		delete(s.rooms, node)
+	}
 }
 
 // find applies the class table: what is not registered, or not for this class, is refused. The node itself may call all.
