@@ -61,6 +61,10 @@ func PeerOf(c net.Conn) (Peer, bool) {
 // busy is how recently another boot of a node must have been heard for it to count as being there.
 const busy = 3 * time.Second
 
+// maxPerPeer is how many connections a peer may have opened here. An honest peer has a
+// few for each protocol; one that leaks them, or worse, must not use up this node's descriptors.
+const maxPerPeer = 256
+
 // session is the boot of a node with which this node last spoke.
 type session struct {
 	boot    id.Boot
@@ -112,14 +116,21 @@ func (t *tracker) admit(c *Conn, now time.Time) (stale []*Conn, err error) {
 	if _, gone := t.revoked[node]; gone {
 		return nil, errRevoked(node)
 	}
+	opened := 0
 	for other := range t.conns[node] {
 		if other.peer.Boot == c.peer.Boot {
+			if other.inbound {
+				opened++
+			}
 			continue
 		}
 		if !c.inbound && c.started >= other.started && now.Sub(time.Unix(0, other.heard.Load())) < busy {
 			return nil, errDouble(node, other.peer.Addr)
 		}
 		stale = append(stale, other)
+	}
+	if c.inbound && opened >= maxPerPeer {
+		return nil, Errorf(CodeUnavailable, "node %s has %d connections here already", node, maxPerPeer)
 	}
 	if t.conns[node] == nil {
 		t.conns[node] = make(map[*Conn]struct{})

@@ -119,6 +119,35 @@ func TestOneAddressCannotFlood(t *testing.T) {
 }
 
 // TestRandomFirstBytes sends rubbish, cut hellos and rubbish after a hello, on real sockets too; the port must go on.
+// TestOneAdmittedPeerCannotFlood is a peer that opens connections and never closes them.
+func TestOneAdmittedPeerCannotFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer w.stop()
+		server := w.serve(w.certify(id.Core, nil), "10.0.0.1", w.roster, Limits{})
+		leaky := w.serve(w.certify(id.Edge, nil), "10.0.0.2", w.roster, Limits{})
+		friend := w.serve(w.certify(id.Edge, nil), "10.0.0.3", w.roster, Limits{})
+		leaky.end.cfg.Book.Add(server.node, server.addr)
+		var open []*Conn
+		for range maxPerPeer {
+			c, err := leaky.end.Dial(t.Context(), server.node, RPC)
+			must(t, err)
+			open = append(open, c)
+			<-time.After(time.Second / 10)
+		}
+		if c, err := leaky.end.Dial(t.Context(), server.node, RPC); !IsCode(err, CodeUnavailable) {
+			t.Errorf("one more: %v, %v", c, err)
+		}
+		must(t, friend.reach(server, RPC))
+		must(t, server.reach(leaky, RPC)) // what this node itself wants of it is not held up
+		for _, c := range open {
+			must(t, c.Close())
+		}
+		synctest.Wait()
+		must(t, leaky.reach(server, RPC))
+	})
+}
+
 func TestRandomFirstBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
