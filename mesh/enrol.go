@@ -242,7 +242,10 @@ func (m *Mesh) serveEnrol(ctx context.Context, c net.Conn) {
 	answer, err := m.enrol(ctx, ask, c.RemoteAddr().String())
 	if err != nil {
 		answer = enrolAnswer{Error: asError(err)}
-		m.cfg.Log.Info().Err(err).Str("name", ask.Name).Stringer("remote", c.RemoteAddr()).Msg("enrolment refused")
+		if m.strangers.Allow() {
+			m.cfg.Log.Info().Str("error", fmt.Sprintf("%.400s", err.Error())).Str("name", fmt.Sprintf("%.80s", ask.Name)).
+				Stringer("remote", c.RemoteAddr()).Msg("enrolment refused")
+		}
 	} else {
 		m.cfg.Log.Info().Str("peer", string(answer.Node)).Str("name", answer.Name).Msg("node enrolled")
 	}

@@ -1,6 +1,7 @@
 package mesh_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/mesh"
@@ -126,6 +129,30 @@ func TestLostAnswerIsAskedForAgainBySameKeyOnly(t *testing.T) {
 		}
 		joiner.start()
 		r.whole(10*time.Second, seed, joiner)
+	})
+}
+
+// TestStrangersDoNotFillTheLog is a machine that tries tokens as fast as it is let in.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRing(t, meshtest.New(7))
+		defer r.stop()
+		var told bytes.Buffer
+		r.tweak = func(cfg *mesh.Config) { cfg.Log = zerolog.New(&told) }
+		seed := r.found()
+		token := seed.mesh.NewToken() // which the ring has never heard of
+		stranger := r.place("n2")
+		for range 200 {
+			if _, err := stranger.tryEnrol(token); !mesh.IsCode(err, mesh.CodeTokenWrong) {
+				t.Fatal(err)
+			}
+			pass(60 * time.Millisecond)
+		}
+		r.stop()
+		if n := bytes.Count(told.Bytes(), []byte("enrolment refused")); n == 0 || n > 50 {
+			t.Errorf("%d lines about 200 refused newcomers", n)
+		}
 	})
 }
 

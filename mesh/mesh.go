@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/pace"
 	"github.com/ringagent/ringagent/mesh/gossip"
@@ -21,6 +23,9 @@ import (
 
 // ErrNotEnrolled means that the data directory belongs to no ring yet.
 var ErrNotEnrolled = errors.New("this machine is not in a ring yet")
+
+// maxStrangers is how many refused newcomers the log tells of at once, and then one a second.
+const maxStrangers = 20
 
 // Mesh is one node's part of the ring's network.
 type Mesh struct {
@@ -34,6 +39,7 @@ type Mesh struct {
 	gossip      *gossip.Gossip
 	renewed     chan struct{} // wakes the renewer
 	claims      chan string   // where gossip says that another agent uses this node's identity
+	strangers   *rate.Limiter // of lines about newcomers that were refused
 
 	mu   sync.Mutex
 	meta Meta
@@ -65,7 +71,10 @@ func Open(ctx context.Context, cfg Config) (*Mesh, error) {
 	if err != nil {
 		cfg.Log.Warn().Err(err).Msg("known peers are lost; the roster has to do")
 	}
-	m := &Mesh{cfg: cfg, store: store, credentials: credentials, book: book, renewed: make(chan struct{}, 1), claims: make(chan string, 1)}
+	m := &Mesh{
+		cfg: cfg, store: store, credentials: credentials, book: book, renewed: make(chan struct{}, 1), claims: make(chan string, 1),
+		strangers: rate.NewLimiter(rate.Every(time.Second), maxStrangers),
+	}
 	if err := m.signSelf(); err != nil && !errors.Is(err, identity.ErrNoKey) {
 		cfg.Log.Warn().Err(err).Msg("own certificate not renewed yet")
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"log"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/time/rate"
 
 	"github.com/ringagent/ringagent/internal/id"
 )
@@ -14,12 +16,21 @@ import (
 // machines, so its levels are lowered by one. probeFailed is told of each node whose probe got no answer: memberlist keeps
 // that to itself otherwise.
 func newLogger(l zerolog.Logger, probeFailed func(id.Node)) *log.Logger {
-	return log.New(&logWriter{log: l, probeFailed: probeFailed}, "", 0)
+	w := &logWriter{log: l, probeFailed: probeFailed, told: rate.NewLimiter(rate.Every(logEvery), logBurst)}
+	return log.New(w, "", 0)
 }
+
+// memberlist has a line for each message that it cannot read. What a peer sends must not fill this node's disk.
+const (
+	logEvery = time.Second
+	logBurst = 50
+)
 
 type logWriter struct {
 	log         zerolog.Logger
 	probeFailed func(id.Node)
+	told        *rate.Limiter // of lines that nobody asked for by a low level
+	unsaid      int           // lines since the last one; the log package calls Write one at a time
 }
 
 const (
@@ -46,6 +57,15 @@ func (w *logWriter) Write(line []byte) (int, error) {
 			w.probeFailed(id.Node(name))
 		}
 	}
-	w.log.WithLevel(level).Msg(text)
+	if level >= zerolog.InfoLevel && !w.told.Allow() {
+		w.unsaid++
+		return len(line), nil
+	}
+	event := w.log.WithLevel(level)
+	if level >= zerolog.InfoLevel && w.unsaid > 0 {
+		event.Int("unsaid", w.unsaid)
+		w.unsaid = 0
+	}
+	event.Msg(text)
 	return len(line), nil
 }

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -104,6 +105,25 @@ func TestClassTable(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRefusedCallsDoNotFillTheLog is a peer that asks again and again for what it must not have.
+func TestRefusedCallsDoNotFillTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, id.Edge, Hooks{})
+		defer w.stop()
+		var told bytes.Buffer
+		w.server.log = zerolog.New(&told)
+		w.server.Handle("core", CoreOnly, nothing)
+		for range 500 {
+			if err := w.client.Call(t.Context(), w.node, "core", nil, nil); !wire.IsCode(err, wire.CodeUnauthorised) {
+				t.Fatal(err)
+			}
+		}
+		if n := bytes.Count(told.Bytes(), []byte{'\n'}); n == 0 || n > 2*maxTold {
+			t.Errorf("%d lines about 500 refused calls", n)
+		}
+	})
 }
 
 func TestRegistrationMistakesPanic(t *testing.T) {

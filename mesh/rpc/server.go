@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/net/http2"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/mesh/wire"
@@ -38,6 +39,7 @@ const (
 	// maxUnread bounds what one peer can make this node hold in request bodies.
 	maxUnread  = MaxBody
 	maxStreams = 256
+	maxTold    = 20 // refused calls in the log at once, and then one a second: a peer must not fill the disk by asking
 	bodyTime   = 30 * time.Second
 )
 
@@ -111,6 +113,8 @@ type Server struct {
 	mu      sync.RWMutex
 	methods map[string]method
 
+	told *rate.Limiter // of lines about calls that were refused
+
 	roomsMu sync.Mutex
 	rooms   map[id.Node]*room
 }
@@ -129,6 +133,7 @@ func NewServer(hooks Hooks, logger zerolog.Logger) (*Server, error) {
 		http:    &http.Server{ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: bodyTime, MaxHeaderBytes: 16 << 10},
 		methods: make(map[string]method),
 		rooms:   make(map[id.Node]*room),
+		told:    rate.NewLimiter(rate.Every(time.Second), maxTold),
 	}
 	s.http2 = &http2.Server{
 		MaxConcurrentStreams: maxStreams,
@@ -242,7 +247,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, peer wire.Peer, r
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	m, err := s.find(name, peer, false)
 	if err != nil {
-		s.log.Warn().Str("peer", string(peer.Node)).Str("class", string(peer.Class)).Str("method", name).Msg("call refused")
+		if s.told.Allow() {
+			s.log.Warn().Str("peer", string(peer.Node)).Str("class", string(peer.Class)).Str("method", name).Msg("call refused")
+		}
 		s.fail(w, err)
 		return
 	}
