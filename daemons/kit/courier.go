@@ -76,7 +76,7 @@ func (c *Courier) Want(ctx context.Context, wanted []Delivery, now time.Time) {
 		if t.cancel != nil || now.Before(t.next) {
 			continue
 		}
-		run, cancel := context.WithTimeout(ctx, c.Limit)
+		run, cancel := context.WithCancel(ctx)
 		t.cancel = cancel
 		c.group.Add(1)
 		go c.fetch(run, d, t)
@@ -96,7 +96,10 @@ func (c *Courier) fetch(ctx context.Context, d Delivery, t *try) {
 	err := ctx.Err()
 	select {
 	case c.sem <- struct{}{}:
-		err = Guard(ctx, func(ctx context.Context) error { return c.Orders.Fetch(ctx, d.Node, d.Digest) })
+		// The time for a turn is not the node's: else those at the end of a long queue would be blamed for the others.
+		limited, cancel := context.WithTimeout(ctx, c.Limit)
+		err = Guard(limited, func(ctx context.Context) error { return c.Orders.Fetch(ctx, d.Node, d.Digest) })
+		cancel()
 		<-c.sem
 	case <-ctx.Done():
 		err = ctx.Err()
