@@ -340,3 +340,39 @@ func TestPipelineTellsWhatIsOverdue(t *testing.T) {
 		}
 	})
 }
+
+// More configs than trainings at once: the limit holds, and the first in the list does not have every turn.
+func TestTrainingsTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const other = id.Config("hex9_2p")
+		configs := []id.Config{c4, hex8, other}
+		r, n := ringOf(t, configs...)
+		next := 0
+		fresh := func(c id.Config) {
+			next++
+			r.AddArtifact(ring.KindDataset, c, fmt.Sprint("data", next), map[string]int64{kit.CounterSamples: 100}, nil, n)
+		}
+		for _, c := range configs {
+			fresh(c)
+		}
+		n.Start(Trigger(), `{"samples":100,"concurrent":1,"candidate_wait":"1s"}`)
+		turns := map[id.Config]int{}
+		for range 9 {
+			time.Sleep(5 * time.Minute)
+			if pending, _ := kit.Unfinished(r.View("").Queue, kit.StageTrain, ""); pending != 1 {
+				t.Fatalf("%d trainings at once", pending)
+			}
+			w, _ := r.Claim(n)
+			turns[w.Config]++
+			time.Sleep(5 * time.Minute)
+			fresh(w.Config) // there is always something new to train on
+			r.Finish(n, w.ID, kittest.Outcome{Artifacts: []ring.Artifact{n.Store(ring.KindModel, fmt.Sprint("m", next), nil)}})
+		}
+		for _, c := range configs {
+			if turns[c] != 3 {
+				t.Errorf("turns %v, want 3 each", turns)
+			}
+		}
+	})
+}

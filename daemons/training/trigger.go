@@ -79,15 +79,23 @@ type condition struct {
 
 func (s TriggerSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 	var plan kit.Plan
+	books := map[id.Config]trained{}
 	for _, c := range v.Ring.Configs {
 		state, err := kit.ReadNote[trained](v.Notes, triggerNote(c))
 		if err != nil {
 			return plan, err
 		}
+		books[c] = state
+	}
+	// With more configs than trainings at once whoever has waited longest is next, or the last ones in the list would never be.
+	order := slices.Clone(v.Ring.Configs)
+	slices.SortStableFunc(order, func(a, b id.Config) int { return books[a].Asked.Compare(books[b].Asked) })
+	for _, c := range order {
+		state := books[c]
 		before := state
 		s.settle(v, c, &state)
 		var events []kit.Statement
-		dataset, block, err := s.decide(v, c, state, now)
+		dataset, block, err := s.decide(v, c, state, now, len(plan.Items)+len(plan.Retry))
 		if err != nil {
 			return plan, err
 		}
@@ -142,8 +150,9 @@ func (s TriggerSettings) ask(v kit.View, c id.Config, dataset ring.Artifact, sta
 	state.Dataset, state.Asked, state.Settled, state.Blocked = dataset.Digest, now, false, ""
 }
 
-// decide finds the dataset to train on, or the first condition that does not hold.
-func (s TriggerSettings) decide(v kit.View, c id.Config, state trained, now time.Time) (ring.Artifact, *condition, error) {
+// decide finds the dataset to train on, or the first condition that does not hold; so many trainings are asked for already in this
+// step.
+func (s TriggerSettings) decide(v kit.View, c id.Config, state trained, now time.Time, planned int) (ring.Artifact, *condition, error) {
 	quiet := func(name string) *condition { return &condition{Name: name, Quiet: true} }
 	sets := v.Library.Artifacts(ring.KindDataset, c)
 	if len(sets) == 0 {
@@ -187,7 +196,7 @@ func (s TriggerSettings) decide(v kit.View, c id.Config, state trained, now time
 	if open, err := s.undecided(v, c, now); open || err != nil {
 		return d, quiet("candidate undecided"), err
 	}
-	all := 0
+	all := planned
 	for _, w := range v.Queue.Items(kit.StageTrain, "") {
 		if !w.State.Finished() {
 			all++
