@@ -78,7 +78,7 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 	var errs []error
 	for _, w := range append(forgotten(v, c, name), v.Queue.Items(kit.StageEvaluate, c)...) {
 		candidate, ok := kit.InputOf(w, kit.RoleCandidate)
-		if !ok || w.State != ring.WorkDone || decided.Has(candidate, w.Finished) {
+		if !ok || w.State != ring.WorkDone || decided.Has(candidate, w.Finished) || p.waits(v, w, candidate, name) {
 			continue
 		}
 		verdict, statements, moved, err := p.judge(ctx, v, w, candidate, name)
@@ -94,6 +94,26 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// waits says that a candidate cannot be judged now because nobody who could give them has its matches or itself. Its machine may
+// come back; until then it is no failure, and nobody dials for it.
+func (p *promoter) waits(v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name) bool {
+	if name.Digest == candidate || formerly(name, candidate) {
+		return false
+	}
+	for _, d := range []id.Digest{candidate, outputOf(w)} {
+		if a, known := v.Library.Artifact(d); known && !served(v, a) {
+			p.log.Debug().Str("candidate", candidate.Short()).Str("artifact", d.Short()).Msg("not judged: nobody has it now")
+			return true
+		}
+	}
+	return false
+}
+
+func outputOf(w ring.WorkItem) id.Digest {
+	d, _ := kit.OutputOf(w, ring.KindMatches)
+	return d
 }
 
 // verdicts is how many verdicts the note keeps: well within its 16 KiB.
@@ -151,6 +171,10 @@ func (p *promoter) judge(ctx context.Context, v kit.View, w ring.WorkItem, candi
 }
 
 func (p *promoter) promote(ctx context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own []rating.Match) (ring.Name, error) {
+	// The name is what everybody plays with and trains from: it never points to bytes that one rented machine has.
+	if _, err := p.store.Ensure(ctx, candidate); err != nil {
+		return name, fmt.Errorf("get the model: %w", err)
+	}
 	ratings := p.rate(ctx, v, w.Config, own)
 	elo := ratings[string(candidate)].Elo
 	promoted := event.Promotion{About: event.About{Config: w.Config}, Version: name.Version + 1, Digest: candidate, Elo: elo}
@@ -172,16 +196,37 @@ func (p *promoter) promote(ctx context.Context, v kit.View, w ring.WorkItem, can
 	return moved, nil
 }
 
-// rate folds all stored matches of a config. One that cannot be had now is left out: ratings are shown, gates decide.
+// rateWait is how long all matches that are not here yet are waited for. Over the weeks many of those who had them are gone,
+// and dialling one takes seconds.
+const rateWait = 30 * time.Second
+
+// rate folds all stored matches of a config. Those that cannot be had now are left out: ratings are shown, gates decide.
 func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
+	ctx, cancel := context.WithTimeout(ctx, rateWait)
+	defer cancel()
 	all := slices.Clone(own)
+	var out int
+	var last error
 	for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
-		m, err := p.matches(ctx, a.Digest)
-		if err != nil {
-			p.log.Warn().Err(err).Str("matches", a.Digest.Short()).Msg("left out of the rating")
-			continue
+		m, read := p.read[a.Digest]
+		if !read {
+			err := ctx.Err()
+			switch {
+			case err != nil:
+			case !served(v, a):
+				err = errors.New("nobody has it now")
+			default:
+				m, err = p.matches(ctx, a.Digest)
+			}
+			if err != nil {
+				out, last = out+1, err
+				continue
+			}
 		}
 		all = append(all, m...)
+	}
+	if out > 0 {
+		p.log.Warn().Err(last).Int("files", out).Msg("matches left out of the rating")
 	}
 	return rating.Fold(all, kit.Baselines())
 }

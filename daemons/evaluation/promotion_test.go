@@ -2,6 +2,7 @@ package evaluation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -230,10 +231,10 @@ func TestEvaluationAsksOnceAndLosesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := kittest.New(t, c4)
 		n := r.AddNode("a", id.Core, ring.Slots{CPU: 1})
-		n.Start(Evaluation(), `{"pressure_on":3,"pressure_off":1,"hard_limit":4}`)
 		for i := range 6 {
 			r.AddArtifact(ring.KindModel, c4, fmt.Sprint(i), nil, nil, n)
 		}
+		n.Start(Evaluation(), `{"pressure_on":3,"pressure_off":1,"hard_limit":4}`)
 		r.Eventually(2*time.Minute, "backpressure", func() bool { return len(r.Log(event.EvaluationBackpressure.Type())) == 1 })
 		if got := len(r.Work(kit.StageEvaluate)); got != 4 {
 			t.Errorf("%d evaluations, the limit is 4", got)
@@ -262,4 +263,109 @@ func TestVerdictsAreBounded(t *testing.T) {
 	if len(d.Verdicts) != verdicts || !d.Has("anybody", at) || d.Has("anybody", at.Add(290*time.Minute)) {
 		t.Errorf("%d verdicts, before %v", len(d.Verdicts), d.Before)
 	}
+}
+
+// promoting is a ring in which a candidate has passed every gate, and the node that judges it.
+func promoting(t *testing.T) (r *kittest.Ring, judge, edge *kittest.Node) {
+	r = kittest.New(t, c4)
+	return r, r.AddNode("a", id.Core, ring.Slots{CPU: 1}), r.AddNode("b", id.Edge, ring.Slots{CPU: 1})
+}
+
+func passing() []rating.Match {
+	return append(played("me", "random", 100, 95), played("me", "heuristic", 100, 80)...)
+}
+
+// slowly makes whatever n fetches fail after the time of a dial, but for some.
+func slowly(n *kittest.Node, but func(id.Digest) bool) {
+	n.Set(func(n *kittest.Node) {
+		n.FetchFault = func(ctx context.Context, d id.Digest) error {
+			if but(d) {
+				return nil
+			}
+			select {
+			case <-time.After(15 * time.Second):
+				return errors.New("no answer")
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+}
+
+// Matches of long ago, whose holders have failed for good or hang, keep nobody from being promoted within the time in which
+// the watchdog wants to see progress.
+func TestLostMatchesHoldNoPromotionUp(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]ring.Status{"failed": ring.Failed, "hanging": ring.Alive} {
+		synctest.Test(t, func(t *testing.T) {
+			r, judge, edge := promoting(t)
+			gone := map[id.Digest]bool{}
+			for i := range 60 {
+				gone[r.AddArtifact(ring.KindMatches, c4, fmt.Sprint("old", i), nil, nil, edge).Digest] = true
+			}
+			r.SetStatus(edge, status)
+			slowly(judge, func(d id.Digest) bool { return !gone[d] })
+			good := evaluated(r, judge, "good", passing(), "")
+			judge.Start(Promotion(), "")
+			r.Eventually(Promotion().ProgressDeadline(0), name+": promoted", func() bool {
+				n, _ := r.Name(ring.ModelName(c4))
+				return n.Digest == good
+			})
+		})
+	}
+}
+
+// A candidate whose matches, or who itself, vanished with a machine waits for that; meanwhile the daemon makes progress, the others
+// are judged, and no name points to bytes that nobody can give.
+func TestVanishedCandidateWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, judge, edge := promoting(t)
+		slowly(judge, func(d id.Digest) bool { a, _ := r.View("").Library.Artifact(d); return a.Held(judge.ID) })
+		lost := evaluated(r, edge, "lost", passing(), "")
+		r.SetStatus(edge, ring.Failed)
+		judge.Start(Promotion(), "")
+		time.Sleep(30 * time.Minute)
+		if n := judge.Progressed("AUTO_PROMOTION"); n < 25 {
+			t.Errorf("%d steps of progress in half an hour", n)
+		}
+		bad := evaluated(r, judge, "bad", append(played("me", "random", 100, 50), played("me", "heuristic", 100, 10)...), "")
+		r.Eventually(2*time.Minute, "the other is judged", func() bool { return len(r.Log(event.PromotionRejected.Type())) == 1 })
+		if p, err := event.PromotionRejected.Read(r.Log(event.PromotionRejected.Type())[0]); err != nil || p.Digest != bad {
+			t.Errorf("%+v, %v", p, err)
+		}
+		if _, ok := r.Name(ring.ModelName(c4)); ok {
+			t.Error("the name points to a model that nobody has")
+		}
+		judge.Set(func(n *kittest.Node) { n.FetchFault = nil })
+		r.SetStatus(edge, ring.Alive)
+		r.Eventually(2*time.Minute, "promoted when it is back", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == lost })
+	})
+}
+
+// The champion is on a core node before the name moves, so that the machine that trained it may vanish at once.
+func TestPromotedModelIsOnACoreNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, judge, edge := promoting(t)
+		good := evaluated(r, edge, "good", passing(), "")
+		judge.Set(func(n *kittest.Node) {
+			n.FetchFault = func(_ context.Context, d id.Digest) error {
+				if d == good {
+					return errors.New("deliberate")
+				}
+				return nil
+			}
+		})
+		judge.Start(Promotion(), "")
+		time.Sleep(10 * time.Minute)
+		if _, ok := r.Name(ring.ModelName(c4)); ok {
+			t.Fatal("promoted although only a rented machine has it")
+		}
+		judge.Set(func(n *kittest.Node) { n.FetchFault = nil })
+		r.Eventually(2*time.Minute, "promoted", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == good })
+		if !judge.Holds(good) {
+			t.Error("the champion is on a rented machine only")
+		}
+	})
 }
