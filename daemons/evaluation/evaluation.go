@@ -69,9 +69,10 @@ type seen struct {
 
 func seenNote(c id.Config) string { return "seen/" + string(c) }
 
-func (s Settings) plan(v kit.View, _ time.Time) (kit.Plan, error) {
+func (s Settings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 	var plan kit.Plan
-	depth, _ := kit.Unfinished(v.Queue, kit.StageEvaluate, "")
+	depth, lost := waiting(v, now)
+	plan.Cancel = lost
 	for _, c := range v.Ring.Configs {
 		mark, err := kit.ReadNote[seen](v.Notes, seenNote(c))
 		if err != nil {
@@ -107,6 +108,35 @@ func (s Settings) plan(v kit.View, _ time.Time) (kit.Plan, error) {
 		plan.Notes = append(plan.Notes, *note)
 	}
 	return plan, err
+}
+
+// lostAfter is how long the machines that have a candidate must be gone until its evaluation is given up.
+const lostAfter = 24 * time.Hour
+
+// waiting counts the candidates that wait to be measured and can be. One that vanished with its machine may come back with it, but
+// it is no work that is waiting: over the weeks those would add up until no training is asked for any more.
+func waiting(v kit.View, now time.Time) (depth int, lost []kit.Cancel) {
+	for _, w := range v.Queue.Items(kit.StageEvaluate, "") {
+		if w.State != ring.WorkPending {
+			continue
+		}
+		candidate, _ := kit.InputOf(w, kit.RoleCandidate)
+		a, known := v.Library.Artifact(candidate)
+		if !known || served(v, a) {
+			depth++
+			continue
+		}
+		gone := w.Created
+		for _, h := range a.Holders {
+			if m, ok := v.Fleet.Member(h); ok && m.Since.After(gone) {
+				gone = m.Since
+			}
+		}
+		if now.Sub(gone) > lostAfter {
+			lost = append(lost, kit.Cancel{WorkID: w.ID, Reason: "nobody has had the candidate " + candidate.Short() + " for " + lostAfter.String()})
+		}
+	}
+	return depth, lost
 }
 
 // measured says whether matches of the model are stored already, from an item that the queue no longer keeps. A model that

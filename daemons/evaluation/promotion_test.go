@@ -253,6 +253,43 @@ func TestEvaluationAsksOnceAndLosesNobody(t *testing.T) {
 	})
 }
 
+// Candidates that vanished with their machine press nobody, may come back with it, and are given up in the end.
+func TestVanishedCandidatesDoNotPileUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, judge, edge := promoting(t)
+		for i := range 4 {
+			r.AddArtifact(ring.KindModel, c4, fmt.Sprint(i), nil, nil, edge)
+		}
+		judge.Start(Evaluation(), `{"pressure_on":3,"pressure_off":1,"hard_limit":4}`)
+		r.Eventually(2*time.Minute, "backpressure", func() bool { return len(r.Log(event.EvaluationBackpressure.Type())) == 1 })
+		time.Sleep(time.Hour)
+		r.SetStatus(edge, ring.Failed)
+		r.Eventually(2*time.Minute, "released", func() bool { return len(r.Log(event.EvaluationBackpressureReleased.Type())) == 1 })
+		next := r.AddArtifact(ring.KindModel, c4, "next", nil, nil, judge)
+		r.Eventually(2*time.Minute, "the next one is asked for", func() bool {
+			_, ok := r.View("").Queue.ByKey(kit.EvaluateKey(c4, next.Digest))
+			return ok
+		})
+		open := func() int { n, _ := kit.Unfinished(r.View("").Queue, kit.StageEvaluate, c4); return n }
+		time.Sleep(23 * time.Hour)
+		if open() != 5 {
+			t.Fatalf("%d evaluations wait before the day is over", open())
+		}
+		r.SetStatus(edge, ring.Alive) // its time begins again
+		time.Sleep(time.Hour)
+		r.SetStatus(edge, ring.Failed)
+		time.Sleep(23 * time.Hour)
+		if open() != 5 {
+			t.Fatalf("%d evaluations wait although the machine was there yesterday", open())
+		}
+		time.Sleep(2 * time.Hour)
+		if open() != 1 {
+			t.Errorf("%d evaluations wait, want that of the candidate that is there", open())
+		}
+	})
+}
+
 func TestVerdictsAreBounded(t *testing.T) {
 	t.Parallel()
 	d := kit.Decided{}
