@@ -18,6 +18,15 @@ func kindKey(a ring.Artifact) string {
 	return string(a.Kind) + "\x00" + ordered(a.Seq) + string(a.Digest)
 }
 
+// kindRow is what a list needs in order to pass over the artifacts of other configs without looking them up: many daemons read
+// the list of their config with every few games that arrive.
+type kindRow struct {
+	digest id.Digest
+	config id.Config
+}
+
+func kindRowOf(a ring.Artifact) kindRow { return kindRow{a.Digest, shared(a.Config)} }
+
 func checkArtifact(a ring.Artifact) error {
 	if _, err := id.ParseDigest(string(a.Digest)); err != nil {
 		return refuse(CodeInvalid, "%v", err)
@@ -87,7 +96,7 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 		}
 		a.Safe = false
 		t.s.putArtifact(t.receipted(a))
-		t.s.byKind.put(kindKey(a), a.Digest)
+		t.s.byKind.put(kindKey(a), kindRowOf(a))
 		fresh = append(fresh, a.Digest)
 	}
 	return fresh, nil

@@ -48,16 +48,16 @@ type State struct {
 	once        table[onceRow]
 
 	// What follows is derived from the above and is in no snapshot.
-	nameIndex  table[id.Node]   // name of a node → its newest bearer
-	badKeys    table[id.Node]   // hash of a revoked key → node
-	workKeys   table[string]    // key of an item → its id
-	workOrder  table[string]    // order of adding → id
-	doneOrder  table[string]    // order of finishing → id
-	tombOrder  table[string]    // order of finishing → key
-	depth      table[int]       // type, zero byte, state → items
-	byKind     table[id.Digest] // kind, zero byte, seq, digest
-	onceOrder  table[string]    // order → once key
-	notesBytes table[int]       // daemon → bytes
+	nameIndex  table[id.Node] // name of a node → its newest bearer
+	badKeys    table[id.Node] // hash of a revoked key → node
+	workKeys   table[string]  // key of an item → its id
+	workOrder  table[string]  // order of adding → id
+	doneOrder  table[string]  // order of finishing → id
+	tombOrder  table[string]  // order of finishing → key
+	depth      table[int]     // type, zero byte, state → items
+	byKind     table[kindRow] // kind, zero byte, seq, digest
+	onceOrder  table[string]  // order → once key
+	notesBytes table[int]     // daemon → bytes
 }
 
 // meta is the single values of the state.
@@ -128,7 +128,7 @@ func emptyState() *State {
 		origins: newTable[originRow](), once: newTable[onceRow](),
 		nameIndex: newTable[id.Node](), badKeys: newTable[id.Node](), workKeys: newTable[string](),
 		workOrder: newTable[string](), doneOrder: newTable[string](), tombOrder: newTable[string](),
-		depth: newTable[int](), byKind: newTable[id.Digest](), onceOrder: newTable[string](), notesBytes: newTable[int](),
+		depth: newTable[int](), byKind: newTable[kindRow](), onceOrder: newTable[string](), notesBytes: newTable[int](),
 	}
 	return s
 }

@@ -195,16 +195,14 @@ func (s *State) Artifacts(kind ring.Kind, config id.Config, after uint64) iter.S
 	}
 	return func(yield func(ring.Artifact) bool) {
 		prefix := string(kind) + "\x00"
-		for k, d := range s.byKind.from(prefix + ordered(after+1)) {
+		for k, row := range s.byKind.from(prefix + ordered(after+1)) {
 			if !strings.HasPrefix(k, prefix) {
 				return
 			}
-			if config != "" {
-				if r, _ := s.artifacts.get(string(d)); r.bare.Config != config {
-					continue
-				}
+			if config != "" && row.config != config {
+				continue
 			}
-			if a, ok := s.artifact(d); ok && !yield(a) {
+			if a, ok := s.artifact(row.digest); ok && !yield(a) {
 				return
 			}
 		}
