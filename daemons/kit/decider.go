@@ -35,7 +35,7 @@ func NewDecider(env Env, d Decider) Daemon {
 		default:
 		}
 	}
-	loop := NewLoop(env, Loop{Poke: poke, Step: func(ctx context.Context) error {
+	loop := NewLoop(env, Loop{Poke: poke, Rest: thoughtful, Step: func(ctx context.Context) error {
 		return alone(ctx, func() error { return d.Reconcile(ctx) })
 	}})
 	consumer := Consumer{

@@ -23,6 +23,9 @@ type Loop struct {
 	Poke  <-chan struct{} // another source of wake-ups, such as a transfer that ended
 	Quiet time.Duration   // a wake-up waits for this long without another one; default 200 ms
 	Most  time.Duration   // but never longer than this; default 2 s
+	// Rest times the time that a step took must pass before a wake-up makes the next one, but never more than the period: a
+	// step that looks through all of a ring that has grown for weeks is not to be all that its node does. 0: no rest.
+	Rest int
 	// First and Slowest bound the delay after an error; default 1 s and 1 min, but never less often than the period when
 	// that is longer.
 	First, Slowest time.Duration
@@ -60,7 +63,9 @@ func (l *loop) Run(ctx context.Context) error {
 	}
 	fails := 0
 	for {
+		began := time.Now()
 		err := Guard(ctx, l.Step)
+		rested := time.Now().Add(l.rest(time.Since(began)))
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -88,10 +93,22 @@ func (l *loop) Run(ctx context.Context) error {
 			}
 			continue
 		}
-		if !l.wait(ctx, &wake) {
+		woken, ok := l.wait(ctx, &wake)
+		if !ok || woken && !sleep(ctx, time.Until(rested)) {
 			return nil
 		}
 	}
+}
+
+// thoughtful is the Rest of the shapes whose step is to read the state and to decide.
+const thoughtful = 4
+
+func (l *loop) rest(took time.Duration) time.Duration {
+	rest := time.Duration(l.Rest) * took
+	if l.every > 0 {
+		rest = min(rest, l.every)
+	}
+	return rest
 }
 
 func (l *loop) mark(trouble error) {
@@ -108,8 +125,8 @@ func (l *loop) backoff(fails int) time.Duration {
 	return jitter(min(d, l.Slowest))
 }
 
-// wait returns at the next period's end or after a coalesced wake-up; false when ctx has ended.
-func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) bool {
+// wait returns at the next period's end or, woken, after a coalesced wake-up; ok is false when ctx has ended.
+func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) (woken, ok bool) {
 	var tick <-chan time.Time
 	if l.every > 0 {
 		t := time.NewTimer(jitter(l.every))
@@ -118,14 +135,14 @@ func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) bool {
 	}
 	select {
 	case <-ctx.Done():
-		return false
+		return false, false
 	case <-tick:
-		return true
+		return false, true
 	case <-l.Poke:
-	case _, ok := <-*wake:
-		if !ok {
+	case _, open := <-*wake:
+		if !open {
 			*wake = nil
-			return sleep(ctx, max(l.every, l.First))
+			return false, sleep(ctx, max(l.every, l.First))
 		}
 	}
 	most := time.NewTimer(l.Most)
@@ -135,17 +152,17 @@ func (l *loop) wait(ctx context.Context, wake *<-chan event.Record) bool {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-most.C:
-			return true
+			return true, true
 		case <-quiet.C:
-			return true
+			return true, true
 		case <-l.Poke:
 			quiet.Reset(l.Quiet)
-		case _, ok := <-*wake:
-			if !ok {
+		case _, open := <-*wake:
+			if !open {
 				*wake = nil
-				return ctx.Err() == nil
+				return true, ctx.Err() == nil
 			}
 			quiet.Reset(l.Quiet)
 		}

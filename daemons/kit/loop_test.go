@@ -40,7 +40,10 @@ func timed(t *testing.T, every, d time.Duration, l Loop, bells ...time.Duration)
 	go func() {
 		for _, when := range bells {
 			time.Sleep(when - time.Since(began))
-			b.ring <- event.Record{}
+			select {
+			case b.ring <- event.Record{}:
+			default: // hints for somebody who has some already
+			}
 		}
 	}()
 	err = NewLoop(env, l).Run(ctx)
@@ -77,6 +80,27 @@ func TestLoopCoalescesWakeUps(t *testing.T) {
 			t.Errorf("steps at %v", at)
 		}
 	})
+}
+
+// A step that takes long is not all that the node does, however often the loop is woken; the period stays what it is.
+func TestLoopRestsAfterALongStep(t *testing.T) {
+	t.Parallel()
+	var bells []time.Duration
+	for i := range 590 {
+		bells = append(bells, time.Duration(i)*100*time.Millisecond)
+	}
+	long := func(ctx context.Context) error { sleep(ctx, 3*time.Second); return nil }
+	for _, c := range []struct {
+		every       time.Duration
+		least, most int
+	}{{time.Hour, 4, 5}, {5 * time.Second, 7, 9}} {
+		synctest.Test(t, func(t *testing.T) {
+			at, _, _ := timed(t, c.every, time.Minute, Loop{Step: long, Rest: 4}, bells...)
+			if len(at) < c.least || len(at) > c.most {
+				t.Errorf("period %v: steps at %v", c.every, at)
+			}
+		})
+	}
 }
 
 func TestLoopBacksOffAloneAndRecovers(t *testing.T) {

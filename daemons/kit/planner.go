@@ -47,7 +47,7 @@ type NoteChange struct {
 // NewPlanner makes a daemon of p.
 func NewPlanner(env Env, p Planner) Daemon {
 	x := &planner{Planner: p, self: env.Self, now: env.Now, views: env.View, do: Executor{env.Self, env.Effects, env.Events}}
-	return NewLoop(env, Loop{Step: x.step, Wake: p.Wake})
+	return NewLoop(env, Loop{Step: x.step, Wake: p.Wake, Rest: thoughtful})
 }
 
 type planner struct {
