@@ -10,7 +10,7 @@ import (
 	"io"
 
 	"github.com/ringagent/ringagent/eventlog"
-	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 // Records travel between replicas as frames: a kind, then for a record its seq, the log's running hash after it, and its
@@ -20,8 +20,11 @@ const (
 	frameRecord    byte = 1
 	frameCompacted byte = 2
 	frameFlush     byte = 3 // what came so far may be written
-	maxRecord           = event.MaxPayload + 4096
 )
+
+// maxRecord is what a record may have at most: it is made of one entry of Raft's log, of which every byte may be written as
+// six ("<" as "\u003c"). Whoever took less for the limit would stand still before the first longer one, for ever.
+const maxRecord = 6*state.MaxEntry + 4096
 
 var errFrame = errors.New("malformed event frame")
 

@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/ringagent/ringagent/eventlog"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 func genRecord(t *rapid.T) eventlog.Encoded {
@@ -95,4 +99,34 @@ func FuzzDecodeRecords(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The largest record that an entry can make is read: whoever refused it would stand still before it for ever.
+func TestLargestRecordSurvivesTheWire(t *testing.T) {
+	t.Parallel()
+	m := state.New()
+	apply := func(index uint64, c state.Command) []state.Placed {
+		c.At = time.Unix(1e9, 0)
+		entry, err := state.Encode(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, placed, err := m.Apply(index, entry)
+		if err != nil || res.Code != "" {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		return placed
+	}
+	apply(1, state.Command{Kind: state.KindLead, Body: state.Lead{Node: "0000000000000001", Term: 1}})
+	apply(2, state.Command{Kind: state.KindEnqueue, Body: state.Enqueue{Items: []ring.WorkItem{{ID: "w", Type: "other", Key: "k"}}}})
+	// "<" takes one byte in the entry and six in the record.
+	placed := apply(3, state.Command{Kind: state.KindCancel, Body: state.CancelWork{Work: "w", Reason: strings.Repeat("<", state.MaxEntry-200)}})
+	var b []byte
+	for _, p := range placed {
+		b = appendRecordFrame(b, eventlog.Encoded{Seq: p.Seq, Hash: p.Hash, Bytes: p.Bytes})
+	}
+	got, _, err := decodeRecords(b)
+	if err != nil || len(got) != len(placed) {
+		t.Fatalf("%d records of %d, %v", len(got), len(placed), err)
+	}
 }

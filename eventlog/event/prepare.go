@@ -7,7 +7,8 @@ import (
 )
 
 // Prepare makes a draft fit to be published by by: the canonical type name, a checked payload in our own field names with
-// node_id filled in, and the owner's right to state it. The payload is d's own, not a copy, where nothing had to be changed.
+// node_id filled in, a cause and a daemon that are no longer than they may be, and the owner's right to state it. The payload
+// is d's own, not a copy, where nothing had to be changed.
 // Errors are *ProblemError.
 func (c *Catalog) Prepare(d Draft, by Publisher) (Draft, error) {
 	s := c.named(string(d.Type))
@@ -16,6 +17,12 @@ func (c *Catalog) Prepare(d Draft, by Publisher) (Draft, error) {
 	}
 	if s.def.Fact && !slices.Contains(s.def.Owners, by) {
 		return Draft{}, &ProblemError{Type: string(s.def.Type), Detail: fmt.Sprintf("stated by %s, not by %s", join(s.def.Owners), by), Kind: ErrNotOwner}
+	}
+	if len(d.Cause) > MaxCause {
+		return Draft{}, s.wrong("cause", fmt.Sprintf("%d bytes, the limit is %d; it is the id of an event", len(d.Cause), MaxCause))
+	}
+	if len(d.Daemon) > MaxDaemon {
+		return Draft{}, s.wrong("daemon", fmt.Sprintf("%d bytes, the limit is %d", len(d.Daemon), MaxDaemon))
 	}
 	p, err := s.normalise(d.Payload, d.Node)
 	if err != nil {
@@ -53,8 +60,8 @@ func (c *Catalog) Vet(draft []byte) error {
 
 // settled says that the bytes are a draft to which Prepare would do nothing. Where it is not sure it says no.
 func (c *Catalog) settled(draft []byte) bool {
-	typ, payload, ok := peek(draft)
-	if !ok || len(payload) > MaxPayload {
+	typ, daemon, cause, payload, ok := peek(draft)
+	if !ok || len(daemon) > MaxDaemon || len(cause) > MaxCause || len(payload) > MaxPayload {
 		return false
 	}
 	s := c.names[string(typ)]

@@ -55,7 +55,9 @@ func anyDraft(t *rapid.T) []byte {
 	}
 	typ := rapid.SampledFrom([]Type{s.def.Type, s.def.Type, s.def.Type, Type(s.def.Wire), Type(" " + s.def.Type), "NO_SUCH", ""}).Draw(t, "name")
 	b := AppendDraft(nil, Draft{
-		Type: typ, Node: rapid.SampledFrom([]id.Node{"", someNode}).Draw(t, "node"), Daemon: "D", Epoch: 7, Time: time.UnixMicro(9), Payload: json.RawMessage(payload),
+		Type: typ, Node: rapid.SampledFrom([]id.Node{"", someNode}).Draw(t, "node"), Epoch: 7, Time: time.UnixMicro(9), Payload: json.RawMessage(payload),
+		Daemon: strings.Repeat("D", rapid.SampledFrom([]int{1, 1, 1, MaxDaemon, MaxDaemon + 1}).Draw(t, "daemon")),
+		Cause:  strings.Repeat("c", rapid.SampledFrom([]int{0, 0, 0, MaxCause, MaxCause + 1}).Draw(t, "cause")),
 	})
 	if rapid.IntRange(0, 9).Draw(t, "torn") == 0 {
 		b = []byte(spoil(t, string(b)))
@@ -98,6 +100,13 @@ func TestVet(t *testing.T) {
 		b := Draft{Type: "OPERATOR_NOTE", Payload: json.RawMessage(strings.Replace(frame, `""`, `"`+strings.Repeat("x", MaxPayload-len(frame)+more)+`"`, 1))}.Encode()
 		if err := Catalogue().Vet(b); errors.Is(err, ErrInvalid) != (more > 0) {
 			t.Errorf("%d bytes over the limit: %v", more, err)
+		}
+		text := json.RawMessage(strings.Replace(frame, `""`, `"x"`, 1))
+		if err := Catalogue().Vet(Draft{Type: "OPERATOR_NOTE", Payload: text, Cause: strings.Repeat("x", MaxCause+more)}.Encode()); errors.Is(err, ErrInvalid) != (more > 0) {
+			t.Errorf("cause %d bytes over the limit: %v", more, err)
+		}
+		if err := Catalogue().Vet(Draft{Type: "OPERATOR_NOTE", Payload: text, Daemon: strings.Repeat("x", MaxDaemon+more)}.Encode()); errors.Is(err, ErrInvalid) != (more > 0) {
+			t.Errorf("daemon %d bytes over the limit: %v", more, err)
 		}
 	}
 }

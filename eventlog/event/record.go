@@ -19,6 +19,13 @@ type Type string
 // MaxPayload is the largest payload an event may carry, in bytes. Larger things are artifacts.
 const MaxPayload = 64 << 10
 
+// MaxCause and MaxDaemon are the most bytes of a draft's cause, which is an event's id, and of its daemon's name. Who reads
+// the log expects no record to be much larger than its payload.
+const (
+	MaxCause  = 256
+	MaxDaemon = 64
+)
+
 // Origin identifies one outbox file: 16 random hex digits made when the file is created, so that a lost, restored or
 // cloned disk is never mistaken for old news. Events that ride on a command of the state machine have Origin "state".
 type Origin string
@@ -115,18 +122,18 @@ func DecodeDraft(b []byte) (Draft, error) {
 	return out, d.end()
 }
 
-// peek is DecodeDraft for those who want to know of two fields only. What it returns aliases b.
-func peek(b []byte) (typ, payload []byte, ok bool) {
+// peek is DecodeDraft for those who want to know of a few fields only. What it returns aliases b.
+func peek(b []byte) (typ, daemon, cause, payload []byte, ok bool) {
 	d := decoder{field.Read(b)}
 	version := d.Byte()
 	typ = d.Bytes()
 	d.Bytes() // node
-	d.Bytes() // daemon
+	daemon = d.Bytes()
 	d.Uvarint()
 	d.Varint()
-	d.Bytes() // cause
+	cause = d.Bytes()
 	payload = d.Bytes()
-	return typ, payload, version == codecVersion && d.end() == nil
+	return typ, daemon, cause, payload, version == codecVersion && d.end() == nil
 }
 
 // DecodeRecord reads a record that fills b exactly. The payload aliases b.
