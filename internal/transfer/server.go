@@ -3,6 +3,7 @@ package transfer
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -209,6 +210,8 @@ func (s *Server) manifest(ctx context.Context, d id.Digest, f *os.File) (manifes
 	return m, nil
 }
 
+// sendChunks sends chunks as they are read, each compared with the manifest on the way: a copy that was damaged after its
+// manifest was made would be offered, and counted, for ever. Of a wrong chunk the end is not sent.
 func (s *Server) sendChunks(ctx context.Context, conn net.Conn, f *os.File, m manifest, q request) error {
 	from := int64(q.first) * ChunkSize
 	to := min(m.size, from+int64(q.count)*ChunkSize)
@@ -216,24 +219,31 @@ func (s *Server) sendChunks(ctx context.Context, conn net.Conn, f *os.File, m ma
 		return err
 	}
 	r := io.NewSectionReader(f, from, to-from)
-	buf := make([]byte, piece)
-	for {
-		n, err := io.ReadFull(r, buf)
-		if n > 0 {
-			s.mu.Lock()
-			s.sent += int64(n) // before the peer can have them, so that it never knows of more than we do
-			s.mu.Unlock()
-			if err := s.send(ctx, conn, buf[:n]); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil
-		}
-		if err != nil {
+	buf, chunk := make([]byte, piece), sha256.New()
+	for at := from; at < to; {
+		n, err := io.ReadFull(r, buf[:min(piece, to-at)])
+		short := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !short {
 			return fmt.Errorf("read artifact %s: %w", q.digest.Short(), err)
 		}
+		chunk.Write(buf[:n])
+		at += int64(n)
+		if short || at == to || at%ChunkSize == 0 {
+			if i := (at - 1) / ChunkSize; short || [hashSize]byte(chunk.Sum(nil)) != m.chunks[i] {
+				err := fmt.Errorf("chunk %d of artifact %s is not what it was: %w", i, q.digest.Short(), errDamagedHere)
+				s.o.Damaged(q.digest, err)
+				return err
+			}
+			chunk.Reset()
+		}
+		s.mu.Lock()
+		s.sent += int64(n) // before the peer can have them, so that it never knows of more than we do
+		s.mu.Unlock()
+		if err := s.send(ctx, conn, buf[:n]); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // send writes b in pieces, each within the bandwidth and under a deadline of its own.
