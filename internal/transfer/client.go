@@ -68,7 +68,7 @@ func (e *FetchError) Unwrap() []error {
 	return errs
 }
 
-// ErrNoSpace says that the disk is full. The half-fetched file is gone.
+// ErrNoSpace says that the disk is full, or would be by the fetch. The half-fetched file is gone.
 var ErrNoSpace = errors.New("no space left for a fetch")
 
 // Client fetches artifacts from other nodes into one store.
@@ -82,6 +82,7 @@ type Client struct {
 	mu       sync.Mutex
 	flights  map[id.Digest]chan struct{} // closed when the fetch under way ends
 	received int64
+	owed     int64 // bytes that the fetches under way have yet to write
 }
 
 // NewClient returns a client that signs its receipts as self.

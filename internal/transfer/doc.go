@@ -6,6 +6,9 @@
 // bounded before anything is allocated for it. A holder that lies, stalls or leaves costs its own turn, never the fetch, and
 // the reason is kept.
 //
+// A fetch leaves room on the disk to others: it is not begun, and does not go on, where what is still to come would not fit
+// beside the rest of the other fetches.
+//
 // It knows nothing of who holds what or why something is fetched, and it never deletes an artifact.
 //
 // Who calls it: the agent gives Server.Serve the connections of its port and Client a Dialer from the mesh; daemons reach

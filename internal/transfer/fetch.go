@@ -26,6 +26,7 @@ type fetch struct {
 	best         int              // chunks that were there at the best of times
 	inherited    bool             // the file has chunks from before this Fetch
 	alone        bool             // after a wrong whole: no two holders' chunks are mixed any more
+	owed         int64            // bytes that are booked and not on the disk yet; guarded by the client
 }
 
 // localError is one of this machine's; another holder cannot help.
@@ -168,7 +169,11 @@ func (f *fetch) from(ctx context.Context, node id.Node) (have int, err error) {
 	if len(f.contributors) == 0 && slices.Contains(p.have, true) {
 		f.inherited = true
 	}
+	if err := f.book(p.lacking()); err != nil {
+		return 0, &localError{err}
+	}
 	err = f.chunks(ctx, conn, p, node)
+	f.written(p.lacking()) // or never: then the next holder's turn books it again
 	return p.count(), err
 }
 
@@ -228,6 +233,9 @@ func (f *fetch) chunks(ctx context.Context, conn net.Conn, p *partial, node id.N
 		want := int64(0)
 		for i := first; i < first+count; i++ {
 			want += int64(p.manifest.chunkLen(i))
+		}
+		if err := f.room(); err != nil {
+			return &localError{err}
 		}
 		q := request{op: opChunks, digest: f.digest, first: uint32(first), count: uint32(count)}
 		if err := f.ask(conn, q, f.client.o.Progress); err != nil {
@@ -298,6 +306,7 @@ func (f *fetch) store(p *partial, i int, b []byte) error {
 	if err := p.put(i, b); err != nil {
 		return &localError{fmt.Errorf("write chunk %d: %w", i, err)}
 	}
+	f.written(int64(len(b)))
 	return nil
 }
 

@@ -180,6 +180,17 @@ func (p *partial) count() int {
 	return n
 }
 
+// lacking is how many bytes are not there.
+func (p *partial) lacking() int64 {
+	n := int64(0)
+	for i, h := range p.have {
+		if !h {
+			n += int64(p.manifest.chunkLen(i))
+		}
+	}
+	return n
+}
+
 func (p *partial) Close() {
 	_ = p.data.Close() // what is in the files is checked before it is used
 	if p.record != nil {

@@ -41,6 +41,9 @@ type Options struct {
 	// Damaged is told when a copy of our own turns out to have other bytes than its name says; nil: nobody.
 	Damaged func(id.Digest, error)
 	Now     func() time.Time // for receipts; nil: time.Now
+	// Free is how many bytes can still be written below a directory; nil: what the file system says. An error means that nobody
+	// knows, and that nothing is held back.
+	Free func(dir string) (int64, error)
 }
 
 func (o Options) withDefaults(streams int) (Options, error) {
@@ -53,6 +56,9 @@ func (o Options) withDefaults(streams int) (Options, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Free == nil {
+		o.Free = freeBytes
 	}
 	switch {
 	case o.MaxBytes < 0 || o.MaxBytes > 1<<42 || o.Streams < 0 || o.Progress < 0 || o.Idle < 0:
