@@ -9,6 +9,7 @@ import (
 	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/transfer"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/state"
 )
@@ -175,6 +176,9 @@ func (s *artifacts) reconcileEvery() time.Duration {
 }
 
 func (s *artifacts) reconcileOnce(ctx context.Context) error {
+	if err := s.sweepPartial(); err != nil {
+		s.a.log.Warn().Err(err).Msg("half-fetched artifacts stay")
+	}
 	lost, err := s.lost(ctx)
 	if err != nil {
 		return err
@@ -190,6 +194,22 @@ func (s *artifacts) reconcileOnce(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// partialAge is how long a half-fetched artifact is kept for whoever goes on with it.
+const partialAge = 48 * time.Hour
+
+// sweepPartial removes what was half fetched and is wanted no more: a node runs for months, and what it wanted last week has
+// been superseded.
+func (s *artifacts) sweepPartial() error {
+	n, err := transfer.Sweep(s.blobs.PartialDir(), partialAge, time.Now())
+	if err != nil {
+		return fmt.Errorf("sweep half-fetched artifacts: %w", err)
+	}
+	if n > 0 {
+		s.a.log.Info().Int("files", n).Msg("half-fetched artifacts that nobody went on with are gone")
+	}
+	return nil
 }
 
 // lost are the artifacts that this node has a receipt for and no file.

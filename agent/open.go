@@ -31,20 +31,15 @@ func (d *dataDir) sweepStaging() error {
 	return nil
 }
 
-// partialAge is how long a half-fetched artifact is kept for whoever goes on with it.
-const partialAge = 48 * time.Hour
-
 func (a *Agent) openStore() error {
 	blobs, err := blob.Open(a.dir.path("blobs"), blob.Options{Quarantine: a.dir.path("quarantine"), Log: a.log, Step: a.opts.Faults.Store})
 	if err != nil {
 		return fmt.Errorf("open artifacts: %w", err)
 	}
-	if n, err := transfer.Sweep(blobs.PartialDir(), partialAge, time.Now()); err != nil {
-		return fmt.Errorf("sweep half-fetched artifacts: %w", err)
-	} else if n > 0 {
-		a.log.Info().Int("files", n).Msg("half-fetched artifacts that nobody went on with are gone")
-	}
 	s := &artifacts{a: a, blobs: blobs}
+	if err := s.sweepPartial(); err != nil {
+		return err
+	}
 	o := transfer.Options{Log: a.log, Damaged: func(d id.Digest, err error) {
 		a.log.Error().Err(err).Str("artifact", string(d)).Msg("own copy is damaged")
 		s.suspect(d)

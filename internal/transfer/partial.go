@@ -211,7 +211,7 @@ func discardPartial(dir string, d id.Digest) error {
 }
 
 // Sweep removes half-fetched files that nobody has touched for the given time, and anything in the directory that is none. It
-// returns how many files went. Call it before the first Fetch, or with an age that no fetch under way can reach.
+// returns how many files went. Call it with an age that no fetch under way can reach.
 func Sweep(dir string, older time.Duration, now time.Time) (int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -225,7 +225,8 @@ func Sweep(dir string, older time.Duration, now time.Time) (int, error) {
 		}
 		name, suffix, _ := strings.Cut(e.Name(), ".")
 		_, bad := id.ParseDigest(name)
-		known := bad == nil && (suffix == "part" || suffix == "have") && info.Mode().IsRegular()
+		// A record has a longer name for a moment before it has its own.
+		known := bad == nil && (suffix == "part" || suffix == "have" || strings.HasPrefix(suffix, "have.")) && info.Mode().IsRegular()
 		if known && now.Sub(info.ModTime()) < older {
 			continue
 		}
