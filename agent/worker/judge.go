@@ -122,7 +122,7 @@ func (w *Worker) judge(ctx context.Context, r *run, rec jobRecord, st proc.Statu
 		w.avoid.fail(r.claim.Type, o.Reason)
 		if empty(r.handle, rec) {
 			// Nobody will miss it, and everybody needs the room. Finished games stay.
-			if err := os.RemoveAll(r.handle.OutDir()); err != nil {
+			if err := proc.RemoveAll(r.handle.OutDir()); err != nil {
 				log.Error().Err(err).Msg("outputs not removed")
 			}
 		}

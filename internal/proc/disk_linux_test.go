@@ -3,8 +3,11 @@ package proc
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A command that fills the disk to the last byte: how it ended is written all the same.
@@ -33,5 +36,54 @@ func TestFullDisk(t *testing.T) {
 		t.Log("the truncated log left room for another job")
 	} else if entries, _ := os.ReadDir(r.Dir); len(entries) != 1 {
 		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// What a job leaves in directories that it made read-only is removed, also by an agent that is not root.
+func TestReadOnlyRemains(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "job")
+	deep := filepath.Join(dir, "tmp", "cache", "module")
+	if err := os.MkdirAll(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(deep, "file"), nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	const nobody = 65534
+	if err := os.Chmod(filepath.Dir(filepath.Dir(dir)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path := deep; ; path = filepath.Dir(path) {
+		if os.Getuid() == 0 {
+			if err := os.Chown(path, nobody, nobody); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if path == filepath.Dir(dir) {
+			break
+		}
+		if path != dir {
+			if err := os.Chmod(path, 0o500); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Chmod(deep, 0); err != nil {
+		t.Fatal(err)
+	}
+	removed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: this thread is not root any more
+		if os.Getuid() == 0 {
+			_, _ = unix.SetfsuidRetUid(nobody)
+		}
+		removed <- RemoveAll(dir)
+	}()
+	if err := <-removed; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("left: %v", err)
 	}
 }

@@ -155,7 +155,7 @@ func (h *Handle) bury() (Status, bool, error) {
 	if err := writeJSON(filepath.Join(h.Dir(), statusName), st, true); err != nil {
 		return Status{}, false, fmt.Errorf("bury job %s: %w", h.spec.ID, err)
 	}
-	_ = os.RemoveAll(filepath.Join(h.Dir(), tmpName))
+	_ = RemoveAll(filepath.Join(h.Dir(), tmpName))
 	h.runner.Log.Warn().Str("job", h.spec.ID).Str("reason", string(st.Reason)).Msg("job lost")
 	return st, true, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,7 +86,7 @@ func (r *Runner) Start(ctx context.Context, job Job) (*Handle, error) {
 		err = cmd.Start()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start shim of job %s: %w", job.ID, err), os.RemoveAll(dir))
+		return nil, errors.Join(fmt.Errorf("start shim of job %s: %w", job.ID, err), RemoveAll(dir))
 	}
 	h := &Handle{runner: r, spec: sp, reaped: make(chan struct{})}
 	go func() {
@@ -111,12 +112,12 @@ func (r *Runner) lay(sp spec) (lock *os.File, err error) {
 		return nil, ErrExists
 	}
 	fresh := filepath.Join(r.Dir, newPrefix+sp.ID)
-	if err := os.RemoveAll(fresh); err != nil {
+	if err := RemoveAll(fresh); err != nil {
 		return nil, fmt.Errorf("clear job directory: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			_ = os.RemoveAll(fresh)
+			_ = RemoveAll(fresh)
 			if lock != nil {
 				_ = lock.Close()
 				lock = nil
@@ -192,7 +193,7 @@ func (r *Runner) Adopt(ctx context.Context) ([]*Handle, error) {
 			return nil, fmt.Errorf("adopt jobs: %w", err)
 		}
 		if strings.HasPrefix(e.Name(), newPrefix) {
-			if err := os.RemoveAll(filepath.Join(r.Dir, e.Name())); err != nil {
+			if err := RemoveAll(filepath.Join(r.Dir, e.Name())); err != nil {
 				r.Log.Warn().Str("job", e.Name()).Err(err).Msg("half-made job not removed")
 			}
 			continue
@@ -228,10 +229,26 @@ func (r *Runner) Remove(jobID string) error {
 	if err := sync(r.Dir); err != nil {
 		return fmt.Errorf("remove job %s: %w", jobID, err)
 	}
-	if err := os.RemoveAll(gone); err != nil {
+	if err := RemoveAll(gone); err != nil {
 		return fmt.Errorf("remove job %s: %w", jobID, err)
 	}
 	return nil
+}
+
+// RemoveAll removes what a job has left. Unlike the function of package os it also removes what lies in directories that the
+// job made read-only, as caches of modules do, which is no obstacle to root only.
+func RemoveAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			_ = os.Chmod(path, 0o700) // before it is read
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
 }
 
 // hide renames a job's directory, unless an earlier attempt to remove it has done so.

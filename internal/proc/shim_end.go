@@ -101,5 +101,5 @@ func (s *shim) status(oomBefore int64) Status {
 
 // finish removes what nobody needs after the end.
 func (s *shim) finish() {
-	_ = os.RemoveAll(filepath.Join(s.dir, tmpName))
+	_ = RemoveAll(filepath.Join(s.dir, tmpName))
 }
