@@ -212,10 +212,18 @@ func (w workArtifacts) Publish(ctx context.Context, p worker.Publication) (id.Di
 		Holders: []id.Node{w.a.node.ID}, Parents: p.Parents, Counters: p.Counters, Labels: map[string]string{"work": p.WorkID},
 	}
 	if err := w.a.nodeEffects("").AddArtifacts(ctx, art); err != nil {
-		return "", err
+		return "", noAnswer(err)
 	}
 	w.link(art)
 	return d, nil
+}
+
+// noAnswer marks the errors that say nothing of what was proposed, but that nobody answered.
+func noAnswer(err error) error {
+	if errors.Is(err, kit.ErrNoCoordinator) || errors.Is(err, leader.ErrUnknownOutcome) {
+		return fmt.Errorf("%w: %w", worker.ErrNoAnswer, err)
+	}
+	return err
 }
 
 // workGames builds what an export reads: one database with at least the games of the packs.

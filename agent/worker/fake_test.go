@@ -134,6 +134,8 @@ type fakeStore struct {
 	mu   sync.Mutex
 	pubs []Publication
 	fail error
+	// failing is asked for each publication; nil: nothing fails.
+	failing func() error
 }
 
 func (s *fakeStore) Ensure(_ context.Context, d id.Digest) (string, error) {
@@ -147,6 +149,11 @@ func (s *fakeStore) Publish(_ context.Context, p Publication) (id.Digest, error)
 	defer s.mu.Unlock()
 	if s.fail != nil {
 		return "", s.fail
+	}
+	if s.failing != nil {
+		if err := s.failing(); err != nil {
+			return "", err
+		}
 	}
 	data, err := os.ReadFile(p.Path)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/workload"
 )
@@ -172,12 +173,9 @@ func (w *Worker) collect(ctx context.Context, r *run, rec jobRecord, st proc.Sta
 	for _, a := range artifacts {
 		p := Produced{Kind: a.Kind, Counters: a.Counters}
 		if a.Kind != workload.KindGames {
-			err := w.retry(ctx, func() (err error) {
-				p.Digest, err = w.cfg.Artifacts.Publish(ctx, Publication{
-					Path: a.Path, Kind: a.Kind, Config: r.claim.Config, Counters: a.Counters,
-					Parents: rec.Parents, WorkID: r.claim.WorkID,
-				})
-				return err
+			p.Digest, err = w.publish(ctx, r, Publication{
+				Path: a.Path, Kind: a.Kind, Config: r.claim.Config, Counters: a.Counters,
+				Parents: rec.Parents, WorkID: r.claim.WorkID,
 			})
 			if err != nil {
 				o.Reason, o.Detail, o.Outputs = ReasonPublish, fmt.Sprintf("store %s: %v", a.Kind, err), nil
@@ -189,6 +187,29 @@ func (w *Worker) collect(ctx context.Context, r *run, rec jobRecord, st proc.Sta
 	w.avoid.ok(r.claim.Type)
 	o.Result, o.Reason, o.Detail = Done, "", ""
 	return answer{Action: actFinish, Outcome: o}
+}
+
+// publish stores an output. While there is nobody to make it known to, it waits as long as the claim is ours, as an answer
+// would: the run may have taken hours.
+func (w *Worker) publish(ctx context.Context, r *run, p Publication) (d id.Digest, err error) {
+	for {
+		err = w.retry(ctx, func() (err error) {
+			d, err = w.cfg.Artifacts.Publish(ctx, p)
+			return err
+		})
+		w.mu.Lock()
+		lost := r.lost != ""
+		w.mu.Unlock()
+		if !errors.Is(err, ErrNoAnswer) || lost {
+			return d, err
+		}
+		w.log.Debug().Str("job", r.job).Err(err).Msg("output not known to the ring yet")
+		select {
+		case <-ctx.Done():
+			return d, err
+		case <-time.After(jittered(w.pace.RetryMost)):
+		}
+	}
 }
 
 // belong asks of each output whether it answers this claim: good bytes of another game or about another model do not.

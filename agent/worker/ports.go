@@ -16,6 +16,9 @@ var ErrConflict = errors.New("claim is no longer held")
 // ErrRefused is what a Queue answers when it has heard an outcome and will never take it as it is.
 var ErrRefused = errors.New("outcome is refused")
 
+// ErrNoAnswer is what Artifacts return when nobody answered to whom an artifact could be made known. Its bytes are here.
+var ErrNoAnswer = errors.New("nobody answered")
+
 // ErrUnknownJob is returned by Release for a job that is not kept here.
 var ErrUnknownJob = errors.New("no such job on this node")
 
@@ -39,7 +42,8 @@ type Queue interface {
 type Artifacts interface {
 	// Ensure returns the path of a verified local copy, fetching it if need be. The file must not be written to.
 	Ensure(ctx context.Context, digest id.Digest) (path string, err error)
-	// Publish stores a file and makes it known. The same bytes again give the same digest.
+	// Publish stores a file and makes it known. The same bytes again give the same digest. After ErrNoAnswer it is called
+	// again for as long as the claim is held.
 	Publish(ctx context.Context, p Publication) (id.Digest, error)
 }
 
