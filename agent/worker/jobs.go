@@ -22,6 +22,8 @@ type kept struct {
 	handle *proc.Handle
 	rec    jobRecord
 	answer answer
+	// bytes is what its outputs took when it ended.
+	bytes int64
 }
 
 // JobDB is a games database that a job writes or has written on this node.
@@ -145,13 +147,15 @@ func (w *Worker) remove(job string) error {
 func (w *Worker) done(r *run, a answer) {
 	w.ledger.Release(r.job) // a refused claim may still hold something; everybody else holds nothing by now
 	var rec jobRecord
+	var bytes int64
 	if r.handle != nil {
 		rec, _ = decodeRecord(r.handle)
+		bytes = proc.UsedBytes(r.handle.OutDir())
 	}
 	w.mu.Lock()
 	delete(w.runs, r.job)
 	if r.handle != nil {
-		w.kept[r.job] = &kept{handle: r.handle, rec: rec, answer: a}
+		w.kept[r.job] = &kept{handle: r.handle, rec: rec, answer: a, bytes: bytes}
 	}
 	close(w.changed)
 	w.changed = make(chan struct{})
@@ -164,27 +168,61 @@ func (w *Worker) done(r *run, a answer) {
 
 // tidy frees the disk of what is stored or safe elsewhere, and of old remains.
 func (w *Worker) tidy(job string) {
+	spare := w.spare()
 	w.mu.Lock()
+	k := w.kept[job]
+	w.mu.Unlock()
+	if k != nil && k.answer.Outcome.Result == Done && !k.answer.Stale && empty(k.handle, k.rec) {
+		w.drop(k) // The outputs are in the store. Log and status stay for inspection.
+	}
+	for _, k := range spare[min(len(spare), w.pace.KeptJobs):] {
+		if err := w.remove(k.handle.ID()); err != nil {
+			w.log.Warn().Str("job", k.handle.ID()).Err(err).Msg("old job not removed")
+		}
+	}
+	w.shed(spare[min(len(spare), 1):], w.pace.KeptBytes)
+}
+
+// spare are the answered jobs whose outputs nobody needs, the newest first.
+func (w *Worker) spare() []*kept {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var spare []*kept
 	for _, k := range w.kept {
 		if empty(k.handle, k.rec) {
 			spare = append(spare, k)
 		}
 	}
-	k := w.kept[job]
-	w.mu.Unlock()
-	if k != nil && k.answer.Outcome.Result == Done && !k.answer.Stale && empty(k.handle, k.rec) {
-		// The outputs are in the store. Log and status stay for inspection.
-		if err := os.RemoveAll(k.handle.OutDir()); err != nil {
-			w.log.Warn().Str("job", job).Err(err).Msg("outputs not removed")
-		}
-	}
 	slices.SortFunc(spare, func(a, b *kept) int { return b.answer.Heard.Compare(a.answer.Heard) })
-	for _, k := range spare[min(len(spare), w.pace.KeptJobs):] {
-		if err := w.remove(k.handle.ID()); err != nil {
-			w.log.Warn().Str("job", k.handle.ID()).Err(err).Msg("old job not removed")
+	return spare
+}
+
+// shed removes outputs of spare jobs, ordered from the newest, until the others take no more than most bytes; it says whether it
+// removed any.
+func (w *Worker) shed(spare []*kept, most int64) (did bool) {
+	for _, k := range spare {
+		w.mu.Lock()
+		bytes := k.bytes
+		w.mu.Unlock()
+		if bytes > most {
+			did = w.drop(k) || did
+			continue
 		}
+		most -= bytes
 	}
+	return did
+}
+
+// drop removes a job's outputs; its log and status stay.
+func (w *Worker) drop(k *kept) bool {
+	if err := proc.RemoveAll(k.handle.OutDir()); err != nil {
+		w.log.Warn().Str("job", k.handle.ID()).Err(err).Msg("outputs not removed")
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	k.bytes = 0
+	return true
 }
 
 func decodeRecord(h *proc.Handle) (jobRecord, error) {
@@ -221,8 +259,9 @@ func (w *Worker) adopt(ctx context.Context) error {
 			}
 		}
 		if told && !a.Heard.IsZero() {
+			bytes := proc.UsedBytes(h.OutDir())
 			w.mu.Lock()
-			w.kept[h.ID()] = &kept{handle: h, rec: rec, answer: a}
+			w.kept[h.ID()] = &kept{handle: h, rec: rec, answer: a, bytes: bytes}
 			w.mu.Unlock()
 			continue
 		}
@@ -295,4 +334,13 @@ func (w *Worker) Snapshot() Snapshot {
 	}
 	slices.SortFunc(s.Runs, func(a, b RunInfo) int { return cmp.Compare(a.JobID, b.JobID) })
 	return s
+}
+
+// spareDisk is how many MiB jobs may still write; a disk that cannot be asked has none.
+func (w *Worker) spareDisk() int64 {
+	free, err := w.space(w.cfg.Runner.Dir)
+	if err != nil {
+		return 0
+	}
+	return free>>20 - w.cfg.MinFreeMiB
 }

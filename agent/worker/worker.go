@@ -57,8 +57,10 @@ type Pace struct {
 	Template time.Duration
 	// Tries is how often an input is fetched and an output is stored before the run is given up (5).
 	Tries int
-	// KeptJobs is how many ended jobs stay for inspection (16), besides those whose games are not yet safe.
-	KeptJobs int
+	// KeptJobs is how many ended jobs stay for inspection (16), besides those whose games are not yet safe. KeptBytes is how
+	// much their outputs may take (4 GiB), besides those of the newest. On a full disk all outputs go.
+	KeptJobs  int
+	KeptBytes int64
 }
 
 func (p Pace) withDefaults() Pace {
@@ -81,6 +83,9 @@ func (p Pace) withDefaults() Pace {
 	if p.KeptJobs <= 0 {
 		p.KeptJobs = 16
 	}
+	if p.KeptBytes <= 0 {
+		p.KeptBytes = 4 << 30
+	}
 	return p
 }
 
@@ -94,7 +99,8 @@ type Worker struct {
 	wake   chan struct{} // something changed that may let us claim
 	beat   chan struct{} // a claim was added
 	group  sync.WaitGroup
-	sync   func(dir string) error // syncDir, but for tests
+	sync   func(dir string) error          // syncDir, but for tests
+	space  func(dir string) (int64, error) // freeBytes, but for tests
 
 	mu       sync.Mutex
 	running  bool
@@ -112,7 +118,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	pace := cfg.Pace.withDefaults()
 	return &Worker{
-		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir,
+		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir, space: freeBytes,
 		ledger: NewLedger(cfg.Slots), avoid: newAvoidance(pace.Avoid, pace.AvoidMost),
 		wake: make(chan struct{}, 1), beat: make(chan struct{}, 1),
 		runs: make(map[string]*run), kept: make(map[string]*kept), changed: make(chan struct{}),
@@ -277,6 +283,9 @@ func (w *Worker) offer() (Offer, bool) {
 		return Offer{}, false
 	}
 	spare := w.spareDisk()
+	if spare <= 0 && w.shed(w.spare(), 0) {
+		spare = w.spareDisk() // nothing is claimed on a full disk: what makes it full here would stay for ever
+	}
 	if spare <= 0 {
 		return Offer{}, false
 	}
@@ -309,15 +318,6 @@ func (w *Worker) configs(wl *workload.Workload) []id.Config {
 		}
 	}
 	return both
-}
-
-// spareDisk is how many MiB jobs may still write; a disk that cannot be asked has none.
-func (w *Worker) spareDisk() int64 {
-	free, err := freeBytes(w.cfg.Runner.Dir)
-	if err != nil {
-		return 0
-	}
-	return free>>20 - w.cfg.MinFreeMiB
 }
 
 // beatLoop renews all claims in one call, three times a lease of the shortest.

@@ -1,0 +1,70 @@
+package worker
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ringagent/ringagent/internal/workload"
+)
+
+// fails leaves a large file and no model.
+const fails = "head -c 100000 /dev/zero > checkpoint; exit 3"
+
+// leftovers are the jobs that still have outputs.
+func (b *bench) leftovers() int {
+	left, err := filepath.Glob(filepath.Join(b.cfg.Runner.Dir, "*", "out", "checkpoint"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return len(left)
+}
+
+// Runs that fail again and again leave no more on the disk than there is room for.
+func TestRemainsOfFailuresAreBounded(t *testing.T) {
+	t.Parallel()
+	var claims []Claim
+	for i := range 6 {
+		claims = append(claims, claim(i, workload.Train))
+	}
+	b := newBench(t, map[string]string{workload.Train: fails}, claims...)
+	b.cfg.Pace.KeptBytes = 250_000
+	b.cfg.Pace.Avoid, b.cfg.Pace.AvoidMost = 1, 1
+	w, _ := b.run()
+	for i := range 6 {
+		b.outcome(fmt.Sprintf("c%d", i))
+	}
+	b.idle(w)
+	b.eventually("the outputs of the oldest are removed", func() bool { return b.leftovers() == 3 })
+	entries, _ := os.ReadDir(b.cfg.Runner.Dir)
+	if len(entries) != 6 {
+		t.Errorf("logs and statuses of %d jobs stay, want 6", len(entries))
+	}
+}
+
+// A disk that is full of what failed runs have left is made free again, or this node would never claim anything more.
+func TestRemainsMakeRoomOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Train: fails}, claim(1, workload.Train))
+	w, stop := b.run()
+	b.outcome("c1")
+	b.idle(w)
+	stop()
+	w, err := New(b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.space = func(string) (int64, error) {
+		if b.leftovers() > 0 {
+			return 0, nil
+		}
+		return 1 << 30, nil
+	}
+	if err := w.adopt(t.Context()); err != nil || b.leftovers() != 1 {
+		t.Fatalf("%d jobs have outputs, %v", b.leftovers(), err)
+	}
+	if _, ok := w.offer(); !ok || b.leftovers() > 0 {
+		t.Errorf("offers %v, %d jobs have outputs", ok, b.leftovers())
+	}
+}
