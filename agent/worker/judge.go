@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -296,11 +297,12 @@ func (w *Worker) tell(ctx context.Context, r *run, a answer) error {
 	return w.cfg.Queue.Finish(ctx, ref, a.Outcome)
 }
 
-// persist writes the answer, waiting for the disk if need be; false means that ctx ended first.
+// persist writes the answer, waiting for the disk if need be; false means that ctx ended first. A job whose directory somebody
+// took away has no place for it, and needs none: no later process will find the job.
 func (w *Worker) persist(ctx context.Context, r *run, a answer) bool {
 	for pause := w.pace.Retry; ; pause = min(2*pause, w.pace.RetryMost) {
 		err := writeAnswer(r.handle.Dir(), a)
-		if err == nil {
+		if err == nil || errors.Is(err, fs.ErrNotExist) && missing(r.handle.Dir()) {
 			return true
 		}
 		w.log.Error().Str("job", r.job).Err(err).Msg("outcome cannot be written")
@@ -310,4 +312,9 @@ func (w *Worker) persist(ctx context.Context, r *run, a answer) bool {
 		case <-time.After(jittered(pause)):
 		}
 	}
+}
+
+func missing(dir string) bool {
+	_, err := os.Lstat(dir)
+	return errors.Is(err, fs.ErrNotExist)
 }

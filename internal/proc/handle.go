@@ -49,7 +49,7 @@ func (h *Handle) Ran() bool {
 func (h *Handle) Created() time.Time { return h.spec.Created }
 
 // Wait returns how the job ended, as soon as none of its processes is left. A job whose shim died is Lost (or NotStarted),
-// once what remained of it is gone. Errors: that of ctx, or of the disk.
+// once what remained of it is gone; so is one whose directory somebody took away. Errors: that of ctx, or of the disk.
 func (h *Handle) Wait(ctx context.Context) (Status, error) {
 	every := pollEvery
 	if h.reaped != nil {
@@ -79,6 +79,9 @@ func (h *Handle) Poll() (Status, bool, error) {
 	// The lock is asked first: a status counts only when the shim that wrote it has let go of
 	// the lock. A command could write one too.
 	alive, err := h.alive()
+	if errors.Is(err, os.ErrNotExist) && h.vanished() {
+		return h.mourn()
+	}
 	if alive || err != nil {
 		return Status{}, false, err
 	}
@@ -86,10 +89,33 @@ func (h *Handle) Poll() (Status, bool, error) {
 	if err == nil {
 		return st, true, nil
 	}
-	if !errors.Is(err, os.ErrNotExist) {
+	// What is there and makes no sense will never say how the job ended: it would be waited for, and its slots held, for ever.
+	if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, errMalformed) {
 		return Status{}, false, fmt.Errorf("poll job %s: %w", h.spec.ID, err)
 	}
 	return h.bury()
+}
+
+// vanished says that somebody took the job's directory away.
+func (h *Handle) vanished() bool {
+	_, err := os.Lstat(h.Dir())
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// mourn ends what runs of a job without a directory: its shim can be told nothing any more, and there is no place for a status.
+func (h *Handle) mourn() (Status, bool, error) {
+	boot, err := bootID()
+	if err != nil {
+		return Status{}, false, fmt.Errorf("bury job %s: %w", h.spec.ID, err)
+	}
+	if boot == h.spec.Boot {
+		if left := h.sweep(shimFile{}); left > 0 {
+			return Status{}, false, fmt.Errorf("bury job %s: %d processes cannot be killed: %w", h.spec.ID, left, ErrRunning)
+		}
+	}
+	h.runner.Log.Warn().Str("job", h.spec.ID).Msg("job directory was taken away")
+	return Status{Reason: Lost, Started: h.spec.Created, Ended: time.Now(), ExitCode: -1,
+		Detail: "the job's directory was taken away"}, true, nil
 }
 
 func (h *Handle) readStatus() (Status, error) {

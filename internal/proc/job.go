@@ -241,13 +241,16 @@ func writeJSON(path string, v any, durable bool) error {
 	return nil
 }
 
+// errMalformed: the file is there, and is not what was written there.
+var errMalformed = errors.New("malformed")
+
 func readJSON(path string, v any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
+		return fmt.Errorf("read %s: %w: %w", filepath.Base(path), errMalformed, err)
 	}
 	return nil
 }

@@ -42,6 +42,9 @@ func ShimMain(args []string) int {
 			return 0
 		}
 		fmt.Fprintln(os.Stderr, err)
+		if s.vanished() {
+			return 1
+		}
 		// Nothing matters more now than this one small file.
 		_ = os.Truncate(filepath.Join(s.dir, logName), 0)
 		_ = os.Truncate(filepath.Join(s.dir, oldLogName), 0)
@@ -269,10 +272,19 @@ func (s *shim) check(now time.Time) {
 		s.end(Stalled, fmt.Sprintf("no progress for %s", limits.NoProgress), limits.Grace)
 	case now.After(s.nextDisk):
 		s.nextDisk = now.Add(diskEvery)
-		if text := s.diskTrouble(); text != "" {
+		if s.vanished() {
+			// Whoever starts next does not know of the job, and would give its slots to another one.
+			s.end(Stopped, "the job's directory was taken away", limits.Grace)
+		} else if text := s.diskTrouble(); text != "" {
 			s.end(DiskFull, text, limits.Grace)
 		}
 	}
+}
+
+// vanished says that somebody took the job's directory away.
+func (s *shim) vanished() bool {
+	_, err := os.Lstat(s.dir)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func (s *shim) diskTrouble() string {
