@@ -80,7 +80,8 @@ type Status struct {
 	Reason Reason `json:"reason"`
 	// Detail explains Reason in a sentence for people.
 	Detail string `json:"detail,omitempty"`
-	// Started is zero if the command never ran.
+	// Started is zero if the command never ran. Where the wall clock was set meanwhile it is the earliest time that the start
+	// had by it, and Ended is as much later as the command took.
 	Started time.Time `json:"started,omitzero"`
 	Ended   time.Time `json:"ended"`
 	// ExitCode is −1 when the command was ended by a signal, or nobody knows.

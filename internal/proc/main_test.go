@@ -21,6 +21,13 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "job-shim":
 			os.Exit(ShimMain(os.Args[2:]))
+		case "job-shim-late": // its wall clock is an hour fast when the command is started, and right afterwards
+			fast := time.Hour
+			os.Exit(shimMain(os.Args[2:], func() time.Time {
+				now := time.Now().Round(0).Add(fast)
+				fast = 0
+				return now
+			}))
 		case "job-agent":
 			os.Exit(agentMain(os.Args[2]))
 		case "job-child":

@@ -25,6 +25,11 @@ const (
 // the exit code of the shim, which says only whether the shim could do its duty (0), could not (1) or was called wrongly
 // (2); how the job ended stands in its status file.
 func ShimMain(args []string) int {
+	return shimMain(args, func() time.Time { return time.Now().Round(0) })
+}
+
+// shimMain is ShimMain by a wall clock.
+func shimMain(args []string, wall func() time.Time) int {
 	if len(args) != 1 {
 		fmt.Fprintln(os.Stderr, "usage: job-shim JOB-DIR")
 		return 2
@@ -32,7 +37,7 @@ func ShimMain(args []string) int {
 	// The parent-death signal and the priorities belong to the thread that forks: it must stay ours, and must not end.
 	runtime.LockOSThread()
 	syscall.CloseOnExec(lockFD)
-	s := &shim{dir: args[0], exited: make(chan exit, 1), empty: make(chan struct{})}
+	s := &shim{dir: args[0], wall: wall, exited: make(chan exit, 1), empty: make(chan struct{})}
 	status := s.run()
 	s.finish()
 	for range statusRetries {
@@ -65,8 +70,10 @@ type shim struct {
 	meter *meter
 	log   *ringLog
 
+	wall     func() time.Time // without a monotonic part
 	child    int
-	began    time.Time
+	began    time.Time     // by the monotonic clock
+	since    time.Time     // the earliest that this was by the wall clock, which may be set while the job runs
 	exited   chan exit     // the command's own end
 	empty    chan struct{} // closed when no child is left
 	captured chan struct{} // closed when the output is at its end
@@ -155,9 +162,9 @@ func (s *shim) start() error {
 		_ = r.Close()
 		return execError(path, err)
 	}
-	s.child, s.began, s.phase = pid, time.Now(), Running
+	s.child, s.began, s.since, s.phase = pid, time.Now(), s.wall(), Running
 	sacrifice(pid)
-	file.Started = s.began
+	file.Started = s.since
 	// It cannot have been reaped yet, so this is the right process, even if it is a zombie by now.
 	file.Child, _ = identify(pid)
 	if err := writeJSON(filepath.Join(s.dir, shimName), file, false); err != nil {
@@ -247,6 +254,7 @@ func (s *shim) gone() bool {
 
 // check looks at everything that can end a running job, and drives the end of one that is ending.
 func (s *shim) check(now time.Time) {
+	s.follow()
 	s.report(now)
 	var stop stopFile
 	if err := readJSON(filepath.Join(s.dir, stopName), &stop); err == nil {
@@ -285,6 +293,14 @@ func (s *shim) check(now time.Time) {
 func (s *shim) vanished() bool {
 	_, err := os.Lstat(s.dir)
 	return errors.Is(err, os.ErrNotExist)
+}
+
+// follow follows the wall clock. Where it is set back, the command's files are older than the time at which it was started,
+// and where it is set forward, so is what was written before: what counts is the earliest start of all.
+func (s *shim) follow() {
+	if began := s.wall().Add(-time.Since(s.began)); began.Before(s.since) {
+		s.since = began
+	}
 }
 
 func (s *shim) diskTrouble() string {

@@ -64,9 +64,11 @@ func (s *shim) status(oomBefore int64) Status {
 		default:
 		}
 	}
+	s.follow()
 	value, _, printed := s.meter.read()
+	at := func(end time.Time) time.Time { return s.since.Add(end.Sub(s.began)) }
 	st := Status{
-		Reason: Exited, Started: s.began, Ended: time.Now(), ExitCode: -1, Progress: value,
+		Reason: Exited, Started: s.since, Ended: at(time.Now()), ExitCode: -1, Progress: value,
 		Stragglers: s.stragglers, OutputBytes: printed,
 	}
 	var ru syscall.Rusage
@@ -78,7 +80,7 @@ func (s *shim) status(oomBefore int64) Status {
 		}
 	}
 	if e := s.ended; e != nil {
-		st.Ended = e.at
+		st.Ended = at(e.at)
 		if e.status.Signaled() {
 			st.Signal = signalName(e.status.Signal())
 			st.Reason, st.Detail = Signaled, "ended by "+st.Signal
