@@ -140,7 +140,7 @@ func decode(b []byte, file string, out any) error {
 }
 
 // goTypes is how the YAML library says that a value is of the wrong type.
-var goTypes = regexp.MustCompile(`cannot unmarshal (\S+) into Go (?:struct field \S+|value) of type (\S+)`)
+var goTypes = regexp.MustCompile(`cannot unmarshal (\S+(?: \{\})?) into Go (?:struct field \S+|value) of type (\S+)`)
 
 // plainTypes says the same without the names of Go's types.
 func plainTypes(text string) string {
@@ -157,7 +157,14 @@ func plainTypes(text string) string {
 		case want == "string":
 			want = "text"
 		}
-		return fmt.Sprintf("want %s, not %s", want, m[1])
+		got := m[1]
+		switch {
+		case strings.HasPrefix(got, "[]"):
+			got = "a list"
+		case strings.HasPrefix(got, "map"):
+			got = "a table"
+		}
+		return fmt.Sprintf("want %s, not %s", want, got)
 	})
 }
 

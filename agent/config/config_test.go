@@ -236,6 +236,9 @@ func TestRingSettings(t *testing.T) {
 		"retention: {bytes: 1GB}\n":        "want a whole number, not string",
 		"daemons: {A: {}, B: {}}\n":        "ring.yaml: daemons.B", // all at once
 		"voters: 2\n":                      "voters",
+		"voters: 0\n":                      "voters 0",
+		"workload: [a]\n":                  "want text, not a list",
+		"workload: {a: b}\n":               "want text, not a table",
 		"timing: fast\n":                   "timing",
 		"retention: {age: never}\n":        "retention.age",
 		"retention: {age: -1h}\n":          "retention.age",
@@ -303,6 +306,19 @@ func TestValidateAnyKnowsAWorkloadByItsHead(t *testing.T) {
 		if kind != "workload" || err == nil {
 			t.Errorf("%q is taken for %q: %v", text, kind, err)
 		}
+	}
+}
+
+// A heading with nothing below it is an empty section; the settings that hold one, or held one before that, can be shown.
+func TestSectionWithoutAWord(t *testing.T) {
+	t.Parallel()
+	s, err := ParseRing([]byte("daemons:\n  A:\n"), "ring.yaml", nil)
+	if err != nil || string(s.Daemons["A"]) != "{}" {
+		t.Errorf("read %s, %v", s.Daemons["A"], err)
+	}
+	s.Daemons["B"] = json.RawMessage("null")
+	if b, err := MarshalRing(s); err != nil || !strings.Contains(string(b), "B: {}") {
+		t.Errorf("shown as\n%s%v", b, err)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // ringFile is the ring settings as people write them.
 type ringFile struct {
 	Timing    ring.Timing               `yaml:"timing,omitempty"`
-	Voters    int                       `yaml:"voters,omitempty"`
+	Voters    *int                      `yaml:"voters,omitempty"`
 	Workload  string                    `yaml:"workload,omitempty"` // path of the workload file, beside this file
 	Configs   []id.Config               `yaml:"configs,omitempty"`
 	Copies    map[ring.Kind]int         `yaml:"copies,omitempty"`
@@ -69,8 +69,8 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 	if f.Timing != "" {
 		s.Timing = f.Timing
 	}
-	if f.Voters != 0 {
-		s.Voters = f.Voters
+	if f.Voters != nil {
+		s.Voters = *f.Voters
 	}
 	s.Configs, s.Copies = f.Configs, f.Copies
 	if f.Retention.Age != "" {
@@ -118,7 +118,11 @@ func sections(of map[string]map[string]any, file string, check SectionCheck) (ma
 	var out map[string]json.RawMessage
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(of)) {
-		raw, err := json.Marshal(of[name])
+		section := of[name]
+		if section == nil { // a heading with nothing below it
+			section = map[string]any{}
+		}
+		raw, err := json.Marshal(section)
 		if err == nil && check != nil {
 			err = check(name, raw)
 		}
@@ -137,15 +141,17 @@ func sections(of map[string]map[string]any, file string, check SectionCheck) (ma
 // MarshalRing writes settings in the form in which people write them, so that they can be changed and applied again. The
 // workload is not in it: a settings file names the workload's file, and where that is nobody remembers.
 func MarshalRing(s ring.Settings) ([]byte, error) {
-	f := ringFile{Timing: s.Timing, Voters: s.Voters, Configs: s.Configs, Copies: s.Copies}
+	f := ringFile{Timing: s.Timing, Voters: &s.Voters, Configs: s.Configs, Copies: s.Copies}
 	f.Retention = retention{Bytes: s.Retention.Bytes, Count: s.Retention.Count}
 	if s.Retention.Age > 0 {
 		f.Retention.Age = time.Duration(s.Retention.Age).String()
 	}
 	for name, raw := range s.Daemons {
 		section := map[string]any{}
-		if err := yaml.Unmarshal(raw, &section); err != nil { // JSON is YAML, and numbers stay whole
-			return nil, fmt.Errorf("read section %s: %w", name, err)
+		if string(raw) != "null" { // as a section without a word was kept once
+			if err := yaml.Unmarshal(raw, &section); err != nil { // JSON is YAML, and numbers stay whole
+				return nil, fmt.Errorf("read section %s: %w", name, err)
+			}
 		}
 		if f.Daemons == nil {
 			f.Daemons = map[string]map[string]any{}
@@ -173,7 +179,7 @@ func CheckRing(s ring.Settings) error {
 	}
 	if s.Workload == "" {
 		if len(s.Configs) > 0 {
-			return errors.New("configs: name configs only with a workload that has them")
+			return errors.New("configs: name configs only with a workload that has them, by a line like workload: mygame.yaml")
 		}
 		return nil
 	}
