@@ -61,7 +61,7 @@ func (q *workQueue) Claim(ctx context.Context, o worker.Offer) (worker.Claim, bo
 		q.once = hex.EncodeToString(newNonce())
 	}
 	item, err := q.a.leader.Claim(ctx, leader.ClaimCall{
-		Boot: o.Boot, Once: q.once, Free: ringSlots(o.Free), Types: o.Types, Holds: o.Holds,
+		Boot: o.Boot, Once: q.once, Free: ringSlots(o.Free), Types: o.Types, Configs: o.Configs, Holds: o.Holds,
 		Lease: ring.Duration(q.claimLease()),
 	})
 	if err != nil {

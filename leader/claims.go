@@ -17,11 +17,13 @@ import (
 type ClaimCall struct {
 	Boot id.Boot `json:"boot"`
 	// Once names the request: asked again after a lost answer, it gets the same item.
-	Once  string        `json:"once"`
-	Free  ring.Slots    `json:"free"`
-	Types []string      `json:"types,omitempty"`
-	Holds []id.Digest   `json:"holds,omitempty"` // bytes that the node has, as far as it cares to say
-	Lease ring.Duration `json:"lease_seconds"`   // wanted; 0 = the default
+	Once  string     `json:"once"`
+	Free  ring.Slots `json:"free"`
+	Types []string   `json:"types,omitempty"`
+	// Configs are those that the node can run; empty = all.
+	Configs []id.Config   `json:"configs,omitempty"`
+	Holds   []id.Digest   `json:"holds,omitempty"` // bytes that the node has, as far as it cares to say
+	Lease   ring.Duration `json:"lease_seconds"`   // wanted; 0 = the default
 }
 
 // ClaimAnswer is an item, or none.
@@ -122,7 +124,7 @@ func (c *claims) claim(ctx context.Context, from id.Node, in ClaimCall) (ClaimAn
 	}
 	now := time.Now()
 	item, inputs, ok := work.Next(c.t.n.machine.View(), work.Offer{
-		Node: from, Boot: in.Boot, Free: in.Free, Types: in.Types, Now: now,
+		Node: from, Boot: in.Boot, Free: in.Free, Types: in.Types, Configs: in.Configs, Now: now,
 		Holds: func(d id.Digest) bool { return holds[d] },
 	})
 	if !ok {

@@ -85,7 +85,11 @@ func (s PopulatorSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 	if state.Plan != share.Version || state.Next == nil {
 		state.Plan, state.Next = share.Version, map[id.Config]uint64{}
 	}
-	depth, _ := kit.Unfinished(v.Queue, kit.StageSelfplay, "")
+	depth := 0
+	for _, c := range v.Ring.Configs { // what waits of a config that is trained no more keeps nobody else from playing
+		waiting, _ := kit.Unfinished(v.Queue, kit.StageSelfplay, c)
+		depth += waiting
+	}
 	waiting, running := kit.Unfinished(v.Queue, "", "")
 	unfinished := waiting + running
 
@@ -138,7 +142,7 @@ func (s PopulatorSettings) wanted(v kit.View, share kit.SelfplayPlan, depth, unf
 
 // deal chooses the configs of n items so that what waits comes closest to the plan's proportions.
 func (s PopulatorSettings) deal(v kit.View, share kit.SelfplayPlan, n int) []id.Config {
-	configs := slices.Sorted(maps.Keys(share.Games))
+	configs := slices.DeleteFunc(slices.Sorted(maps.Keys(share.Games)), func(c id.Config) bool { return !slices.Contains(v.Ring.Configs, c) })
 	have := map[id.Config]float64{}
 	for _, c := range configs {
 		pending, _ := kit.Unfinished(v.Queue, kit.StageSelfplay, c)

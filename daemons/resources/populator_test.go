@@ -104,3 +104,31 @@ func TestStopsAtLimits(t *testing.T) {
 		})
 	}
 }
+
+// What waits of a config that was taken out of the ring's settings does not count as work that there is, and nothing is added
+// to it, though the plan in force still names it.
+func TestConfigThatWasTakenAwayKeepsNobodyFromPlaying(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, small, large)
+		n := r.AddNode("a", id.Core, ring.Slots{CPU: 1})
+		planned(t, r, n, share(1, n, map[id.Config]int64{small: 100, large: 300}))
+		r.Settings(func(s *ring.Settings) { s.Configs = []id.Config{small} })
+		for i := range 150 {
+			_, err := n.Env(kit.Spec{Name: "X", Scope: kit.ScopeNode}, "").Effects.Enqueue(t.Context(),
+				ring.WorkItem{Type: kit.StageSelfplay, Key: fmt.Sprint(i), Config: large})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.Start(Populator(), "")
+		time.Sleep(5 * time.Minute)
+		count := map[id.Config]int{}
+		for _, w := range r.Work(kit.StageSelfplay) {
+			count[w.Config]++
+		}
+		if count[small] != 150 || count[large] != 150 {
+			t.Errorf("items of each config: %v", count)
+		}
+	})
+}

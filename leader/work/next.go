@@ -24,10 +24,13 @@ type View interface {
 type Offer struct {
 	Node  id.Node
 	Boot  id.Boot
-	Free  ring.Slots           // of its own ledger, now
-	Types []string             // stages that it can run; empty = all
-	Holds func(id.Digest) bool // bytes that it has, which makes an item cheaper; nil = unknown
-	Now   time.Time            // the coordinator's clock; must be what the claim's command is stamped with, or earlier
+	Free  ring.Slots // of its own ledger, now
+	Types []string   // stages that it can run; empty = all
+	// Configs are those that it can run; empty = all. What waits of a config that the ring's settings name no more would
+	// else be given to one node after the other, and each would take itself for the cause.
+	Configs []id.Config
+	Holds   func(id.Digest) bool // bytes that it has, which makes an item cheaper; nil = unknown
+	Now     time.Time            // the coordinator's clock; must be what the claim's command is stamped with, or earlier
 	// Weights are the shares of (config, type) pairs under contention; a missing one counts 1, one of 0 or less gets work
 	// only when nothing else fits.
 	Weights map[Share]float64
@@ -96,6 +99,7 @@ func fits(v View, o Offer, w ring.WorkItem) bool {
 	switch {
 	case w.State != ring.WorkPending,
 		len(o.Types) > 0 && !slices.Contains(o.Types, w.Type),
+		len(o.Configs) > 0 && !slices.Contains(o.Configs, w.Config),
 		!o.Free.Fits(w.Needs),
 		o.Now.Before(w.NotBefore),
 		!w.Deadline.IsZero() && !o.Now.Before(w.Deadline),

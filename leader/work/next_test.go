@@ -103,6 +103,8 @@ func TestNext(t *testing.T) {
 		{"too large", twoNodes(pending("1", "train", c4, func(w *ring.WorkItem) { w.Needs.GPU = 1 }), pending("2", "selfplay", c4)), offer, "2"},
 		{"stage that the node cannot run", twoNodes(pending("1", "train", c4), pending("2", "selfplay", c4)),
 			with(func(o *Offer) { o.Types = []string{"selfplay"} }), "2"},
+		{"config that the node cannot run", twoNodes(pending("1", "selfplay", hex8, priority(50)), pending("2", "selfplay", c4)),
+			with(func(o *Offer) { o.Configs = []id.Config{c4} }), "2"},
 		{"resting after a failure", twoNodes(pending("1", "selfplay", c4, func(w *ring.WorkItem) { w.NotBefore = now.Add(time.Second) })), offer, ""},
 		{"rested", twoNodes(pending("1", "selfplay", c4, func(w *ring.WorkItem) { w.NotBefore = now })), offer, "1"},
 		{"past its deadline", twoNodes(pending("1", "selfplay", c4, func(w *ring.WorkItem) { w.Deadline = now })), offer, ""},
