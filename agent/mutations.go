@@ -237,10 +237,8 @@ func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
 
 func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	kind := ring.Kind(r.URL.Query().Get("kind"))
-	switch kind {
-	case ring.KindPack, ring.KindDataset, ring.KindModel, ring.KindMatches, ring.KindBackup, ring.KindFile:
-	default:
-		return nil, api.Errorf(api.CodeInvalid, "kind %q: want games, dataset, model, matches, backup or file", kind)
+	if err := checkKind(kind); err != nil {
+		return nil, err
 	}
 	c := id.Config(r.URL.Query().Get("config"))
 	if c == "" && kind != ring.KindFile && kind != ring.KindBackup {

@@ -62,9 +62,11 @@ func (a *Agent) asOfWith(r reading, st leader.Stats) api.AsOf {
 
 // views are the answers that any core node can give for any other: pure functions of the replicated state.
 func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Values) (any, error) {
-	kindOf := func(q url.Values) (ring.Kind, id.Config) { return ring.Kind(q.Get("kind")), id.Config(q.Get("config")) }
 	return map[string]func(context.Context, reading, url.Values) (any, error){
 		"/api/v1/work": func(_ context.Context, r reading, q url.Values) (any, error) {
+			if err := askedWork(q.Get("state"), q.Get("type")); err != nil {
+				return nil, err
+			}
 			return api.WorkList{Work: r.work(q.Get("all") != "", q.Get("state"), q.Get("type")), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/work/item": func(_ context.Context, r reading, q url.Values) (any, error) {
@@ -75,11 +77,18 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			return r.workRow(w), nil
 		},
 		"/api/v1/artifacts": func(_ context.Context, r reading, q url.Values) (any, error) {
-			k, c := kindOf(q)
+			k, c, err := askedArtifacts(q)
+			if err != nil {
+				return nil, err
+			}
 			return api.Artifacts{Artifacts: r.artifacts(k, c, nil), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/artifacts/under-replicated": func(_ context.Context, r reading, q url.Values) (any, error) {
-			return api.Artifacts{Artifacts: r.underReplicated(), AsOf: a.asOf(r)}, nil
+			k, c, err := askedArtifacts(q)
+			if err != nil {
+				return nil, err
+			}
+			return api.Artifacts{Artifacts: r.underReplicated(k, c), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/artifacts/where": func(_ context.Context, r reading, q url.Values) (any, error) {
 			art, err := r.prefixed(q.Get("sha256"))
@@ -89,16 +98,28 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			return api.Artifacts{Artifacts: []api.Artifact{r.artifact(art, r.named())}, AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/games": func(ctx context.Context, r reading, q url.Values) (any, error) {
+			c, err := askedConfig(q)
+			if err != nil {
+				return nil, err
+			}
 			unsynced, known := a.unsynced(ctx, r)
 			// The state comes after the question: a game that has become safe meanwhile is counted here, or it would be in neither.
 			r = a.newest(ctx)
-			return api.Games{Configs: r.games(id.Config(q.Get("config")), unsynced, known), AsOf: a.asOf(r)}, nil
+			return api.Games{Configs: r.games(c, unsynced, known), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/models": func(_ context.Context, r reading, q url.Values) (any, error) {
-			return api.Models{Models: r.models(id.Config(q.Get("config")), q.Get("history") != ""), AsOf: a.asOf(r)}, nil
+			c, err := askedConfig(q)
+			if err != nil {
+				return nil, err
+			}
+			return api.Models{Models: r.models(c, q.Get("history") != ""), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/ratings": func(ctx context.Context, r reading, q url.Values) (any, error) {
-			return a.ratings(ctx, r, id.Config(q.Get("config"))), nil
+			c, err := askedConfig(q)
+			if err != nil {
+				return nil, err
+			}
+			return a.ratings(ctx, r, c), nil
 		},
 		"/api/v1/tokens": func(_ context.Context, r reading, _ url.Values) (any, error) {
 			return api.Tokens{Tokens: r.tokens()}, nil
@@ -120,7 +141,7 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 	if a.node.Class == id.Core {
 		return a.views()[path](ctx, a.near(), q)
 	}
-	var last error = api.Errorf(api.CodeUnreachable, "no core node answers")
+	var last error
 	for _, n := range a.viewNodes() {
 		var out viewAnswer
 		if err := a.mesh.Call(ctx, n, methodView, viewCall{Path: path, Query: q}, &out); err != nil {
@@ -132,7 +153,14 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 		}
 		return out.Body, nil
 	}
-	return nil, last
+	if ctx.Err() != nil && last != nil {
+		return nil, last
+	}
+	none := api.Errorf(api.CodeUnreachable, "no core node answers, and an edge node keeps no copy of this")
+	if last != nil {
+		none.Message += ": " + last.Error()
+	}
+	return nil, none.WithHint("see who is there: ringagent members; core nodes that still run can be asked themselves")
 }
 
 // viewNodes are the core nodes, the coordinator first: its view is the newest.

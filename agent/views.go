@@ -164,9 +164,9 @@ func (r reading) copies(a ring.Artifact) int {
 	return len(domains)
 }
 
-func (r reading) underReplicated() []api.Artifact {
+func (r reading) underReplicated(kind ring.Kind, config id.Config) []api.Artifact {
 	settings, _ := r.s.Settings()
-	return r.artifacts("", "", func(a ring.Artifact) bool { return r.copies(a) < settings.CopiesOf(a.Kind) })
+	return r.artifacts(kind, config, func(a ring.Artifact) bool { return r.copies(a) < settings.CopiesOf(a.Kind) })
 }
 
 func (r reading) models(config id.Config, history bool) []api.Model {

@@ -164,7 +164,7 @@ func TestGamesCountWithTheirReceipts(t *testing.T) {
 	}
 	for _, s := range []ring.Status{ring.Failed, ring.Left} {
 		status(s)
-		if got := f.reading().underReplicated(); len(got) != 1 || copies() != 1 || f.games() != 40 {
+		if got := f.reading().underReplicated("", ""); len(got) != 1 || copies() != 1 || f.games() != 40 {
 			t.Errorf("with a holder that is %s: %d copies, under-replicated %+v, %d games", s, copies(), got, f.games())
 		}
 		status(ring.Alive)
@@ -173,7 +173,7 @@ func TestGamesCountWithTheirReceipts(t *testing.T) {
 	if f.games() != 40 {
 		t.Errorf("after the loss of a holder %d games are counted, 40 were", f.games())
 	}
-	if got := f.reading().underReplicated(); len(got) != 1 || got[0].SHA256 != d {
+	if got := f.reading().underReplicated(ring.KindPack, four); len(got) != 1 || got[0].SHA256 != d {
 		t.Errorf("under-replicated: %+v", got)
 	}
 }
