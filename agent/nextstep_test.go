@@ -27,3 +27,38 @@ func TestNextStep(t *testing.T) {
 		}
 	}
 }
+
+// Where enough voters answer there is nobody to be started.
+func TestNextStepBetweenTwoCoordinators(t *testing.T) {
+	t.Parallel()
+	l := api.Leader{Voters: []string{"a", "b", "c"}, Quorum: 2, AliveVoters: 2}
+	if got := nextStep(api.Status{}, l, false); !strings.HasPrefix(got, "wait for an election: 2 of 3") {
+		t.Errorf("%q", got)
+	}
+	l.AliveVoters = 1
+	if got := nextStep(api.Status{}, l, false); !strings.HasPrefix(got, "start voters: 1 of 3") {
+		t.Errorf("%q", got)
+	}
+}
+
+// A ring of two core nodes has one voter, which looks like two and is not.
+func TestOneVoterIsToldOf(t *testing.T) {
+	t.Parallel()
+	a := "a"
+	for _, c := range []struct {
+		l    api.Leader
+		want int
+		told bool
+	}{
+		{api.Leader{Coordinator: &a, Voters: []string{"a"}, Nonvoters: []string{"b"}}, 3, true},
+		{api.Leader{Coordinator: &a, Voters: []string{"a"}}, 5, true},
+		{api.Leader{Coordinator: &a, Voters: []string{"a"}}, 1, false},                                // as it was wanted
+		{api.Leader{Coordinator: &a, Voters: []string{"a"}, Nonvoters: []string{"b", "c"}}, 3, false}, // they will vote in a moment
+		{api.Leader{Coordinator: &a, Voters: []string{"a", "b", "c"}}, 5, false},
+		{api.Leader{Voters: []string{"a"}}, 3, false},
+	} {
+		if got := moreVoters(c.l, c.want); (got != "") != c.told {
+			t.Errorf("%+v, %d wanted: %q", c.l, c.want, got)
+		}
+	}
+}

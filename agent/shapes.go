@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,7 +180,7 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
 	st.Degraded = a.degraded()
 	settings, version := r.s.Settings()
-	st.NextStep = nextStep(st, l, version > 0 && settings.Workload == "")
+	st.NextStep = cmp.Or(nextStep(st, l, version > 0 && settings.Workload == ""), moreVoters(l, settings.Voters))
 	return st
 }
 
@@ -224,6 +225,8 @@ func nextStep(st api.Status, l api.Leader, idle bool) string {
 	switch {
 	case len(st.Degraded) > 0:
 		return "free disk space under the data dir"
+	case !st.QuorumOK && l.Quorum > 0 && l.AliveVoters >= l.Quorum:
+		return fmt.Sprintf("wait for an election: %d of %d voters answer, which is enough", l.AliveVoters, len(l.Voters))
 	case !st.QuorumOK:
 		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
 	case st.Members["alive"] == 1:
@@ -232,6 +235,15 @@ func nextStep(st api.Status, l api.Leader, idle bool) string {
 		return "the ring has no workload, so nothing is played: ringagent config apply FILE"
 	}
 	return ""
+}
+
+// moreVoters says that a ring that wants several voters has one, so that its loss stops everything: a second core node alone
+// changes nothing, as there are one, three or five.
+func moreVoters(l api.Leader, want int) string {
+	if l.Coordinator == nil || len(l.Voters) != 1 || want < 3 || len(l.Nonvoters) > 1 {
+		return ""
+	}
+	return fmt.Sprintf("only %s votes, and nothing can be decided without it: enrol core machines until there are three: ringagent token create --class core", l.Voters[0])
 }
 
 // missing names what this node lacks before it is of use.
