@@ -9,6 +9,7 @@ import (
 	"github.com/ringagent/ringagent/agent/supervise"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 // gauges reads the agent's figures when they are asked for; nothing is counted in between. What this node does not know is
@@ -19,7 +20,7 @@ type gauges struct {
 	members, daemons, work, slots, free        *prometheus.Desc
 	lastSeq, lag, unplaced, alarms, degraded   *prometheus.Desc
 	coordinates, coordinatorKnown, voter, jobs *prometheus.Desc
-	figure                                     *prometheus.Desc
+	figure, artifacts, artifactsLeft           *prometheus.Desc
 }
 
 func newGauges(a *Agent) gauges {
@@ -32,10 +33,12 @@ func newGauges(a *Agent) gauges {
 		daemons: d("daemons", "Daemons on this node.", "state"),
 		work:    d("work_items", "Work items of the ring by state; core nodes only.", "state"),
 		slots:   d("slots", "Slots of this node.", "slot"), free: d("slots_free", "Free slots of this node.", "slot"),
-		lastSeq:  d("events_last_seq", "Newest event in this node's copy of the log."),
-		lag:      d("events_lag", "Events that the ring has and this node's copy has not."),
-		unplaced: d("outbox_unplaced", "Events accepted here that have no place in the log yet."),
-		alarms:   d("alarms", "Alarms that this node raises."), degraded: d("degraded", "Ways in which this node is degraded."),
+		artifacts:     d("artifacts", "Artifacts that the ring knows, game packs for the most part; core nodes only."),
+		artifactsLeft: d("artifacts_left", "Artifacts that the ring has room for; core nodes only."),
+		lastSeq:       d("events_last_seq", "Newest event in this node's copy of the log."),
+		lag:           d("events_lag", "Events that the ring has and this node's copy has not."),
+		unplaced:      d("outbox_unplaced", "Events accepted here that have no place in the log yet."),
+		alarms:        d("alarms", "Alarms that this node raises."), degraded: d("degraded", "Ways in which this node is degraded."),
 		coordinates: d("coordinates", "1 on the coordinator."), coordinatorKnown: d("coordinator_known", "1 where a coordinator is known."),
 		figure: d("daemon_figure", "What a daemon that runs on this node shows of itself.", "daemon", "figure"),
 		voter:  d("voter", "1 on a voter."), jobs: d("jobs", "Claims that are not answered yet."),
@@ -46,7 +49,7 @@ func newGauges(a *Agent) gauges {
 func (g gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		g.members, g.daemons, g.work, g.slots, g.free, g.lastSeq, g.lag, g.unplaced, g.alarms, g.degraded, g.coordinates,
-		g.coordinatorKnown, g.voter, g.jobs, g.figure,
+		g.coordinatorKnown, g.voter, g.jobs, g.figure, g.artifacts, g.artifactsLeft,
 	} {
 		out <- d
 	}
@@ -92,6 +95,9 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 		for _, s := range []ring.WorkState{ring.WorkPending, ring.WorkClaimed, ring.WorkRunning, ring.WorkDone, ring.WorkFailed, ring.WorkDead} {
 			put(g.work, float64(a.leader.View().WorkDepth("", s)), string(s))
 		}
+		n := a.leader.View().ArtifactCount()
+		put(g.artifacts, float64(n))
+		put(g.artifactsLeft, float64(max(0, state.MaxArtifacts-n)))
 	}
 	w := a.worker.Snapshot()
 	for name, n := range map[string][2]int64{

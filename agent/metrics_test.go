@@ -74,3 +74,21 @@ func TestFiguresOfDaemonsAreMetrics(t *testing.T) {
 	}
 	shows("")
 }
+
+// TestRoomForArtifactsIsAMetric so that somebody sees weeks ahead when the ring will be full.
+func TestRoomForArtifactsIsAMetric(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Core: 1, Specs: base()})
+	r.Until("metrics with the room for artifacts", func(ctx context.Context) error {
+		all, err := metricsOf(ctx, r.Node("c1"))
+		if err != nil {
+			return err
+		}
+		for _, line := range []string{"\nringagent_artifacts 0\n", "\nringagent_artifacts_left 400000\n"} {
+			if !strings.Contains(all, line) {
+				return fmt.Errorf("no line %q", strings.TrimSpace(line))
+			}
+		}
+		return nil
+	})
+}
