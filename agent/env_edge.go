@@ -30,6 +30,7 @@ type recordsAnswer struct {
 	Index     uint64          `json:"index"`
 	Artifacts []ring.Artifact `json:"artifacts"`
 	More      bool            `json:"more,omitempty"` // of Held
+	Room      *kit.Room       `json:"room,omitempty"` // nil: of an older build
 }
 
 // maxRecords bounds one call.
@@ -48,7 +49,7 @@ func (a *Agent) serveRecords(ctx context.Context, r *mesh.Request) (any, error) 
 	if err != nil {
 		return nil, mesh.Errorf(mesh.CodeNoQuorum, "%v", err)
 	}
-	out := recordsAnswer{Index: s.Index(), Artifacts: []ring.Artifact{}}
+	out := recordsAnswer{Index: s.Index(), Artifacts: []ring.Artifact{}, Room: roomOf(s)}
 	for _, d := range in.Digests {
 		if art, ok := s.Artifact(d); ok {
 			out.Artifacts = append(out.Artifacts, art)
@@ -105,7 +106,7 @@ func (v edgeViews) Current(ctx context.Context, named ...id.Digest) (kit.View, e
 		return kit.View{}, err
 	}
 	out := v.Near()
-	out.Index = max(out.Index, got.Index)
+	out.Index, out.Room = max(out.Index, got.Index), got.Room
 	lib := ownLibrary{Library: out.Library, ctx: ctx, ask: v.ask, known: map[id.Digest]ring.Artifact{}, none: map[id.Digest]bool{}}
 	lib.learn(got)
 	var open []id.Digest

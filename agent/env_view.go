@@ -44,13 +44,19 @@ func (v views) Current(ctx context.Context, _ ...id.Digest) (kit.View, error) {
 	if err != nil {
 		return kit.View{}, kitError("read current state", err)
 	}
-	return v.wrap(s, v.state.Freshness()), nil
+	out := v.wrap(s, v.state.Freshness())
+	out.Room = roomOf(s)
+	return out, nil
 }
 
 func (v views) wrap(s *state.State, f leader.Freshness) kit.View {
 	settings, _ := s.Settings()
 	one := viewOf{s: s, daemon: v.daemon}
 	return kit.View{Index: s.Index(), AsOf: f.AsOf, Known: f.Known, Fleet: one, Queue: one, Library: one, Notes: one, Ring: settings}
+}
+
+func roomOf(s *state.State) *kit.Room {
+	return &kit.Room{Left: max(0, state.MaxArtifacts-s.ArtifactCount()), Of: state.MaxArtifacts}
 }
 
 // viewOf shows a state in the kit's words.

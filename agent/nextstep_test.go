@@ -3,8 +3,10 @@ package agent
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons/kit"
 )
 
 // A ring without a workload runs well and does nothing. Its status has to say so, once there is nothing more urgent.
@@ -59,6 +61,15 @@ func TestOneVoterIsToldOf(t *testing.T) {
 	} {
 		if got := moreVoters(c.l, c.want); (got != "") != c.told {
 			t.Errorf("%+v, %d wanted: %q", c.l, c.want, got)
+		}
+	}
+}
+
+func TestAlarmWhereTheRingIsNearlyFull(t *testing.T) {
+	t.Parallel()
+	for left, want := range map[int]bool{400_000: false, 40_000: false, 39_999: true, 0: true} {
+		if al, got := roomAlarm(&kit.Room{Left: left, Of: 400_000}, time.Now()); got != want || got && al.Code != "few_artifacts_left" {
+			t.Errorf("%d left: %+v %v, want %v", left, al, got, want)
 		}
 	}
 }

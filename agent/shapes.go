@@ -204,7 +204,21 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 				Message: fmt.Sprintf("games should have %d copies in different failure domains, but the ring has only %d", want, len(domains))})
 		}
 	}
+	if al, ok := roomAlarm(roomOf(r.s), now); ok {
+		out = append(out, al)
+	}
 	return out
+}
+
+// roomAlarm is for a ring that will soon be able to take no game, dataset or model any more. A node that does not have the whole
+// state knows of no artifacts, and raises none.
+func roomAlarm(room *kit.Room, now time.Time) (api.Alarm, bool) {
+	if room.Left >= room.Of/10 {
+		return api.Alarm{}, false
+	}
+	return api.Alarm{Code: "few_artifacts_left", Since: now, Message: fmt.Sprintf(
+		"the ring has room for %d more artifacts of %d: let its nodes pack less often (batch and every of EPHEMERAL_SYNC, games of QUEUE_POPULATOR)",
+		room.Left, room.Of)}, true
 }
 
 func (a *Agent) degraded() []string {

@@ -58,6 +58,7 @@ type gatherer struct {
 	books   *books
 	waiting map[id.Config]time.Time // since when games wait to be packed
 	last    map[id.Config]time.Time // newest pack
+	spacing time.Duration           // between packs, for the sake of the ring's room
 	unread  map[string]int          // database → failures to read it
 	kept    map[string]string       // database → its place in quarantine, until the books have it
 	reads   readings
@@ -156,7 +157,11 @@ func (g *gatherer) due(found []fresh) map[id.Config][]fresh {
 			g.waiting[c] = now
 		}
 		ripe := count[c] >= g.set.Batch || done[c] || now.Sub(g.waiting[c]) >= g.every
-		if !g.draining() && (!ripe || now.Sub(g.last[c]) < g.set.MinGap.D()) {
+		gap, most := g.gap()
+		if count[c] >= most {
+			gap = g.set.MinGap.D()
+		}
+		if !g.draining() && (!ripe || now.Sub(g.last[c]) < gap) {
 			delete(lists, c)
 		}
 	}
@@ -264,7 +269,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	defer os.Remove(path)
 	defer removePool(pool)
 	p := packed{Config: c, Made: g.now(), Games: map[string][]string{}}
-	room := g.set.MaxGames
+	_, room := g.gap()
 	var all []string
 	var failed []fresh
 	var errs []error // of this machine

@@ -31,6 +31,7 @@ func (g *gatherer) push(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
+	g.notice(v)
 	var unknown []ring.Artifact
 	for _, p := range pending {
 		if _, ok := v.Library.Artifact(p.Digest); ok {

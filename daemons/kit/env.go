@@ -113,6 +113,13 @@ type View struct {
 	Library Library
 	Notes   Notes // of this daemon
 	Ring    ring.Settings
+	Room    *Room // nil: not known here
+}
+
+// Room is how many artifacts the replicated state can still take, of how many in all.
+type Room struct {
+	Left int `json:"left"`
+	Of   int `json:"of"`
 }
 
 // Fleet is the roster.

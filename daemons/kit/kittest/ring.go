@@ -23,6 +23,7 @@ type Ring struct {
 
 	index       uint64
 	settings    ring.Settings
+	room        *kit.Room // nil: nobody knows
 	nodes       map[id.Node]*Node
 	members     []ring.Member
 	assignments map[string]ring.Assignment
@@ -60,6 +61,13 @@ func (r *Ring) Settings(change func(*ring.Settings)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.settings)
+}
+
+// Crowd says how much room the state has for artifacts.
+func (r *Ring) Crowd(room kit.Room) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.room = &room
 }
 
 // Quorum takes the coordinator away or gives it back.
@@ -106,7 +114,7 @@ func (r *Ring) View(daemon string) kit.View {
 	}
 	s := &snapshot{daemon: daemon, members: slices.Clone(r.members), items: slices.Clone(r.items), buried: maps.Clone(r.buried),
 		artifacts: slices.Clone(r.artifacts), names: names, notes: notes, assignments: assignments}
-	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings}
+	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings, Room: r.room}
 }
 
 type snapshot struct {

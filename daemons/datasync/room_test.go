@@ -1,0 +1,81 @@
+package datasync
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/daemons/kit/kittest"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+func TestPackGap(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		room           *kit.Room
+		nodes, configs int
+		want           time.Duration
+	}{
+		"nobody knows":             {nil, 60, 1, 0},
+		"young":                    {&kit.Room{Left: 400_000, Of: 400_000}, 60, 1, 0},
+		"a quarter is used":        {&kit.Room{Left: 300_000, Of: 400_000}, 60, 1, 8*time.Minute + 38*time.Second + 400*time.Millisecond},
+		"and there are few":        {&kit.Room{Left: 300_000, Of: 400_000}, 5, 1, 43*time.Second + 200*time.Millisecond},
+		"each config has its own":  {&kit.Room{Left: 300_000, Of: 400_000}, 5, 3, 2*time.Minute + 9*time.Second + 600*time.Millisecond},
+		"nothing left":             {&kit.Room{Left: 0, Of: 400_000}, 60, 12, 4 * time.Hour},
+		"of nobody and of nothing": {&kit.Room{Left: 300_000, Of: 400_000}, 0, 0, 8640 * time.Millisecond},
+	} {
+		if got := packGap(tc.room, tc.nodes, tc.configs); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+}
+
+// Nodes that always play and pack as often as they may do not fill the ring within two months, however many they are.
+func TestRingIsNotFullWithinMonths(t *testing.T) {
+	t.Parallel()
+	for _, nodes := range []int{1, 5, 60, 200} {
+		room := kit.Room{Left: 400_000, Of: 400_000}
+		for passed := time.Duration(0); passed < 60*24*time.Hour; passed += 10 * time.Minute {
+			gap := max(2*time.Second, packGap(&room, nodes, 1))
+			room.Left -= int(float64(nodes) * float64(10*time.Minute) / float64(gap))
+		}
+		if room.Left < 10_000 { // those of datasets and models are few
+			t.Errorf("%d nodes leave room for %d", nodes, room.Left)
+		}
+	}
+}
+
+// In a ring that is getting full a node packs less often and more at once, but does not keep its leaving waiting, nor what
+// would be too much for one pack.
+func TestCrowdedRingGetsFewerPacks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		r.AddNode("a", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		r.Crowd(kit.Room{Left: 86_400, Of: 400_000}) // two nodes: one pack a minute
+		d, err := EphemeralSync().New(edge.Env(EphemeralSync(), `{"max_games":10}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = d.Run(t.Context()) }()
+		packs := func() int { return len(r.Artifacts(ring.KindPack)) }
+		db := edge.Play("job", c4, false, kittest.IDs("g", 10)...)
+		r.Eventually(10*time.Second, "the first pack, before anything is known", func() bool { return packs() == 1 && counted(r) == 10 })
+		began := time.Now()
+		edge.WriteGames(db.Path, c4, kittest.IDs("h", 30)...)
+		r.Eventually(2*time.Minute, "the second", func() bool { return packs() > 1 && counted(r) == 40 })
+		if took := time.Since(began); took < 50*time.Second || packs() != 2 {
+			t.Errorf("%d packs after %s, want 2 after a minute", packs(), took)
+		}
+		began = time.Now()
+		edge.WriteGames(db.Path, c4, kittest.IDs("i", 10*crowded)...)
+		r.Eventually(20*time.Second, "what fills a pack", func() bool { return counted(r) == 40+10*crowded })
+		edge.WriteGames(db.Path, c4, kittest.IDs("j", 10)...)
+		if err := d.(kit.Drainer).Drain(t.Context()); err != nil || counted(r) != 50+10*crowded || time.Since(began) > 40*time.Second {
+			t.Errorf("%d games are safe after %s, %v", counted(r), time.Since(began), err)
+		}
+	})
+}
