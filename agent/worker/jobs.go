@@ -329,7 +329,7 @@ func (w *Worker) Snapshot() Snapshot {
 	}
 	w.mu.Unlock()
 	for i, h := range handles {
-		b := pulse(s.Runs[i].Claim.ClaimRef, s.Runs[i].Phase, h)
+		b, _ := pulse(s.Runs[i].Claim.ClaimRef, s.Runs[i].Phase, h)
 		s.Runs[i].Progress, s.Runs[i].At = b.Progress, b.ProgressAt
 	}
 	slices.SortFunc(s.Runs, func(a, b RunInfo) int { return cmp.Compare(a.JobID, b.JobID) })

@@ -36,15 +36,16 @@ type run struct {
 
 var errEnded = errors.New("claim is given up")
 
-// pulse reads how far a run is; not under Worker.mu, because it reads a file.
-func pulse(ref ClaimRef, phase Phase, handle *proc.Handle) Beat {
-	b := Beat{ClaimRef: ref, Phase: phase}
+// pulse reads how far a run is; not under Worker.mu, because it reads a file. Hung says that its processes cannot be killed.
+func pulse(ref ClaimRef, phase Phase, handle *proc.Handle) (b Beat, hung bool) {
+	b = Beat{ClaimRef: ref, Phase: phase}
 	if handle != nil {
 		if p, err := handle.Progress(); err == nil {
 			b.Progress, b.ProgressAt = p.Value, p.At
+			hung = phase == Running && p.Phase == proc.Unkillable
 		}
 	}
-	return b
+	return b, hung
 }
 
 // lose ends a run whose claim is gone; called under Worker.mu. What has got as far as its answer is left to it: the queue

@@ -369,7 +369,11 @@ func (w *Worker) beatOnce(ctx context.Context, every time.Duration) {
 	w.mu.Unlock()
 	var beats []Beat
 	for _, r := range live {
-		beats = append(beats, pulse(r.ref, r.phase, r.handle))
+		// A process that withstands KILL, as on a device that hangs, keeps its slots. It will make nothing any more, and must
+		// not keep the item from other nodes: its claim runs out.
+		if b, hung := pulse(r.ref, r.phase, r.handle); !hung {
+			beats = append(beats, b)
+		}
 	}
 	if len(beats) == 0 {
 		return
