@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -55,5 +56,27 @@ func TestCopyDamagedSinceItsManifestIsNoticed(t *testing.T) {
 		t.Error("the holder does not know of its damaged copy")
 	} else if diff := cmp.Diff(d, told[0]); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A spot of a half-fetched file that cannot be read is fetched again; it does not keep the artifact away for ever.
+func TestUnreadableChunkIsFetchedAgain(t *testing.T) {
+	t.Parallel()
+	data := noise(1000, 33)
+	path := filepath.Join(t.TempDir(), "part")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600) // nothing can be read through it
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	p := &partial{digest: id.DigestOf(data), manifest: manifestOf(t, data), have: make([]bool, 1), data: f}
+	defer p.Close()
+	if err := p.begin([]bool{true}, path+".have"); err != nil {
+		t.Fatal(err)
+	}
+	if _, count := p.missing(); count != 1 {
+		t.Errorf("%d chunks are missing", count)
 	}
 }

@@ -64,9 +64,7 @@ func (p *partial) begin(old []bool, recordPath string) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is no regular file", p.data.Name())
 	}
-	if err := p.recheck(old, info.Size()); err != nil {
-		return err
-	}
+	p.recheck(old, info.Size())
 	if err := p.data.Truncate(p.manifest.size); err != nil {
 		return err
 	}
@@ -74,7 +72,7 @@ func (p *partial) begin(old []bool, recordPath string) error {
 }
 
 // recheck hashes the chunks that the old record marks.
-func (p *partial) recheck(marked []bool, size int64) error {
+func (p *partial) recheck(marked []bool, size int64) {
 	buf := make([]byte, ChunkSize)
 	for i := range min(len(marked), len(p.have)) {
 		n := p.manifest.chunkLen(i)
@@ -82,11 +80,10 @@ func (p *partial) recheck(marked []bool, size int64) error {
 			continue
 		}
 		if _, err := p.data.ReadAt(buf[:n], int64(i)*ChunkSize); err != nil {
-			return err
+			continue // a bad spot on the disk: it is written anew, or that fails
 		}
 		p.have[i] = sha256.Sum256(buf[:n]) == p.manifest.chunks[i]
 	}
-	return nil
 }
 
 func (p *partial) writeRecord(path string) error {
