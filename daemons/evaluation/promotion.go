@@ -35,8 +35,7 @@ func Promotion() kit.Spec {
 		if err != nil {
 			return nil, err
 		}
-		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
-			read: map[id.Digest][]rating.Match{}}
+		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store}
 		return kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step}), nil
 	}
 	return s
@@ -50,7 +49,6 @@ type promoter struct {
 	views   kit.Views
 	effects kit.Effects
 	store   kit.Store
-	read    map[id.Digest][]rating.Match // matches artifacts that were read, by what they are
 }
 
 func (p *promoter) step(ctx context.Context) error {
@@ -202,26 +200,27 @@ const rateWait = 30 * time.Second
 
 // rate folds all stored matches of a config. Those that cannot be had now are left out: ratings are shown, gates decide.
 func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
-	ctx, cancel := context.WithTimeout(ctx, rateWait)
+	fetching, cancel := context.WithTimeout(ctx, rateWait)
 	defer cancel()
 	all := slices.Clone(own)
 	var out int
 	var last error
 	for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
-		m, read := p.read[a.Digest]
-		if !read {
-			err := ctx.Err()
-			switch {
-			case err != nil:
-			case !served(v, a):
-				err = errors.New("nobody has it now")
-			default:
-				m, err = p.matches(ctx, a.Digest)
-			}
-			if err != nil {
-				out, last = out+1, err
-				continue
-			}
+		reading := ctx
+		if _, here := p.store.Path(a.Digest); !here {
+			reading = fetching
+		}
+		m, err := []rating.Match(nil), reading.Err()
+		switch {
+		case err != nil:
+		case reading == fetching && !served(v, a):
+			err = errors.New("nobody has it now")
+		default:
+			m, err = p.matches(reading, a.Digest)
+		}
+		if err != nil {
+			out, last = out+1, err
+			continue
 		}
 		all = append(all, m...)
 	}
@@ -231,10 +230,8 @@ func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rati
 	return rating.Fold(all, kit.Baselines())
 }
 
+// matches reads a stored file each time: kept in memory, those of all candidates would be all that is in it after some weeks.
 func (p *promoter) matches(ctx context.Context, d id.Digest) ([]rating.Match, error) {
-	if m, ok := p.read[d]; ok {
-		return m, nil
-	}
 	path, err := p.store.Ensure(ctx, d)
 	if err != nil {
 		return nil, fmt.Errorf("get matches %s: %w", d.Short(), err)
@@ -251,7 +248,6 @@ func (p *promoter) matches(ctx context.Context, d id.Digest) ([]rating.Match, er
 	if err != nil {
 		return nil, fmt.Errorf("read matches: %w", err)
 	}
-	p.read[d] = m
 	return m, nil
 }
 

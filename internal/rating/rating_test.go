@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -170,6 +171,22 @@ func TestOwnExponential(t *testing.T) {
 			t.Fatalf("exp(%v) = %v, want %v", x, e, math.Exp(x))
 		}
 	})
+}
+
+// What the matches of a file have in common is in memory once.
+func TestDecodedMatchesShareTheirTexts(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	if err := Encode(&b, series(strings.Repeat("a", 64), "heuristic", 2, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(&b)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if unsafe.StringData(got[0].A) != unsafe.StringData(got[1].A) || unsafe.StringData(got[0].B) != unsafe.StringData(got[1].B) {
+		t.Error("every match has texts of its own")
+	}
 }
 
 func TestFoldOfManyGenerations(t *testing.T) {
