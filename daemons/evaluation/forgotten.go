@@ -2,6 +2,7 @@ package evaluation
 
 import (
 	"slices"
+	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
@@ -32,7 +33,8 @@ func forgotten(v kit.View, c id.Config, name ring.Name) []ring.WorkItem {
 			continue
 		}
 		if !known {
-			w = ring.WorkItem{Type: kit.StageEvaluate, Key: kit.EvaluateKey(c, m.Digest), State: ring.WorkDone, Finished: matches.Created}
+			w = ring.WorkItem{Type: kit.StageEvaluate, Key: kit.EvaluateKey(c, m.Digest), State: ring.WorkDone,
+				Finished: matches.Created.Add(-clockSlack)}
 		}
 		w.Config, w.Inputs = c, []ring.Input{{Role: kit.RoleCandidate, Digest: m.Digest}}
 		w.Result = &ring.WorkResult{Outputs: []ring.Output{{Role: kit.RoleMatches, Kind: ring.KindMatches, Digest: matches.Digest}}}
@@ -40,6 +42,10 @@ func forgotten(v kit.View, c id.Config, name ring.Name) []ring.WorkItem {
 	}
 	return out
 }
+
+// clockSlack is how far the clock of the machine that measured may be ahead: it must not look as if a candidate with its verdict,
+// of which no more is kept than when that was, had been measured later than its item said.
+const clockSlack = 5 * time.Minute
 
 // served says that somebody who can serve them holds the bytes: a verdict that cannot be given must not keep coming back.
 func served(v kit.View, a ring.Artifact) bool {

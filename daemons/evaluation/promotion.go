@@ -65,7 +65,8 @@ func (p *promoter) step(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// config decides on the candidates of a config that are measured and have no verdict, in order.
+// config decides on the candidates of a config that are measured and have no verdict, in the order in which that was done: there may
+// be more of them than the note keeps verdicts.
 func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 	note := kit.DecidedNote + string(c)
 	decided, err := kit.ReadNote[kit.Decided](v.Notes, note)
@@ -74,7 +75,9 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 	}
 	name, _ := v.Library.Name(ring.ModelName(c))
 	var errs []error
-	for _, w := range append(forgotten(v, c, name), v.Queue.Items(kit.StageEvaluate, c)...) {
+	done := append(forgotten(v, c, name), v.Queue.Items(kit.StageEvaluate, c)...)
+	slices.SortStableFunc(done, func(a, b ring.WorkItem) int { return a.Finished.Compare(b.Finished) })
+	for _, w := range done {
 		candidate, ok := kit.InputOf(w, kit.RoleCandidate)
 		if !ok || w.State != ring.WorkDone || decided.Has(candidate, w.Finished) || p.waits(v, w, candidate, name) {
 			continue
@@ -85,7 +88,7 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 			errs = append(errs, fmt.Errorf("judge %s: %w", candidate.Short(), err))
 			continue
 		}
-		name = moved
+		name, verdict.Finished = moved, w.Finished
 		decided = with(decided, candidate, verdict)
 		if err := p.effects.PutNote(ctx, note, decided, statements...); err != nil {
 			return errors.Join(append(errs, fmt.Errorf("keep verdict on %s: %w", candidate.Short(), err))...)
@@ -115,25 +118,24 @@ func outputOf(w ring.WorkItem) id.Digest {
 }
 
 // verdicts is how many verdicts the note keeps: well within its 16 KiB.
-const verdicts = 80
+const verdicts = 72
 
-// with adds a verdict and drops the oldest when there are too many.
+// with adds a verdict and drops the one on the candidate that was measured first when there are too many. When the verdicts were
+// given says nothing: many may have waited for theirs, and all of them were measured before the first is given.
 func with(d kit.Decided, candidate id.Digest, v kit.Verdict) kit.Decided {
 	out := kit.Decided{Before: d.Before, Verdicts: map[id.Digest]kit.Verdict{candidate: v}}
 	maps.Copy(out.Verdicts, d.Verdicts)
 	for len(out.Verdicts) > verdicts {
-		oldest := v
-		var drop id.Digest
+		drop := candidate
 		for k, o := range out.Verdicts {
-			if k != candidate && !o.At.After(oldest.At) {
-				oldest, drop = o, k
+			if o.Order().Before(out.Verdicts[drop].Order()) {
+				drop = k
 			}
 		}
-		if drop == "" {
-			break
+		if past := out.Verdicts[drop].Order().Add(time.Nanosecond); past.After(out.Before) {
+			out.Before = past
 		}
 		delete(out.Verdicts, drop)
-		out.Before = oldest.At
 	}
 	return out
 }

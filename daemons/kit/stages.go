@@ -175,4 +175,14 @@ type Verdict struct {
 	Promoted bool      `json:"promoted"`
 	Gate     string    `json:"gate,omitempty"` // that it failed
 	At       time.Time `json:"at"`
+	// When the candidate's evaluation finished: in this order verdicts are dropped.
+	Finished time.Time `json:"finished,omitzero"`
+}
+
+// Order is what verdicts are dropped by; those of older builds have only the time at which they were given.
+func (v Verdict) Order() time.Time {
+	if v.Finished.IsZero() {
+		return v.At
+	}
+	return v.Finished
 }
