@@ -2,6 +2,7 @@ package evaluation
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +72,10 @@ func seenNote(c id.Config) string { return "seen/" + string(c) }
 
 func (s Settings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 	var plan kit.Plan
+	games, err := s.games(v)
+	if err != nil {
+		return plan, err
+	}
 	depth, lost := waiting(v, now)
 	plan.Cancel = lost
 	for _, c := range v.Ring.Configs {
@@ -92,7 +97,7 @@ func (s Settings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 			if m.Digest == name.Digest || measured(v, m) {
 				continue
 			}
-			w := s.item(c, m)
+			w := s.item(c, m, games)
 			depth++
 			plan.Items = append(plan.Items, w)
 			events = append(events, kit.Statement{Type: event.EvaluationRequested.Type(), Payload: kit.Lazy(func(workID func(string) string) any {
@@ -150,12 +155,23 @@ func measured(v kit.View, m ring.Artifact) bool {
 	return false
 }
 
-func (s Settings) item(c id.Config, m ring.Artifact) ring.WorkItem {
+// games is the least number of games against each opponent. AUTO_PROMOTION may have been told to want more than EVALUATION: then so
+// many are played, or no candidate would ever pass.
+func (s Settings) games(v kit.View) (int, error) {
+	defaults, _ := Promotion().Settings.(PromotionSettings)
+	p, err := kit.Decode(v.Ring.Daemons["AUTO_PROMOTION"], defaults)
+	if err != nil {
+		return 0, fmt.Errorf("AUTO_PROMOTION: %w", err)
+	}
+	return max(s.MinGames, p.MinGames, p.ChampionGames), nil
+}
+
+func (s Settings) item(c id.Config, m ring.Artifact, games int) ring.WorkItem {
 	key := kit.EvaluateKey(c, m.Digest)
 	params := map[string]string{
 		// "games" is what a workload's command is told: the least number against each baseline.
-		"opponents": strings.Join(s.Opponents, ","), "games": strconv.Itoa(s.MinGames), "min_games": strconv.Itoa(s.MinGames), "max_games": strconv.Itoa(s.MaxGames),
-		"champion_games": strconv.Itoa(s.ChampionGames), "seed": kit.SeedOf(key),
+		"opponents": strings.Join(s.Opponents, ","), "games": strconv.Itoa(games), "min_games": strconv.Itoa(games),
+		"max_games": strconv.Itoa(max(games, s.MaxGames)), "champion_games": strconv.Itoa(max(games, s.ChampionGames)), "seed": kit.SeedOf(key),
 	}
 	if s.Simulations > 0 {
 		params["simulations"] = strconv.Itoa(s.Simulations)

@@ -2,6 +2,7 @@ package evaluation
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -250,4 +251,24 @@ func TestEvaluationAsksOnceAndLosesNobody(t *testing.T) {
 			t.Errorf("%d items, %d requests", len(r.Work(kit.StageEvaluate)), len(r.Log(event.EvaluationRequested.Type())))
 		}
 	})
+}
+
+// What AUTO_PROMOTION demands is played, whatever EVALUATION would have been content with.
+func TestAsManyGamesAsPromotionDemands(t *testing.T) {
+	t.Parallel()
+	for section, want := range map[string]string{``: "50", `{"min_games":80}`: "80", `{"min_games":80,"champion_games":120}`: "120", `{"min_games":10}`: "50"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := kittest.New(t, c4)
+			n := r.AddNode("a", id.Core, ring.Slots{CPU: 1})
+			r.Settings(func(s *ring.Settings) {
+				s.Daemons = map[string]json.RawMessage{"AUTO_PROMOTION": json.RawMessage(section)}
+			})
+			n.Start(Evaluation(), "")
+			r.AddArtifact(ring.KindModel, c4, "m", nil, nil, n)
+			r.Eventually(2*time.Minute, "asked for", func() bool { return len(r.Work(kit.StageEvaluate)) == 1 })
+			if w := r.Work(kit.StageEvaluate)[0]; w.Params["games"] != want {
+				t.Errorf("%s: %s games, want %s", section, w.Params["games"], want)
+			}
+		})
+	}
 }

@@ -36,8 +36,8 @@ type EvaluateOptions struct {
 	Seed      uint64
 	// Simulations per move of the candidate and the champion; 0 is the network alone.
 	Simulations int
-	// MinGames are always played against each opponent, MaxGames at most against a baseline and ChampionGames at most
-	// against the champion; in between the sequential test decides. Rounded up to whole pairs.
+	// MinGames are always played against each opponent, the champion too, MaxGames at most against a baseline and ChampionGames
+	// at most against the champion, if they are more; in between the sequential test decides. Rounded up to whole pairs.
 	MinGames, MaxGames, ChampionGames int
 	Progress                          io.Writer        // gets lines "games=N" and one "opponent=…" for each opponent
 	Now                               func() time.Time // nil is time.Now
@@ -120,7 +120,7 @@ func Evaluate(ctx context.Context, o EvaluateOptions) (EvaluateResult, error) {
 
 func (o *EvaluateOptions) opponents(candidate string) ([]opponent, error) {
 	least := cmp.Or(o.MinGames, DefaultMinGames)
-	most, champion := max(least, cmp.Or(o.MaxGames, DefaultMaxGames)), cmp.Or(o.ChampionGames, DefaultChampionGames)
+	most, champion := max(least, cmp.Or(o.MaxGames, DefaultMaxGames)), max(least, cmp.Or(o.ChampionGames, DefaultChampionGames))
 	if least < 2 || most > maxOpenings || champion < 2 || champion > maxOpenings {
 		return nil, fmt.Errorf("%d to %d games a baseline, %d against the champion, want 2 to %d: %w", least, most, champion, maxOpenings, errUsage)
 	}
@@ -147,7 +147,7 @@ func (o *EvaluateOptions) opponents(candidate string) ([]opponent, error) {
 		if m.Digest == candidate {
 			return nil, fmt.Errorf("candidate and champion are the same model: %w", errUsage)
 		}
-		list = append(list, opponent{m.Digest, searcher(m.Net, o.Simulations), pairs(min(least, champion)), pairs(champion)})
+		list = append(list, opponent{m.Digest, searcher(m.Net, o.Simulations), pairs(least), pairs(champion)})
 	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("no opponents: %w", errUsage)

@@ -26,6 +26,22 @@ func saveTestModel(t *testing.T, dir string, seed uint64) string {
 	return path
 }
 
+// The least number of games is played against the champion, too, whatever the usual most is: promotion counts them.
+func TestLeastGamesAgainstTheChampion(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	o := EvaluateOptions{Champion: saveTestModel(t, dir, 2), Opponents: []string{"random"}, MinGames: 150, MaxGames: 200, ChampionGames: DefaultChampionGames}
+	list, err := o.opponents("me")
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	for _, x := range list {
+		if x.min != 75 || x.max < x.min {
+			t.Errorf("%s: %d to %d pairs", x.name, x.min, x.max)
+		}
+	}
+}
+
 func TestEvaluatePairs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
