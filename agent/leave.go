@@ -39,7 +39,7 @@ func (a *Agent) Leave(ctx context.Context, in api.Leave) (api.Departure, error) 
 	if err := a.mayLeave(); err != nil {
 		return api.Departure{}, err
 	}
-	if _, err := a.current(ctx); err != nil {
+	if err := a.leader.Confirm(ctx); err != nil {
 		return api.Departure{}, decided(err)
 	}
 	ctx, cancel := a.whileRunning(ctx)

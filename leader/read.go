@@ -2,8 +2,10 @@ package leader
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -61,15 +63,40 @@ func (n *Node) Watch(ctx context.Context, index uint64) (*state.State, error) {
 	}
 }
 
+// readCall is empty from versions that know no zipped answer.
+type readCall struct {
+	Zip bool `json:"zip,omitempty"` // the state may come zipped
+}
+
 // readAnswer is the coordinator's index once it has proved that it coordinates; an edge node gets the state itself.
 type readAnswer struct {
 	Index    uint64 `json:"index"`
 	Snapshot []byte `json:"snapshot,omitempty"`
+	Zipped   []byte `json:"zipped,omitempty"` // Snapshot by gzip, a fifth of it
+}
+
+// state is the state that an answer carries, or nil.
+func (a readAnswer) state() (*state.State, error) {
+	switch {
+	case len(a.Zipped) > 0:
+		z, err := gzip.NewReader(bytes.NewReader(a.Zipped))
+		if err != nil {
+			return nil, fmt.Errorf("unzip state: %w", err)
+		}
+		return state.ReadSnapshot(z)
+	case len(a.Snapshot) > 0:
+		return state.ReadSnapshot(bytes.NewReader(a.Snapshot))
+	}
+	return nil, nil
 }
 
 // Read returns a view that is at least as new as the ring's state when it was called: the coordinator proves that it
 // still is, and this node waits for what was applied there. On an edge node the whole state comes over the wire.
 func (n *Node) Read(ctx context.Context) (*state.State, error) {
+	caller, limit := ctx, callTimeout
+	if n.cfg.Self.Class != id.Core {
+		limit = wholeTimeout
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var s *state.State
@@ -78,8 +105,13 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 		err := t.proof.now(ctx, true)
 		s = n.machine.View()
 		return err
-	}, func(ctx context.Context, r remote) error {
-		b, err := r.raw(ctx, methodRead, nil)
+	}, func(_ context.Context, r remote) error {
+		in, err := json.Marshal(readCall{Zip: true})
+		if err != nil {
+			return fmt.Errorf("encode call: %w", err)
+		}
+		// A coordinator was found: what it sends may take longer than one is looked for.
+		b, err := r.within(caller, limit, methodRead, in)
 		if err != nil {
 			return err
 		}
@@ -87,9 +119,8 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 		if err := json.Unmarshal(b, &a); err != nil {
 			return fmt.Errorf("decode answer: %w", err)
 		}
-		if index = a.Index; len(a.Snapshot) > 0 {
-			s, err = state.ReadSnapshot(bytes.NewReader(a.Snapshot))
-		}
+		index = a.Index
+		s, err = a.state()
 		return err
 	})
 	if err != nil {
@@ -101,11 +132,22 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 	return n.Watch(ctx, index)
 }
 
-// wholeReads is how many edge nodes are handed the whole state at a time: tens of MB each in a large ring, in memory, and
-// on the link over which followers are fed.
-const wholeReads = 2
+const (
+	// wholeReads is how many edge nodes are handed the whole state at a time: tens of MB each in a large ring, in memory, and
+	// on the link over which followers are fed.
+	wholeReads = 2
+	// wholeTimeout is for one attempt at it: with the most artifacts that a state holds it is 140 MB, which take seconds to
+	// write and to read, and some 25 MB to carry when they are zipped. An answer of more than 64 MiB would not arrive at all.
+	wholeTimeout = time.Minute
+)
 
-func serveRead(ctx context.Context, t *term, from id.Node, _ []byte) ([]byte, error) {
+func serveRead(ctx context.Context, t *term, from id.Node, in []byte) ([]byte, error) {
+	var c readCall
+	if len(in) > 0 {
+		if err := json.Unmarshal(in, &c); err != nil {
+			return nil, &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("decode call: %v", err)}
+		}
+	}
 	if err := t.proof.now(ctx, true); err != nil {
 		return nil, err
 	}
@@ -118,13 +160,37 @@ func serveRead(ctx context.Context, t *term, from id.Node, _ []byte) ([]byte, er
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%w: too many read the whole state: %w", ErrNoCoordinator, ctx.Err())
 		}
-		var b bytes.Buffer
-		if err := state.WriteSnapshot(&b, s); err != nil {
-			return nil, fmt.Errorf("write snapshot: %w", err)
+		if err := a.carry(s, c.Zip); err != nil {
+			return nil, err
 		}
-		a.Snapshot = b.Bytes()
 	}
 	return json.Marshal(a)
+}
+
+// carry puts the whole state into an answer.
+func (a *readAnswer) carry(s *state.State, zip bool) error {
+	var b bytes.Buffer
+	if !zip {
+		err := state.WriteSnapshot(&b, s)
+		a.Snapshot = b.Bytes()
+		return err
+	}
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		return fmt.Errorf("zip state: %w", err)
+	}
+	if err := errors.Join(state.WriteSnapshot(z, s), z.Close()); err != nil {
+		return fmt.Errorf("zip state: %w", err)
+	}
+	a.Zipped = b.Bytes()
+	return nil
+}
+
+// Confirm returns nil once a coordinator has proved, after the call, that it is one. Unlike Read it costs a node without the
+// whole state a few bytes.
+func (n *Node) Confirm(ctx context.Context) error {
+	_, _, err := n.Origin(ctx, "")
+	return wrap("confirm that there is a coordinator", err)
 }
 
 // Stats is what `ringagent leader` shows.

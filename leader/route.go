@@ -33,7 +33,12 @@ var errElsewhere = errors.New("not the coordinator")
 // raw calls the coordinator. Errors are told apart by what may have happened: ErrNoCoordinator, nothing; ErrUnknownOutcome,
 // anything.
 func (r remote) raw(ctx context.Context, method string, in []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	return r.within(ctx, callTimeout, method, in)
+}
+
+// within is raw with a time of its own.
+func (r remote) within(ctx context.Context, limit time.Duration, method string, in []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	to := r.node
 	if r.via != "" {
