@@ -47,6 +47,10 @@ const (
 	maxClaimLease     = 15 * time.Minute
 )
 
+// wordsRoom is the most bytes that are kept of why a run failed or was handed back: the state keeps the words of a thousand
+// finished items, and each of the events that tell of it has them again.
+const wordsRoom = 4 << 10
+
 // lostAfter is how long nobody may hold an input of an item that waits before the item is cancelled: longer than any restart
 // of the machine that has it.
 const lostAfter = 10 * time.Minute
@@ -198,11 +202,12 @@ func (c *claims) finish(ctx context.Context, from id.Node, in state.FinishWork) 
 			return state.Result{}, &Refused{Code: string(state.CodeUnauth), Message: "artifact of another node"}
 		}
 	}
+	in.Error = shorten(in.Error, wordsRoom)
 	return c.settle(ctx, from, in.Work, state.KindFinish, in)
 }
 
 func (c *claims) release(ctx context.Context, from id.Node, in state.ReleaseWork) (state.Result, error) {
-	in.Timeout = false
+	in.Timeout, in.Reason = false, shorten(in.Reason, wordsRoom)
 	return c.settle(ctx, from, in.Work, state.KindRelease, in)
 }
 

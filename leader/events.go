@@ -27,6 +27,8 @@ const (
 	// reasonRoom bounds what is kept of a verdict. An outbox sends up to 512 drafts and 192 KiB in a batch, and sends the same
 	// batch until it is placed: with a verdict on each of them it must still be small enough for an entry.
 	reasonRoom = 90
+	// originRoom is the most bytes of an outbox's id, which stands in each of its records. Ids are 16 hex digits.
+	originRoom = 64
 )
 
 // batchProposal is one origin's batch on its way.
@@ -84,6 +86,10 @@ func serveEvents(ctx context.Context, t *term, from id.Node, in []byte) ([]byte,
 }
 
 func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResult, error) {
+	// What is no text would be another one in a state that was written down and read again.
+	if len(b.Origin) > originRoom || !utf8.ValidString(string(b.Origin)) {
+		return state.AppendResult{}, &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("origin %.20q is no id of an outbox", b.Origin)}
+	}
 	if vet := t.n.cfg.Ports.Vet; vet != nil {
 		b.Refused = nil
 		for i, d := range b.Drafts {
