@@ -26,6 +26,19 @@ func servePropose(ctx context.Context, t *term, from id.Node, in []byte) ([]byte
 	return json.Marshal(res)
 }
 
+// understood refuses a command that a core node of an older version could not apply, and would have to end at, for good.
+// Whoever proposes may have asked an older copy of the roster.
+func understood(s *state.State, k state.Kind) error {
+	if k.Since() <= 1 {
+		return nil
+	}
+	if have := s.CoreCommands(); k.Since() > have {
+		return &Refused{Code: string(state.CodeRefused),
+			Message: fmt.Sprintf("a command of version %d: not all core nodes understand more than version %d", k.Since(), have)}
+	}
+	return nil
+}
+
 // noteStale logs that a former holder was refused.
 func (t *term) noteStale(c state.Command, res state.Result) {
 	if res.Code == state.CodeStale && c.Fence != nil {

@@ -28,6 +28,9 @@ func (t *term) departing(c state.Command) (node id.Node, gone, ok bool) {
 // commit is submit for the commands of nodes. Departures are decided one after the other: of two voters that each can be
 // spared while the other stays, only the first may go.
 func (t *term) commit(ctx context.Context, c state.Command, data []byte) (state.Result, error) {
+	if err := understood(t.n.machine.View(), c.Kind); err != nil {
+		return state.Result{}, err
+	}
 	if _, _, ok := t.departing(c); !ok {
 		return t.submit(ctx, data)
 	}

@@ -113,7 +113,7 @@ func (t *txn) switchDaemon(b SwitchDaemon) error {
 	return nil
 }
 
-// raise lifts the generation, which ends every epoch of the one before, or the active command version.
+// raise lifts the generation, which ends every epoch of the one before.
 func (t *txn) raise(b Raise) error {
 	if b.Commands > Version {
 		return fmt.Errorf("command version %d: %w", b.Commands, ErrUnknownCommand)

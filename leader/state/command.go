@@ -38,17 +38,25 @@ const (
 	KindNote         Kind = 23 // PutNote
 	KindDeadLetter   Kind = 24 // PutDeadLetter / drop
 	KindSettings     Kind = 25 // PutSettings
-	KindRaise        Kind = 26 // Raise: generation or active command version
+	KindRaise        Kind = 26 // Raise: generation
 	KindLead         Kind = 27 // Lead: a coordinator's first entry of its term
 	KindEffect       Kind = 28 // Effect: several of the above in one entry, all or nothing
 	KindRepeats      Kind = 29 // StateRepeats, from version 2 on
 )
 
-// Version of the command set that this binary writes at most; the active one is in the state.
+// Version of the command set that this binary writes at most. What may be proposed is State.CoreCommands.
 const Version = 2
 
 // VersionRepeats is the first version with KindRepeats, which nobody proposes before all core nodes have it.
 const VersionRepeats = 2
+
+// Since is the version of the command set in which a kind came.
+func (k Kind) Since() int {
+	if k == KindRepeats {
+		return VersionRepeats
+	}
+	return 1
+}
 
 // Command is what everybody but the event path proposes. Apply reads no clock: At is stamped by the proposer.
 type Command struct {
@@ -245,10 +253,11 @@ type PutSettings struct {
 	Settings ring.Settings `json:"settings"`
 }
 
-// Raise lifts the generation (recover, restore) or the active command version.
+// Raise lifts the generation (recover, restore).
 type Raise struct {
 	Generation bool `json:"generation,omitempty"`
-	Commands   int  `json:"commands,omitempty"`
+	// Commands is in logs of version 1, which must lead to what they always led to. Nobody proposes it: see ActiveCommands.
+	Commands int `json:"commands,omitempty"`
 }
 
 // Lead is a coordinator's first entry in its term.

@@ -17,7 +17,8 @@ func (s *State) Index() uint64 { return s.meta.Index }
 func (s *State) Generation() uint64 { return s.meta.Generation }
 
 // CoreCommands is the newest command version that all core nodes understand, as far as they have said: those that may vote, and
-// those that are away and may come back.
+// those that are away and may come back. The coordinator lets no newer command into the log. It falls again when a core node
+// comes with an older version, which can go on as long as the log that it reads holds nothing newer.
 func (s *State) CoreCommands() int {
 	version := Version
 	for _, m := range s.members.all() {
@@ -28,7 +29,8 @@ func (s *State) CoreCommands() int {
 	return version
 }
 
-// ActiveCommands is the command version that may be proposed.
+// ActiveCommands is a version that Raise once set and nobody raises: what may be proposed is CoreCommands. It stays since logs
+// and snapshots have it.
 func (s *State) ActiveCommands() int { return s.meta.Commands }
 
 // Term is the Raft term of the newest coordinator that has spoken; 0 before the first.
