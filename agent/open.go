@@ -21,12 +21,23 @@ import (
 	"github.com/ringagent/ringagent/mesh"
 )
 
+// sweepStaging removes what a former process left unfinished, but for what a job reads that goes on.
 func (d *dataDir) sweepStaging() error {
-	if err := os.RemoveAll(d.path("staging")); err != nil {
-		return fmt.Errorf("sweep staging: %w", err)
-	}
 	if err := os.MkdirAll(d.path("staging"), 0o700); err != nil {
 		return fmt.Errorf("make staging: %w", err)
+	}
+	left, err := os.ReadDir(d.path("staging"))
+	if err != nil {
+		return fmt.Errorf("sweep staging: %w", err)
+	}
+	for _, e := range left {
+		path := d.path("staging", e.Name())
+		if strings.HasPrefix(e.Name(), exportPrefix) && !outlived(path) {
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("sweep staging: %w", err)
+		}
 	}
 	return nil
 }

@@ -232,7 +232,7 @@ type workGames struct{ a *Agent }
 // Merged implements worker.Games. What is not on this disk yet is fetched first.
 func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (string, error) {
 	dir := g.a.dir.path("staging")
-	path := filepath.Join(dir, fmt.Sprintf("export-%s-%s.db", c, hex.EncodeToString(newNonce())))
+	path := filepath.Join(dir, fmt.Sprintf(exportPrefix+"%s-%s.db", c, hex.EncodeToString(newNonce())))
 	sorted, err := g.expand(ctx, packs)
 	if err != nil {
 		return "", err
@@ -246,20 +246,37 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 		}
 		files = append(files, pack)
 	}
-	if err := gamedb.Gather(ctx, path, files); err != nil {
+	if err := gather(ctx, path, files); err != nil {
 		return "", err
 	}
 	return path, nil
 }
 
-// exportKept is how long an export's input stays: longer than any job takes to open it.
-const exportKept = time.Hour
+// gather leaves nothing of what failed: on a disk that it has filled there would be no next export to sweep it away.
+func gather(ctx context.Context, path string, packs []string) error {
+	err := gamedb.Gather(ctx, path, packs)
+	if err != nil {
+		err = errors.Join(err, gamedb.Remove(path))
+	}
+	return err
+}
+
+const (
+	exportPrefix = "export-"
+	// exportKept is how long an export's input stays: longer than any job takes to open it.
+	exportKept = time.Hour
+)
+
+func outlived(path string) bool {
+	st, err := os.Stat(path)
+	return err != nil || time.Since(st.ModTime()) > exportKept
+}
 
 // sweep removes what earlier exports have read.
 func (g workGames) sweep(dir string) {
-	old, _ := filepath.Glob(filepath.Join(dir, "export-*")) // the pattern is ours and sound
+	old, _ := filepath.Glob(filepath.Join(dir, exportPrefix+"*")) // the pattern is ours and sound
 	for _, path := range old {
-		if st, err := os.Stat(path); err == nil && time.Since(st.ModTime()) > exportKept {
+		if outlived(path) {
 			_ = os.Remove(path)
 		}
 	}
