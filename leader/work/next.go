@@ -99,7 +99,7 @@ func fits(v View, o Offer, w ring.WorkItem) bool {
 	switch {
 	case w.State != ring.WorkPending,
 		len(o.Types) > 0 && !slices.Contains(o.Types, w.Type),
-		len(o.Configs) > 0 && !slices.Contains(o.Configs, w.Config),
+		len(o.Configs) > 0 && w.Config != "" && !slices.Contains(o.Configs, w.Config),
 		!o.Free.Fits(w.Needs),
 		o.Now.Before(w.NotBefore),
 		!w.Deadline.IsZero() && !o.Now.Before(w.Deadline),
