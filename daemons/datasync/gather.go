@@ -267,7 +267,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	path := filepath.Join(g.staging, fmt.Sprintf("pack-%s-%d.db", c, g.now().UnixNano()))
 	pool := path + ".pool"
 	defer os.Remove(path)
-	defer removePool(pool)
+	defer func() { _ = gamedb.Remove(pool) }()
 	p := packed{Config: c, Made: g.now(), Games: map[string][]string{}}
 	_, room := g.gap()
 	var all []string
@@ -311,13 +311,6 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 		g.unreadable(ctx, f)
 	}
 	return errors.Join(errs...)
-}
-
-// removePool removes a database that was merged into and then read, which leaves SQLite's files beside it.
-func removePool(path string) {
-	for _, beside := range []string{"", "-wal", "-shm"} {
-		_ = os.Remove(path + beside)
-	}
 }
 
 // finish stores a pack and writes it down. The games of several jobs are in the pool, with what was collected in vain.

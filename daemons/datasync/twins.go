@@ -60,7 +60,7 @@ func (g *gatherer) keepTwins(ctx context.Context, job string, found []fresh) err
 func (g *gatherer) twins(ctx context.Context, dbs []kit.JobDB, games [][]string) ([]string, error) {
 	pool := filepath.Join(g.staging, fmt.Sprintf("twins-%d.db", g.now().UnixNano()))
 	pack := pool + ".pack"
-	defer removePool(pool)
+	defer func() { _ = gamedb.Remove(pool) }() // SQLite leaves files beside it
 	defer os.Remove(pack)
 	var twins []string
 	for k, db := range dbs {
