@@ -165,6 +165,17 @@ func (b *books) refuse(job string, ids []string) error {
 	return nil
 }
 
+// useless are the games of a job that were refused.
+func (b *books) useless(job string) map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make(map[string]bool, len(b.refused[job]))
+	for _, i := range b.refused[job] {
+		out[i] = true
+	}
+	return out
+}
+
 func asideKey(path string) string { return asidePrefix + string(id.DigestOf([]byte(path))) }
 
 // putAside writes down that a database is in quarantine, with the games that are in no pack.

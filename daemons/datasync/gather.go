@@ -61,6 +61,7 @@ type gatherer struct {
 	spacing time.Duration           // between packs, for the sake of the ring's room
 	unread  map[string]int          // database → failures to read it
 	kept    map[string]string       // database → its place in quarantine, until the books have it
+	held    map[string]time.Time    // job → until when its databases are not compared
 	reads   readings
 	shunned map[kit.Delivery]time.Time // until when
 	drains  atomic.Int32               // calls of Drain that are waiting
@@ -81,7 +82,7 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 		set: set, self: env.Self, log: env.Log, now: env.Now, every: env.Every, staging: env.Dirs.Staging, jobs: env.Jobs,
 		store: env.Store, views: env.View, effects: env.Effects, events: env.Events, gauge: gauge, books: b,
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: set.Parallel, First: set.Retry.D(), Slowest: 10 * set.Retry.D()}),
-		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, kept: map[string]string{}, shunned: map[kit.Delivery]time.Time{},
+		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, kept: map[string]string{}, held: map[string]time.Time{}, shunned: map[kit.Delivery]time.Time{},
 		empty: make(chan int, 1),
 	}, nil
 }
@@ -129,11 +130,10 @@ func (g *gatherer) step(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	for _, job := range settled(found, t) {
-		err := g.keepTwins(ctx, job, found)
-		if err == nil {
-			err = g.release(ctx, job)
+		if !g.keepTwins(ctx, job, found) {
+			continue
 		}
-		if err != nil {
+		if err := g.release(ctx, job); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -222,31 +222,39 @@ func (g *gatherer) unreadable(ctx context.Context, f fresh) {
 	if !db.Done || n < patience || g.draining() || !gamedb.Damaged(f.err) {
 		return
 	}
-	where, ok := g.kept[db.Path]
-	if !ok {
-		var err error
-		if where, err = g.store.Aside(ctx, db.Path, f.err.Error()); err != nil {
-			g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot put a job's games aside")
-			return
-		}
-		g.kept[db.Path] = where // one is enough, also when the books cannot be written now
-	}
-	x := aside{JobID: db.JobID, Config: db.Config, Path: db.Path, Where: where}
+	var games *int64
 	if ids, ok := g.reads.whole(db.Path); ok {
-		x.Games = new(int64)
+		games = new(int64)
 		for known := g.books.tally().known[db.JobID]; len(ids) > 0; ids = ids[1:] {
 			if !known[named(ids[0])] {
-				*x.Games++
+				*games++
 			}
 		}
 	}
-	if err := g.books.putAside(x); err != nil {
-		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot note what was put aside")
+	if err := g.putAway(ctx, db, f.err, games); err != nil {
+		g.log.Error().Err(err).Str("job", db.JobID).Msg("cannot put a job's games aside")
 		return
 	}
-	g.log.Error().Str("job", db.JobID).Str("quarantine", where).Msg("a job's games are put aside; they count as unsynced until the file is taken from there")
 	delete(g.unread, db.Path)
+}
+
+// putAway puts a database of an ended job into quarantine and writes that down, with how many games of it are in no pack; nil:
+// nobody knows. They count as unsynced from then on.
+func (g *gatherer) putAway(ctx context.Context, db kit.JobDB, cause error, games *int64) error {
+	where, ok := g.kept[db.Path]
+	if !ok {
+		var err error
+		if where, err = g.store.Aside(ctx, db.Path, cause.Error()); err != nil {
+			return fmt.Errorf("put aside: %w", err)
+		}
+		g.kept[db.Path] = where // one is enough, also when the books cannot be written now
+	}
+	if err := g.books.putAside(aside{JobID: db.JobID, Config: db.Config, Path: db.Path, Where: where, Games: games}); err != nil {
+		return fmt.Errorf("note what was put aside: %w", err)
+	}
+	g.log.Error().Err(cause).Str("job", db.JobID).Str("quarantine", where).Msg("a job's games are put aside; they count as unsynced until the file is taken from there")
 	delete(g.kept, db.Path)
+	return nil
 }
 
 // patience is how many failures in a row to read a database are told to the ring.

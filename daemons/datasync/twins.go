@@ -5,17 +5,32 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
+	"time"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/gamedb"
 )
 
-// keepTwins puts the databases of an ended job aside that give one id to different games. The books know a job's games by
-// their ids, so only one of them was packed, and the other would go with the job's folder. The same game in two databases, as a
-// job has it that joins the files of its processes, is no matter.
-func (g *gatherer) keepTwins(ctx context.Context, job string, found []fresh) error {
+// twinsRetry is how long a job whose databases could not be compared is left alone.
+const twinsRetry = time.Minute
+
+// keepTwins puts the databases of an ended job aside that give one id to different games, and says whether the job may be
+// released. The books know a job's games by their ids, so only one of them was packed, and the other would go with the job's
+// folder. The same game in two databases, as a job has it that joins the files of its processes, is no matter.
+func (g *gatherer) keepTwins(ctx context.Context, job string, found []fresh) bool {
+	if g.now().Before(g.held[job]) {
+		return false
+	}
+	if err := g.twins(ctx, job, found); err != nil {
+		g.log.Warn().Err(err).Str("job", job).Msg("the databases of a job cannot be compared yet")
+		g.held[job] = g.now().Add(twinsRetry)
+		return false
+	}
+	delete(g.held, job)
+	return true
+}
+
+func (g *gatherer) twins(ctx context.Context, job string, found []fresh) error {
 	var dbs []kit.JobDB
 	var games [][]string
 	times := map[string]int{}
@@ -32,51 +47,45 @@ func (g *gatherer) keepTwins(ctx context.Context, job string, found []fresh) err
 		}
 		dbs, games = append(dbs, f.db), append(games, ids)
 	}
-	for k := range games {
-		games[k] = slices.DeleteFunc(slices.Clone(games[k]), func(i string) bool { return times[i] < 2 })
-	}
-	twins, err := g.twins(ctx, dbs, games)
-	if err != nil || len(twins) == 0 {
-		return err
-	}
+	sums, useless := map[string]gamedb.Sum{}, g.books.useless(job)
+	twins := map[string]bool{}
+	extra := make([]int64, len(dbs)) // games of each that are in no pack
 	for k, db := range dbs {
-		at := slices.IndexFunc(games[k], func(i string) bool { return slices.Contains(twins, i) })
-		if at < 0 || g.kept[db.Path] != "" { // the latter: its job could not be released the last time
+		var shared []string
+		for _, i := range games[k] {
+			if times[i] > 1 {
+				shared = append(shared, i)
+			}
+		}
+		if len(shared) == 0 {
 			continue
 		}
-		cause := fmt.Errorf("game id %.60q is used twice in one job", games[k][at])
-		where, err := g.store.Aside(ctx, db.Path, cause.Error())
+		here, err := gamedb.Sums(ctx, db.Path, shared)
 		if err != nil {
-			return fmt.Errorf("keep the games of job %s: %w", job, err)
+			return err
 		}
-		g.kept[db.Path] = where
-		g.log.Error().Err(cause).Str("job", job).Str("quarantine", where).Msg("one of two games could not be packed; the database is put aside")
-		g.failed(ctx, db, cause, 1)
+		for i, sum := range here {
+			// A game that could not be used hides a good one of its id as well.
+			if first, ok := sums[i]; ok && first != sum || useless[named(i)] {
+				twins[i] = true
+				extra[k]++
+			} else {
+				sums[i] = sum
+			}
+		}
+	}
+	for k, db := range dbs {
+		for _, i := range games[k] {
+			if !twins[i] {
+				continue
+			}
+			cause := fmt.Errorf("game id %.60q is used twice in one job", i)
+			if err := g.putAway(ctx, db, cause, &extra[k]); err != nil {
+				return err
+			}
+			g.failed(ctx, db, cause, 1)
+			break
+		}
 	}
 	return nil
-}
-
-// twins lists the ids under which the databases hold different games.
-func (g *gatherer) twins(ctx context.Context, dbs []kit.JobDB, games [][]string) ([]string, error) {
-	pool := filepath.Join(g.staging, fmt.Sprintf("twins-%d.db", g.now().UnixNano()))
-	pack := pool + ".pack"
-	defer func() { _ = gamedb.Remove(pool) }() // SQLite leaves files beside it
-	defer os.Remove(pack)
-	var twins []string
-	for k, db := range dbs {
-		if len(games[k]) == 0 {
-			continue
-		}
-		if _, err := gamedb.Pack(ctx, db.Path, pack, games[k]); errors.Is(err, gamedb.ErrNoGames) {
-			continue // none that is of any use
-		} else if err != nil {
-			return nil, fmt.Errorf("compare the games of job %s: %w", db.JobID, err)
-		}
-		merged, err := gamedb.Merge(ctx, pool, pack)
-		if err != nil {
-			return nil, fmt.Errorf("compare the games of job %s: %w", db.JobID, err)
-		}
-		twins = append(twins, merged.Conflicts...)
-	}
-	return twins, nil
 }

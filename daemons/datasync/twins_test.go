@@ -39,13 +39,16 @@ func TestTwinsOfOneJobAreKept(t *testing.T) {
 				first := edge.Play("job", c4, true, "g-0", "g-1", "g-2")
 				tc.second(t, edge, first.Path, path)
 				edge.AddJob(kit.JobDB{JobID: "job", WorkID: "job", Path: path, Config: c4, Done: true})
-				runSync(t, edge)
+				count := runSync(t, edge)
 				r.Eventually(time.Minute, "released", func() bool { return len(edge.Gone()) == 1 })
 				if want := 3 + tc.aside/2; len(games(r, core)) != want {
 					t.Errorf("%v arrived, want %d", games(r, core), want)
 				}
 				if told := len(r.Log(event.DataSyncFailed.Type())); len(edge.Quarantine) != tc.aside || told != tc.aside {
 					t.Errorf("put aside %v, told %d times, want %d", edge.Quarantine, told, tc.aside)
+				}
+				if n, err := count(); err != nil || n != int64(tc.aside/2) {
+					t.Errorf("unsynced %d %v: what is put aside is nowhere else", n, err)
 				}
 				for _, name := range []string{"pack-", "twins-"} {
 					if left, err := filepath.Glob(filepath.Join(edge.Dir(), "staging", name+"*")); err != nil || len(left) > 0 {
