@@ -128,6 +128,7 @@ func (m *Mesh) assemble() error {
 	m.endpoint.Handle(wire.Renew, m.serveRenew)
 	m.endpoint.HandleEnrol(m.serveEnrol)
 	m.server.Handle(methodPing, Everybody, m.answerPing)
+	m.server.Handle(methodWhere, Everybody, m.answerWhere)
 	m.server.Handle(methodAuthorityKey, CoreOnly, m.answerAuthorityKey)
 	return nil
 }
@@ -142,6 +143,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	group.Go(func() { m.keepBook(ctx) })
 	group.Go(func() { m.obtainAuthorityKey(ctx) })
 	group.Go(func() { m.lookIntoClaims(ctx) })
+	group.Go(func() { m.findLost(ctx) })
 	err := m.endpoint.Serve(ctx)
 	cancel()
 	m.client.Close()

@@ -31,6 +31,7 @@ type Book struct {
 	mu    sync.Mutex
 	dirty bool
 	peers map[id.Node]*page
+	lost  map[id.Node]struct{} // no address of theirs answered at the last dial
 }
 
 // page is what the book knows of one node.
@@ -49,7 +50,7 @@ type bookFile struct {
 // OpenBook reads the book at path; "" keeps it in memory. A file that is missing gives an empty book; one that cannot be
 // understood gives an empty book and an error, since it holds only hints.
 func OpenBook(path string) (*Book, error) {
-	b := &Book{path: path, peers: make(map[id.Node]*page)}
+	b := &Book{path: path, peers: make(map[id.Node]*page), lost: make(map[id.Node]struct{})}
 	if path == "" {
 		return b, nil
 	}
@@ -122,6 +123,7 @@ func (b *Book) Nodes() []id.Node {
 func (b *Book) Forget(node id.Node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.lost, node)
 	if _, ok := b.peers[node]; ok {
 		delete(b.peers, node)
 		b.dirty = true
@@ -135,6 +137,7 @@ func (b *Book) Address(node id.Node) string { return first(b.candidates(node, ni
 func (b *Book) heard(node id.Node, advertised []string, observed string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.lost, node)
 	p := b.page(node)
 	b.setAdvertised(p, advertised)
 	if next := cleaned(append([]string{observed}, p.Observed...), maxObserved); !slices.Equal(next, p.Observed) {
@@ -143,10 +146,40 @@ func (b *Book) heard(node id.Node, advertised []string, observed string) {
 	}
 }
 
+// Told notes where another node has met this one, and says whether any of it is new.
+func (b *Book) Told(node id.Node, addresses []string) bool {
+	known := b.candidates(node, nil)
+	addresses = slices.DeleteFunc(cleaned(addresses, maxObserved), func(a string) bool { return slices.Contains(known, a) })
+	if len(addresses) == 0 {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.page(node)
+	p.Observed = cleaned(append(addresses, p.Observed...), maxObserved)
+	b.dirty = true
+	return true
+}
+
+// unreachable notes that none of the node's addresses answered.
+func (b *Book) unreachable(node id.Node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lost[node] = struct{}{}
+}
+
+func (b *Book) isLost(node id.Node) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, lost := b.lost[node]
+	return lost
+}
+
 // good notes that address reached the node.
 func (b *Book) good(node id.Node, address string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	delete(b.lost, node)
 	p := b.page(node)
 	p.Seen = time.Now().UTC().Truncate(time.Second)
 	if p.Good != address {

@@ -21,14 +21,10 @@ func (e *Endpoint) Dial(ctx context.Context, node id.Node, protocol string) (*Co
 	if e.tracker.isRevoked(node) {
 		return nil, errRevoked(node)
 	}
-	var hints []string
-	if entry, ok := e.cfg.Roster.Lookup(node); ok {
-		if entry.Revoked {
-			return nil, errRevoked(node)
-		}
-		hints = entry.Addresses
+	if entry, ok := e.cfg.Roster.Lookup(node); ok && entry.Revoked {
+		return nil, errRevoked(node)
 	}
-	addresses := e.cfg.Book.candidates(node, hints)
+	addresses := e.Whereabouts(node)
 	if len(addresses) == 0 {
 		return nil, Errorf(CodeUnavailable, "no address is known for node %s", node)
 	}
@@ -37,8 +33,12 @@ func (e *Endpoint) Dial(ctx context.Context, node id.Node, protocol string) (*Co
 		if ctx.Err() != nil {
 			return nil, Errorf(CodeTimeout, "dial node %s: %v", node, context.Cause(ctx))
 		}
-		if e := asError(err); e.Code != CodeInternal {
-			return nil, e
+		said := asError(err)
+		if said.Code == CodeInternal || said.Code == CodeUnauthorised { // nobody answers, or somebody else
+			e.cfg.Book.unreachable(node)
+		}
+		if said.Code != CodeInternal {
+			return nil, said
 		}
 		return nil, Errorf(CodeUnavailable, "dial node %s: %v", node, err)
 	}
@@ -47,6 +47,24 @@ func (e *Endpoint) Dial(ctx context.Context, node id.Node, protocol string) (*Co
 		return nil, err
 	}
 	return c, nil
+}
+
+// Whereabouts lists the addresses under which a node is known here, best first.
+func (e *Endpoint) Whereabouts(node id.Node) []string {
+	entry, _ := e.cfg.Roster.Lookup(node)
+	return e.cfg.Book.candidates(node, entry.Addresses)
+}
+
+// Lost lists which of nodes cannot be dialled as far as is known: they have no address here, or none of theirs answered the
+// last time.
+func (e *Endpoint) Lost(nodes []id.Node) []id.Node {
+	var out []id.Node
+	for _, n := range nodes {
+		if e.cfg.Book.isLost(n) || len(e.Whereabouts(n)) == 0 {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 type attempt struct {
