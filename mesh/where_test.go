@@ -54,3 +54,24 @@ func TestNodesThatAdvertiseNothingFindEachOther(t *testing.T) {
 		}
 	})
 }
+
+// TestWhereKeepsLoopbackToItself: what is reached on loopback is nowhere for another machine.
+func TestWhereKeepsLoopbackToItself(t *testing.T) {
+	bubble(t, 3, func(t *testing.T, r *ring) {
+		asked, about := r.nodes[0], r.nodes[2]
+		asked.mesh.AddAddress(about.id, "127.0.0.1:8770")
+		asked.mesh.AddAddress(about.id, "localhost:8770")
+		var answer struct{ Addresses map[id.Node][]string }
+		ask := map[string]any{"nodes": []id.Node{about.id, asked.id, id.NewNode()}}
+		must(t, r.nodes[1].mesh.Call(t.Context(), asked.id, "mesh.where", ask, &answer))
+		if got := answer.Addresses; len(got) != 1 || len(got[about.id]) != 1 || got[about.id][0] != about.addr {
+			t.Errorf("told %v, want %s of %s alone", got, about.addr, about.id)
+		}
+		r.state.revoke(about.id)
+		answer.Addresses = nil
+		must(t, r.nodes[1].mesh.Call(t.Context(), asked.id, "mesh.where", ask, &answer))
+		if len(answer.Addresses) != 0 {
+			t.Errorf("told %v of a revoked node", answer.Addresses)
+		}
+	})
+}
