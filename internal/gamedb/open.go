@@ -62,6 +62,9 @@ func open(ctx context.Context, path string, how access) (*conn, error) {
 		if !info.Mode().IsRegular() {
 			return nil, fmt.Errorf("%s is no regular file: %w", path, fs.ErrInvalid)
 		}
+		if err := ordinaryBeside(abs); err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
 	}
 	connector, err := sqlite.NewConnector(dsn(abs, how))
 	if err != nil {
@@ -82,6 +85,17 @@ func open(ctx context.Context, path string, how access) (*conn, error) {
 		}
 	}
 	return c, nil
+}
+
+// ordinaryBeside refuses what is no file where SQLite keeps its own files: it would wait in the opening of a pipe for a writer,
+// and no context ends that.
+func ordinaryBeside(abs string) error {
+	for _, suffix := range []string{"-wal", "-shm", "-journal"} {
+		if info, err := os.Lstat(abs + suffix); err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("%s beside it is no regular file: %w", filepath.Base(abs)+suffix, ErrUnsafe)
+		}
+	}
+	return nil
 }
 
 func dsn(abs string, how access) string {
