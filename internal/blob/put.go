@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/ringagent/ringagent/internal/id"
 )
@@ -60,7 +61,28 @@ func (s *Store) PutChecked(ctx context.Context, r io.Reader, check Check) (id.Di
 	return digest, size, nil
 }
 
-// PutFile stores a copy of a regular file, as Put does. A file whose bytes are there already is only read; whether the copy
+// spareBytes is what a copy leaves free on the disk, or as much as it takes if that is less.
+const spareBytes = 64 << 20
+
+// room says that a copy of so many bytes fits. One that does not would fill the disk, to the harm of all who write to it, before
+// it failed, and again at the next attempt. Where the file system does not answer, it is tried.
+func (s *Store) room(size int64) error {
+	free, err := s.free(s.dir)
+	if err == nil && size+min(size, spareBytes) > free {
+		return fmt.Errorf("%d KiB, and %d are free: %w", size>>10, free>>10, ErrNoSpace)
+	}
+	return nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("read free space: %w", err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// PutFile stores a copy of a regular file, as Put does, if there is room for it. A file whose bytes are there already is only read; whether the copy
 // there is damaged at its right size, which would take as long again, is the caller's to Verify.
 func (s *Store) PutFile(ctx context.Context, path string) (id.Digest, int64, error) {
 	f, err := openRegular(path)
@@ -77,6 +99,9 @@ func (s *Store) PutFile(ctx context.Context, path string) (id.Digest, int64, err
 	}
 	if s.presentWith(digest, size) {
 		return digest, size, nil
+	}
+	if err := s.room(size); err != nil {
+		return "", 0, fmt.Errorf("store file %s: %w", path, err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return "", 0, fmt.Errorf("store file %s: %w", path, err)

@@ -67,9 +67,11 @@ type Store struct {
 	mostBytes  int64
 	aside      sync.Mutex // of the bounds of quarantine
 
-	// Seams for tests: step is called between the steps of publishing, stage wraps the file being staged.
+	// Seams for tests: step is called between the steps of publishing, stage wraps the file being staged, free is what can
+	// still be written.
 	step  func(what string)
 	stage func(f *os.File) io.Writer
+	free  func(dir string) (int64, error)
 }
 
 // Info is what the store knows about one artifact without reading it.
@@ -85,7 +87,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, quarantine: cmp.Or(o.Quarantine, filepath.Join(filepath.Dir(dir), "quarantine")),
 		maxBytes: cmp.Or(o.MaxBytes, DefaultMaxBytes), log: o.Log, now: o.Now,
 		most: cmp.Or(o.Most, 256), mostBytes: cmp.Or(o.MostBytes, 4<<30),
-		step: o.Step, stage: func(f *os.File) io.Writer { return f }}
+		step: o.Step, stage: func(f *os.File) io.Writer { return f }, free: freeBytes}
 	if s.now == nil {
 		s.now = time.Now
 	}
