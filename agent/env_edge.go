@@ -56,10 +56,11 @@ func (a *Agent) serveRecords(ctx context.Context, r *mesh.Request) (any, error) 
 		}
 	}
 	if in.Own {
-		for art := range s.Artifacts(ring.KindPack, "", 0) {
-			if art.Origin == r.Peer.Node && !art.Safe && len(out.Artifacts) < maxRecords {
-				out.Artifacts = append(out.Artifacts, art)
+		for art := range s.OpenPacks(r.Peer.Node) {
+			if len(out.Artifacts) >= maxRecords {
+				break
 			}
+			out.Artifacts = append(out.Artifacts, art)
 		}
 	}
 	if in.Held {

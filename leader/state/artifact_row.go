@@ -83,4 +83,23 @@ func (s *State) artifact(d id.Digest) (ring.Artifact, bool) {
 	return r.artifact(), true
 }
 
-func (s *State) putArtifact(a ring.Artifact) { s.artifacts.put(string(a.Digest), packArtifact(a)) }
+func (s *State) putArtifact(a ring.Artifact) {
+	s.artifacts.put(string(a.Digest), packArtifact(a))
+	s.noteOpen(a)
+}
+
+func openPrefix(origin id.Node) string { return string(origin) + "\x00" }
+
+// noteOpen keeps the list of packs that have not got their receipts.
+func (s *State) noteOpen(a ring.Artifact) {
+	if a.Kind != ring.KindPack {
+		return
+	}
+	key := openPrefix(a.Origin) + ordered(a.Seq) + string(a.Digest)
+	switch _, open := s.openPacks.get(key); {
+	case !a.Safe && !open:
+		s.openPacks.put(key, a.Digest)
+	case a.Safe && open:
+		s.openPacks.del(key)
+	}
+}

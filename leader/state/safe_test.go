@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -65,5 +66,30 @@ func TestRepeatedGames(t *testing.T) {
 	add("pack", ring.KindPack, nodeA)
 	if a, _ := r.m.View().Artifact(pack); a.Games() != 0 {
 		t.Errorf("announced again it has %d games", a.Games())
+	}
+}
+
+// The packs of a node that still lack receipts are listed by themselves, in order of arrival, until they have them.
+func TestOpenPacksAreListed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	one, two := r.artifact("one", ring.KindPack, nodeA).Digest, r.artifact("two", ring.KindPack, nodeA).Digest
+	r.artifact("safe", ring.KindPack, nodeA, nodeB)
+	r.artifact("no pack", ring.KindModel, nodeA)
+	open := func() (out []id.Digest) {
+		for _, n := range []id.Node{nodeA, nodeB, nodeC} {
+			for a := range r.m.View().OpenPacks(n) {
+				out = append(out, a.Digest)
+			}
+		}
+		return out
+	}
+	origin, _ := r.m.View().Artifact(one)
+	if got := open(); !slices.Equal(got, []id.Digest{one, two}) {
+		t.Fatalf("%v, want those of %s: %s and %s", got, origin.Origin, one.Short(), two.Short())
+	}
+	r.ok(AddReceipts{[]ring.Receipt{{Node: nodeB, Digest: one}}}, nil)
+	if got := open(); !slices.Equal(got, []id.Digest{two}) {
+		t.Errorf("%v although it has its receipts", got)
 	}
 }

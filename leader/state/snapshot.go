@@ -80,7 +80,10 @@ func sections() []section {
 		rows("tombstones", func(s *State) *table[tombstone] { return &s.tombstones },
 			func(s *State, k string, ts tombstone) { s.putTombstone(k, ts) }),
 		rows("artifacts", func(s *State) *table[artifactRow] { return &s.artifacts },
-			func(s *State, _ string, r artifactRow) { s.byKind.put(kindKey(r.bare), kindRowOf(r.bare)) }),
+			func(s *State, _ string, r artifactRow) {
+				s.byKind.put(kindKey(r.bare), kindRowOf(r.bare))
+				s.noteOpen(r.bare)
+			}),
 		rows("names", func(s *State) *table[ring.Name] { return &s.names }, nil),
 		rows("positions", func(s *State) *table[ring.Position] { return &s.positions }, nil),
 		rows("notes", func(s *State) *table[ring.Note] { return &s.notes }, func(s *State, _ string, n ring.Note) {

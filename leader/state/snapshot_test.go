@@ -268,6 +268,7 @@ func checkDerived(rt *rapid.T, a, b *State) {
 	same("done order", maps.Collect(a.doneOrder.all()), maps.Collect(b.doneOrder.all()))
 	same("depth", maps.Collect(a.depth.all()), maps.Collect(b.depth.all()))
 	same("kinds", maps.Collect(a.byKind.all()), maps.Collect(b.byKind.all()))
+	same("open packs", maps.Collect(a.openPacks.all()), maps.Collect(b.openPacks.all()))
 	same("once", maps.Collect(a.onceOrder.all()), maps.Collect(b.onceOrder.all()))
 	for d, n := range a.notesBytes.all() {
 		m, _ := b.notesBytes.get(d)

@@ -48,16 +48,17 @@ type State struct {
 	once        table[onceRow]
 
 	// What follows is derived from the above and is in no snapshot.
-	nameIndex  table[id.Node] // name of a node → its newest bearer
-	badKeys    table[id.Node] // hash of a revoked key → node
-	workKeys   table[string]  // key of an item → its id
-	workOrder  table[string]  // order of adding → id
-	doneOrder  table[string]  // order of finishing → id
-	tombOrder  table[string]  // order of finishing → key
-	depth      table[int]     // type, zero byte, state → items
-	byKind     table[kindRow] // kind, zero byte, seq, digest
-	onceOrder  table[string]  // order → once key
-	notesBytes table[int]     // daemon → bytes
+	nameIndex  table[id.Node]   // name of a node → its newest bearer
+	badKeys    table[id.Node]   // hash of a revoked key → node
+	workKeys   table[string]    // key of an item → its id
+	workOrder  table[string]    // order of adding → id
+	doneOrder  table[string]    // order of finishing → id
+	tombOrder  table[string]    // order of finishing → key
+	depth      table[int]       // type, zero byte, state → items
+	byKind     table[kindRow]   // kind, zero byte, seq, digest
+	openPacks  table[id.Digest] // of packs without their receipts: origin, zero byte, seq, digest
+	onceOrder  table[string]    // order → once key
+	notesBytes table[int]       // daemon → bytes
 }
 
 // meta is the single values of the state.
@@ -128,7 +129,7 @@ func emptyState() *State {
 		origins: newTable[originRow](), once: newTable[onceRow](),
 		nameIndex: newTable[id.Node](), badKeys: newTable[id.Node](), workKeys: newTable[string](),
 		workOrder: newTable[string](), doneOrder: newTable[string](), tombOrder: newTable[string](),
-		depth: newTable[int](), byKind: newTable[kindRow](), onceOrder: newTable[string](), notesBytes: newTable[int](),
+		depth: newTable[int](), byKind: newTable[kindRow](), openPacks: newTable[id.Digest](), onceOrder: newTable[string](), notesBytes: newTable[int](),
 	}
 	return s
 }
@@ -144,7 +145,7 @@ func (s *State) share() {
 	for _, t := range []interface{ share() }{
 		&s.members, &s.revoked, &s.tokens, &s.assignments, &s.off, &s.work, &s.tombstones, &s.artifacts, &s.names, &s.positions,
 		&s.notes, &s.letters, &s.origins, &s.once, &s.nameIndex, &s.badKeys, &s.workKeys, &s.workOrder, &s.doneOrder, &s.tombOrder,
-		&s.depth, &s.byKind, &s.onceOrder, &s.notesBytes,
+		&s.depth, &s.byKind, &s.openPacks, &s.onceOrder, &s.notesBytes,
 	} {
 		t.share()
 	}

@@ -236,6 +236,18 @@ func (s *State) artifactsOfAllKinds(config id.Config, after uint64) iter.Seq[rin
 	}
 }
 
+// OpenPacks is the game packs that a node has made and that have not got their receipts, in order of arrival. Every rented node that
+// plays asks for its own every second: it must not cost a look at all packs.
+func (s *State) OpenPacks(origin id.Node) iter.Seq[ring.Artifact] {
+	return func(yield func(ring.Artifact) bool) {
+		for _, d := range s.openPacks.prefix(openPrefix(origin)) {
+			if a, ok := s.artifact(d); ok && !yield(a) {
+				return
+			}
+		}
+	}
+}
+
 // ArtifactsByPrefix is the artifacts whose digest begins with p, in order of digest.
 func (s *State) ArtifactsByPrefix(p string) iter.Seq[ring.Artifact] {
 	return func(yield func(ring.Artifact) bool) {
