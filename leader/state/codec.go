@@ -54,7 +54,8 @@ type wireStep struct {
 	Body json.RawMessage `json:"body"`
 }
 
-// Encode makes the entry of a command. It fails for a body that is not the kind's, and with ErrTooLarge.
+// Encode makes the entry of a command. It fails for a body that is not the kind's or could not be read again, and with
+// ErrTooLarge.
 func Encode(c Command) ([]byte, error) {
 	if kindOf(c.Body) != c.Kind {
 		return nil, fmt.Errorf("encode command: kind %d has body %T", c.Kind, c.Body)
@@ -75,6 +76,9 @@ func Encode(c Command) ([]byte, error) {
 	body, err := marshal(w)
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)
+	}
+	if !json.Valid(body) { // raw JSON is deeper by what it is in: an entry that no voter can read would end them all
+		return nil, errors.New("encode command: it is nested too deeply to be read again")
 	}
 	out := append([]byte{format, byte(c.Kind)}, body...)
 	if len(out) > MaxEntry {
