@@ -114,7 +114,15 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return fmt.Errorf("duration in seconds: %w", err)
 	}
-	// Rounded, so that writing and reading again gives the same duration: a restored state must equal a replayed one.
-	*d = Duration(math.Round(s * float64(time.Second)))
+	// Rounded, so that writing and reading again gives the same duration: a restored state must equal a replayed one. What a
+	// number too large becomes as an int64 differs between processors, and voters may be of several.
+	switch ns := math.Round(s * float64(time.Second)); {
+	case ns >= math.MaxInt64:
+		*d = math.MaxInt64
+	case ns <= math.MinInt64:
+		*d = math.MinInt64
+	default:
+		*d = Duration(ns)
+	}
 	return nil
 }
