@@ -202,12 +202,13 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 		return nil, err
 	}
 	undo = append(undo, a.mesh.Close)
+	ran := !seeded && hasRun(dir.root) // before anything of this start is written
 	// The leader elects itself and applies its log again as soon as it is open, and what it places goes to the replica.
 	if err := a.openReplica(); err != nil {
 		return nil, err
 	}
 	undo = append(undo, a.closeReplica)
-	if err := a.openLeader(seeded); err != nil {
+	if err := a.openLeader(seeded, ran); err != nil {
 		return nil, err
 	}
 	undo = append(undo, func() { _ = a.leader.Close() })

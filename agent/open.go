@@ -121,9 +121,9 @@ func (a *Agent) openMesh(c config.Config) error {
 	return nil
 }
 
-func (a *Agent) openLeader(seeded bool) error {
+func (a *Agent) openLeader(seeded, ran bool) error {
 	conf := leader.Config{
-		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Timing: a.lastTiming(), Log: a.log,
+		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Ran: ran, Timing: a.lastTiming(), Log: a.log,
 		Caller: a.mesh, Snapshots: a.opts.Snapshots, Clock: a.opts.Faults.Clock,
 		Ports: leader.Ports{
 			Seeds: a.coreNodes, Replica: a.replica, Reach: reach{a.mesh}, Complete: a.replicaComplete,

@@ -29,6 +29,7 @@ var (
 type Config struct {
 	Self    Self
 	Dir     string      // the raft/ folder; unused by edge nodes
+	Ran     bool        // this node has run before: Raft's files are not yet to be made, they are lost where there are none
 	Timing  ring.Timing // until the ring's settings are known
 	Log     zerolog.Logger
 	Streams Streams // unused by edge nodes

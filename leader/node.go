@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,7 +99,7 @@ func open(c Config, bootstrap bool) (*Node, error) {
 	}
 	n.board = newSwitchboard(c.Streams)
 	go n.board.run()
-	s, err := n.openSeat(bootstrap)
+	s, err := n.openFirst(bootstrap)
 	switch {
 	case errors.Is(err, ErrCorrupt) && !bootstrap:
 		n.bad <- err // Run gives the place back
@@ -106,6 +109,15 @@ func open(c Config, bootstrap bool) (*Node, error) {
 		n.seat.Store(s)
 	}
 	return n, nil
+}
+
+// openFirst opens the seat of a start. A voter without its files has forgotten whom it gave its vote and what it acknowledged:
+// with empty ones it could help to elect somebody who lacks what was committed.
+func (n *Node) openFirst(bootstrap bool) (*seat, error) {
+	if _, err := os.Stat(filepath.Join(n.cfg.Dir, storeFile)); n.cfg.Ran && !bootstrap && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is gone: %w", storeFile, ErrCorrupt)
+	}
+	return n.openSeat(bootstrap)
 }
 
 // Run does the node's standing work until ctx ends: it renews what it holds, copies what it needs, watches the disk, and
