@@ -57,50 +57,6 @@ func TestFailedGatherLeavesNothing(t *testing.T) {
 	}
 }
 
-// A job goes on while its agent is replaced, and reads what was gathered for it.
-func TestStagedExportOutlivesTheAgent(t *testing.T) {
-	t.Parallel()
-	d := &dataDir{root: t.TempDir()}
-	if err := d.sweepStaging(); err != nil {
-		t.Fatal(err)
-	}
-	stays := map[string]bool{"export-connect4_2p-1.db": true, "export-connect4_2p-2.db": false, "pack-connect4_2p-3.db": false}
-	for name, young := range stays {
-		path := d.path("staging", name)
-		at := time.Now()
-		if !young {
-			at = at.Add(-2 * exportKept)
-		}
-		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := d.sweepStaging(); err != nil {
-		t.Fatal(err)
-	}
-	for name, stay := range stays {
-		if _, err := os.Stat(d.path("staging", name)); (err == nil) != stay {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// An export that cannot be gathered leaves nothing behind.
-func TestFailedGatherLeavesNothing(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	bad := filepath.Join(dir, "pack")
-	if err := os.WriteFile(bad, []byte("no database"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}); err == nil {
-		t.Error("gathered")
-	}
-	if left, _ := os.ReadDir(dir); len(left) != 1 {
-		t.Errorf("left: %v", left)
-	}
-}
-
 // What a job made waits for a coordinator, and for nothing else.
 func TestOutputWaitsForACoordinatorOnly(t *testing.T) {
 	t.Parallel()

@@ -35,8 +35,16 @@ func Promotion() kit.Spec {
 		if err != nil {
 			return nil, err
 		}
-		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store}
-		return kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step}), nil
+		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
+			courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 2, Limit: time.Minute})}
+		decider := kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step})
+		return kit.Run(func(ctx context.Context) error {
+			ctx, cancel := context.WithCancel(ctx)
+			err := decider.Run(ctx)
+			cancel()
+			p.courier.Wait()
+			return err
+		}), nil
 	}
 	return s
 }
@@ -49,6 +57,7 @@ type promoter struct {
 	views   kit.Views
 	effects kit.Effects
 	store   kit.Store
+	courier *kit.Courier // of matches
 }
 
 func (p *promoter) step(ctx context.Context) error {
@@ -62,7 +71,31 @@ func (p *promoter) step(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w", c, err))
 		}
 	}
+	p.courier.Want(ctx, scarce(v), p.now())
 	return errors.Join(errs...)
+}
+
+// scarceMost is for how many match files copies are asked for at a time.
+const scarceMost = 32
+
+// scarce is which nodes should hold match files that have too few copies. All ratings rest on all matches, for ever: a file
+// whose only copy is lost would leave those of its config unknown.
+func scarce(v kit.View) []kit.Delivery {
+	var out []kit.Delivery
+	for _, c := range v.Ring.Configs {
+		for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
+			if !served(v, a) {
+				continue
+			}
+			targets, _ := kit.ChooseHolders(v.Fleet.Members(), a, "", v.Ring.CopiesOf(ring.KindMatches), nil)
+			for _, n := range targets {
+				if out = append(out, kit.Delivery{Digest: a.Digest, Node: n}); len(out) == scarceMost {
+					return out
+				}
+			}
+		}
+	}
+	return out
 }
 
 // config decides on the candidates of a config that are measured and have no verdict, in the order in which that was done: there may

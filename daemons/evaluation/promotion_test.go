@@ -272,3 +272,41 @@ func TestAsManyGamesAsPromotionDemands(t *testing.T) {
 		})
 	}
 }
+
+// Ratings rest on all matches: a match file gets its copies, also where nobody else needs it, and again when a holder is gone.
+func TestMatchesGetTheirCopies(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, b := r.AddNode("a", id.Core, ring.Slots{CPU: 1}), r.AddNode("b", id.Core, ring.Slots{CPU: 1})
+		c := r.AddNode("c", id.Core, ring.Slots{CPU: 1})
+		for i := range 40 {
+			r.AddArtifact(ring.KindMatches, c4, fmt.Sprintf("matches %d", i), nil, nil, a)
+		}
+		a.Start(Promotion(), "")
+		on := func(nodes ...*kittest.Node) func() bool {
+			return func() bool {
+				for _, x := range r.Artifacts(ring.KindMatches) {
+					held := 0
+					for _, n := range nodes {
+						if x.Held(n.ID) {
+							held++
+						}
+					}
+					if held < 2 {
+						return false
+					}
+				}
+				return true
+			}
+		}
+		r.Eventually(10*time.Minute, "two copies of each", on(a, b, c))
+		for _, x := range r.Artifacts(ring.KindMatches) {
+			if len(x.Holders) != 2 {
+				t.Errorf("%d copies of %s", len(x.Holders), x.Digest.Short())
+			}
+		}
+		r.SetStatus(b, ring.Failed)
+		r.Eventually(10*time.Minute, "two copies of each on those that are left", on(a, c))
+	})
+}
