@@ -77,7 +77,8 @@ func (s Settings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 		return plan, err
 	}
 	depth, lost := waiting(v, now)
-	plan.Cancel = lost
+	plan.Cancel = lost[:min(len(lost), lostAtOnce)]
+	plan.Retry = found(v)
 	for _, c := range v.Ring.Configs {
 		mark, err := kit.ReadNote[seen](v.Notes, seenNote(c))
 		if err != nil {
@@ -115,8 +116,30 @@ func (s Settings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 	return plan, err
 }
 
-// lostAfter is how long the machines that have a candidate must be gone until its evaluation is given up.
-const lostAfter = 24 * time.Hour
+const (
+	// lostAfter is how long the machines that have a candidate must be gone until its evaluation is given up.
+	lostAfter = 24 * time.Hour
+	// lostAtOnce is how many are given up in a step: each is a commit, and a machine may be back before the last one.
+	lostAtOnce = 20
+	// lostReason is how the reason begins.
+	lostReason = "nobody has had the candidate "
+)
+
+// found lists the evaluations that were given up for candidates that somebody can give after all. For how long a machine was
+// gone is known to those who were there: a ring that was switched off for longer than that finds all others gone when it starts.
+func found(v kit.View) []string {
+	var out []string
+	for _, w := range v.Queue.Items(kit.StageEvaluate, "") {
+		if w.State != ring.WorkCancelled || !strings.HasPrefix(w.Error, lostReason) {
+			continue
+		}
+		candidate, _ := kit.InputOf(w, kit.RoleCandidate)
+		if a, known := v.Library.Artifact(candidate); known && served(v, a) {
+			out = append(out, w.ID)
+		}
+	}
+	return out
+}
 
 // waiting counts the candidates that wait to be measured and can be. One that vanished with its machine may come back with it, but
 // it is no work that is waiting: over the weeks those would add up until no training is asked for any more.
@@ -138,7 +161,7 @@ func waiting(v kit.View, now time.Time) (depth int, lost []kit.Cancel) {
 			}
 		}
 		if now.Sub(gone) > lostAfter {
-			lost = append(lost, kit.Cancel{WorkID: w.ID, Reason: "nobody has had the candidate " + candidate.Short() + " for " + lostAfter.String()})
+			lost = append(lost, kit.Cancel{WorkID: w.ID, Reason: lostReason + candidate.Short() + " for " + lostAfter.String()})
 		}
 	}
 	return depth, lost

@@ -36,6 +36,7 @@ func Promotion() kit.Spec {
 			return nil, err
 		}
 		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
+			later:   map[id.Digest]time.Time{},
 			courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 2, Limit: time.Minute})}
 		decider := kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step})
 		return kit.Run(func(ctx context.Context) error {
@@ -57,17 +58,30 @@ type promoter struct {
 	views   kit.Views
 	effects kit.Effects
 	store   kit.Store
-	courier *kit.Courier // of matches
+	courier *kit.Courier            // of matches
+	later   map[id.Digest]time.Time // until when a candidate is not looked at whose bytes could not be had
 }
+
+const (
+	// fetchTime is what a step gives to all that it has to fetch. What was half fetched is gone on with in a later one.
+	fetchTime = time.Minute
+	// laterBy times as long as it took in vain a candidate leaves the time for fetching to others.
+	laterBy = 10
+)
+
+// errNotHad marks what other nodes have and did not give: no failure of this daemon's, and no reason for others to wait.
+var errNotHad = errors.New("cannot be had now")
 
 func (p *promoter) step(ctx context.Context) error {
 	v, err := p.views.Current(ctx)
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
+	fetching, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
 	var errs []error
 	for _, c := range v.Ring.Configs {
-		if err := p.config(ctx, v, c); err != nil {
+		if err := p.config(ctx, fetching, v, c); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", c, err))
 		}
 	}
@@ -100,7 +114,7 @@ func scarce(v kit.View) []kit.Delivery {
 
 // config decides on the candidates of a config that are measured and have no verdict, in the order in which that was done: there may
 // be more of them than the note keeps verdicts.
-func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
+func (p *promoter) config(ctx, fetching context.Context, v kit.View, c id.Config) error {
 	note := kit.DecidedNote + string(c)
 	decided, err := kit.ReadNote[kit.Decided](v.Notes, note)
 	if err != nil {
@@ -115,7 +129,15 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 		if !ok || w.State != ring.WorkDone || decided.Has(candidate, w.Finished) || p.waits(v, w, candidate, name) {
 			continue
 		}
-		verdict, statements, moved, err := p.judge(ctx, v, w, candidate, name)
+		began := p.now()
+		verdict, statements, moved, err := p.judge(ctx, fetching, v, w, candidate, name)
+		if errors.Is(err, errNotHad) && ctx.Err() == nil {
+			now := p.now()
+			p.later[candidate] = now.Add(laterBy * now.Sub(began))
+			p.log.Warn().Err(err).Str("candidate", candidate.Short()).Msg("not judged yet")
+			continue
+		}
+		delete(p.later, candidate)
 		if err != nil {
 			// The next candidate may be judged all the same; this one stays open.
 			errs = append(errs, fmt.Errorf("judge %s: %w", candidate.Short(), err))
@@ -135,6 +157,9 @@ func (p *promoter) config(ctx context.Context, v kit.View, c id.Config) error {
 func (p *promoter) waits(v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name) bool {
 	if name.Digest == candidate || formerly(name, candidate) {
 		return false
+	}
+	if p.now().Before(p.later[candidate]) {
+		return true
 	}
 	for _, d := range []id.Digest{candidate, outputOf(w)} {
 		if a, known := v.Library.Artifact(d); known && !served(v, a) {
@@ -175,7 +200,7 @@ func with(d kit.Decided, candidate id.Digest, v kit.Verdict) kit.Decided {
 
 // judge measures a candidate and moves the name if it passed. The verdict is repeatable: a successor that finds the name
 // moved already only writes the verdict down.
-func (p *promoter) judge(ctx context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name) (kit.Verdict, []kit.Statement, ring.Name, error) {
+func (p *promoter) judge(ctx, fetching context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name) (kit.Verdict, []kit.Statement, ring.Name, error) {
 	if name.Digest == candidate || formerly(name, candidate) {
 		return kit.Verdict{Promoted: true, At: p.now()}, nil, name, nil
 	}
@@ -183,7 +208,7 @@ func (p *promoter) judge(ctx context.Context, v kit.View, w ring.WorkItem, candi
 	var matches []rating.Match
 	if ok {
 		var err error
-		if matches, err = p.matches(ctx, stored); err != nil {
+		if matches, err = p.matches(ctx, fetching, stored); err != nil {
 			return kit.Verdict{}, nil, name, err
 		}
 	}
@@ -196,19 +221,21 @@ func (p *promoter) judge(ctx context.Context, v kit.View, w ring.WorkItem, candi
 		return kit.Verdict{Gate: g.Name, At: p.now()}, []kit.Statement{{Type: event.PromotionRejected.Type(), Payload: kit.Stamp(p.self,
 			event.Rejection{About: event.About{Config: w.Config}, Digest: candidate, Gate: g.Name, Actual: g.Actual, Threshold: g.Threshold})}}, name, nil
 	}
-	moved, err := p.promote(ctx, v, w, candidate, name, matches)
+	moved, err := p.promote(ctx, fetching, v, w, candidate, name, matches)
 	if err != nil {
 		return kit.Verdict{}, nil, name, err
 	}
 	return kit.Verdict{Promoted: true, At: p.now()}, nil, moved, nil
 }
 
-func (p *promoter) promote(ctx context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own []rating.Match) (ring.Name, error) {
+func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own []rating.Match) (ring.Name, error) {
 	// The name is what everybody plays with and trains from: it never points to bytes that one rented machine has.
-	if _, err := p.store.Ensure(ctx, candidate); err != nil {
-		return name, fmt.Errorf("get the model: %w", err)
+	if !onCore(v, candidate) {
+		if _, err := p.ensure(ctx, fetching, candidate); err != nil {
+			return name, fmt.Errorf("get the model: %w", err)
+		}
 	}
-	ratings := p.rate(ctx, v, w.Config, own)
+	ratings := p.rate(ctx, fetching, v, w.Config, own)
 	elo := ratings[string(candidate)].Elo
 	promoted := event.Promotion{About: event.About{Config: w.Config}, Version: name.Version + 1, Digest: candidate, Elo: elo}
 	if name.Version > 0 {
@@ -229,29 +256,33 @@ func (p *promoter) promote(ctx context.Context, v kit.View, w ring.WorkItem, can
 	return moved, nil
 }
 
+// onCore says that a core node that can serve it has an artifact.
+func onCore(v kit.View, d id.Digest) bool {
+	a, _ := v.Library.Artifact(d)
+	return slices.ContainsFunc(a.Holders, func(n id.Node) bool {
+		m, ok := v.Fleet.Member(n)
+		return ok && m.Class == id.Core && m.Serves()
+	})
+}
+
 // rateWait is how long all matches that are not here yet are waited for. Over the weeks many of those who had them are gone,
 // and dialling one takes seconds.
 const rateWait = 30 * time.Second
 
 // rate folds all stored matches of a config. Those that cannot be had now are left out: ratings are shown, gates decide.
-func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
-	fetching, cancel := context.WithTimeout(ctx, rateWait)
+func (p *promoter) rate(ctx, fetching context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
+	fetching, cancel := context.WithTimeout(fetching, rateWait)
 	defer cancel()
 	all := slices.Clone(own)
 	var out int
 	var last error
 	for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
-		reading := ctx
-		if _, here := p.store.Path(a.Digest); !here {
-			reading = fetching
-		}
-		m, err := []rating.Match(nil), reading.Err()
-		switch {
-		case err != nil:
-		case reading == fetching && !served(v, a):
-			err = errors.New("nobody has it now")
-		default:
-			m, err = p.matches(reading, a.Digest)
+		var m []rating.Match
+		var err error
+		if _, here := p.store.Path(a.Digest); here || served(v, a) {
+			m, err = p.matches(ctx, fetching, a.Digest)
+		} else {
+			err = fmt.Errorf("nobody has it: %w", errNotHad)
 		}
 		if err != nil {
 			out, last = out+1, err
@@ -266,8 +297,8 @@ func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rati
 }
 
 // matches reads a stored file each time: kept in memory, those of all candidates would be all that is in it after some weeks.
-func (p *promoter) matches(ctx context.Context, d id.Digest) ([]rating.Match, error) {
-	path, err := p.store.Ensure(ctx, d)
+func (p *promoter) matches(ctx, fetching context.Context, d id.Digest) ([]rating.Match, error) {
+	path, err := p.ensure(ctx, fetching, d)
 	if err != nil {
 		return nil, fmt.Errorf("get matches %s: %w", d.Short(), err)
 	}
@@ -284,6 +315,21 @@ func (p *promoter) matches(ctx context.Context, d id.Digest) ([]rating.Match, er
 		return nil, fmt.Errorf("read matches: %w", err)
 	}
 	return m, nil
+}
+
+// ensure has an artifact here; what is not yet is fetched within the time for that.
+func (p *promoter) ensure(ctx, fetching context.Context, d id.Digest) (string, error) {
+	if _, here := p.store.Path(d); here {
+		return p.store.Ensure(ctx, d)
+	}
+	path, err := "", fetching.Err()
+	if err == nil {
+		path, err = p.store.Ensure(fetching, d)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", errNotHad, err)
+	}
+	return path, nil
 }
 
 func formerly(n ring.Name, d id.Digest) bool {

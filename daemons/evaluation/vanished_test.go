@@ -113,11 +113,64 @@ func TestPromotedModelIsOnACoreNode(t *testing.T) {
 		if _, ok := r.Name(ring.ModelName(c4)); ok {
 			t.Fatal("promoted although only a rented machine has it")
 		}
+		if judge.Progressed("AUTO_PROMOTION") < 5 {
+			t.Error("the watchdog saw no progress")
+		}
 		judge.Set(func(n *kittest.Node) { n.FetchFault = nil })
 		r.Eventually(2*time.Minute, "promoted", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == good })
 		if !judge.Holds(good) {
 			t.Error("the champion is on a rented machine only")
 		}
+	})
+}
+
+// Candidates whose machine is there and hangs keep nobody from being judged, in their config or another one, and the daemon goes on.
+func TestHangingMachineHoldsNoOtherCandidateUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, judge, edge := promoting(t)
+		other := r.AddNode("c", id.Edge, ring.Slots{CPU: 1})
+		hang := map[id.Digest]bool{}
+		for i := range 4 {
+			hang[evaluated(r, edge, fmt.Sprint("hanging", i), passing(), "")] = true
+		}
+		judge.Set(func(n *kittest.Node) {
+			n.FetchFault = func(ctx context.Context, d id.Digest) error {
+				if !hang[d] {
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		good := evaluated(r, other, "good", passing(), "")
+		judge.Start(Promotion(), "")
+		r.Eventually(15*time.Minute, "promoted", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == good })
+		if n := judge.Progressed("AUTO_PROMOTION"); n < 4 {
+			t.Errorf("%d steps went well", n)
+		}
+	})
+}
+
+// A ring that was switched off for days finds the machine with a candidate gone when it starts, and gives its evaluation up; but
+// the machine comes back a moment later.
+func TestEvaluationGivenUpTooEarlyIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, judge, edge := promoting(t)
+		r.AddArtifact(ring.KindModel, c4, "candidate", nil, nil, edge)
+		stop := judge.Start(Evaluation(), "")
+		r.Eventually(time.Minute, "asked for", func() bool { return len(r.Work(kit.StageEvaluate)) == 1 })
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		r.SetStatus(edge, ring.Failed)
+		time.Sleep(60 * time.Hour)
+		judge.Start(Evaluation(), "")
+		state := func() ring.WorkState { return r.Work(kit.StageEvaluate)[0].State }
+		r.Eventually(time.Minute, "given up", func() bool { return state() == ring.WorkCancelled })
+		r.SetStatus(edge, ring.Alive)
+		r.Eventually(2*time.Minute, "asked for again", func() bool { return state() == ring.WorkPending })
 	})
 }
 

@@ -23,7 +23,7 @@ type Loop struct {
 	Poke  <-chan struct{} // another source of wake-ups, such as a transfer that ended
 	Quiet time.Duration   // a wake-up waits for this long without another one; default 200 ms
 	Most  time.Duration   // but never longer than this; default 2 s
-	// Rest times the time that a step took must pass before a wake-up makes the next one, but never more than the period: a
+	// Rest times the time that a step took must pass before a wake-up makes the next one, but never more than the period, nor than ten seconds: a
 	// step that looks through all of a ring that has grown for weeks is not to be all that its node does. 0: no rest.
 	Rest int
 	// First and Slowest bound the delay after an error; default 1 s and 1 min, but never less often than the period when
@@ -103,12 +103,15 @@ func (l *loop) Run(ctx context.Context) error {
 // thoughtful is the Rest of the shapes whose step is to read the state and to decide.
 const thoughtful = 4
 
+// longestRest is enough for what steps compute; they also wait for commits, which on a slow link is most of their time.
+const longestRest = 10 * time.Second
+
 func (l *loop) rest(took time.Duration) time.Duration {
 	rest := time.Duration(l.Rest) * took
 	if l.every > 0 {
 		rest = min(rest, l.every)
 	}
-	return rest
+	return min(rest, longestRest)
 }
 
 func (l *loop) mark(trouble error) {

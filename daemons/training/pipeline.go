@@ -124,7 +124,7 @@ func (s PipelineSettings) plan(v kit.View, now time.Time) (kit.Plan, error) {
 			}
 			over := now.Sub(st.Owed)
 			// Told at the deadline, at twice it, at four times it …: a stage that hangs for a day is no flood.
-			if over < st.limit<<min(next.Told[st.Name], 10) {
+			if over < st.limit<<min(next.Told[st.Name], 16) { // of hours: some decades
 				continue
 			}
 			next.Told[st.Name]++
