@@ -110,6 +110,38 @@ func TestSignerWithAWrongClock(t *testing.T) {
 	})
 }
 
+// TestOwnClockThatLags is an edge node whose clock has fallen behind since its certificate was signed: what one core node signs may
+// be by a clock that is ahead, but two that agree are right.
+func TestOwnClockThatLags(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRing(t, meshtest.New(7))
+		r.life = 24 * time.Minute
+		defer r.stop()
+		r.found()
+		r.join(id.Core)
+		r.join(id.Edge)
+		r.whole(10 * time.Second)
+		pass(11 * time.Minute) // it renews after about twelve
+		edge := r.nodes[2]
+		edge.set(-12 * time.Minute)
+		good := edge.mesh.Certificate()
+		r.nodes[1].stop()
+		if err := edge.mesh.Renew(t.Context()); err == nil || edge.mesh.Certificate() != good {
+			t.Errorf("renewed by one core node alone: %v", err)
+		}
+		r.nodes[1].start()
+		r.whole(time.Minute)
+		eventually(t, time.Minute, func() error { // by two that agree
+			pass(time.Second)
+			return edge.mesh.Renew(t.Context())
+		})
+		if edge.mesh.Certificate() == good {
+			t.Error("the certificate is still the old one")
+		}
+	})
+}
+
 // counting is a host that counts its dials.
 type counting struct {
 	mesh.Network

@@ -158,8 +158,8 @@ func (a *Authority) Sign(r SignRequest) (*x509.Certificate, error) {
 	if from.Before(a.cert.NotBefore) {
 		from = a.cert.NotBefore
 	}
-	if !r.Now.Add(r.Life).After(from) {
-		return nil, fmt.Errorf("sign certificate of %s: the clock says %s, which is before this ring began", r.Node, r.Now.UTC().Format(time.RFC3339))
+	if r.Now.Add(r.Life).Sub(from) < r.Life/4 {
+		return nil, fmt.Errorf("sign certificate of %s: the clock says %s, when this ring had not begun", r.Node, r.Now.UTC().Format(time.RFC3339))
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(),

@@ -339,3 +339,44 @@ func TestStreamEndsWithItsReader(t *testing.T) {
 		}
 	})
 }
+
+// TestCallsKeepTheRoomOfTheirPeer: a call that outlives its connection counts as long as it runs.
+func TestCallsKeepTheRoomOfTheirPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, id.Edge, Hooks{})
+		defer w.stop()
+		end := make(chan struct{})
+		w.server.Handle("slow", Everybody, func(context.Context, *Request) (any, error) {
+			<-end
+			return nil, nil
+		})
+		near, far := net.Pipe()
+		node := id.NewNode()
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			w.server.ServeConn(t.Context(), far, wire.Peer{Node: node, Class: id.Edge})
+		}()
+		own, err := NewServer(Hooks{}, zerolog.Nop())
+		must(t, err)
+		c := NewClient(wire.Peer{Node: node}, own, func(context.Context, id.Node) (net.Conn, wire.Peer, error) { return near, wire.Peer{}, nil }, Hooks{})
+		go func() { _, _ = c.CallRaw(t.Context(), w.node, "slow", nil) }()
+		synctest.Wait()
+		c.Close()
+		_ = near.Close()
+		<-over
+		rooms := func() int {
+			w.server.roomsMu.Lock()
+			defer w.server.roomsMu.Unlock()
+			return len(w.server.rooms)
+		}
+		if rooms() != 1 {
+			t.Error("the room of a call that runs is forgotten")
+		}
+		close(end)
+		synctest.Wait()
+		if rooms() != 0 {
+			t.Error("the room of a peer that is gone is kept")
+		}
+	})
+}

@@ -122,7 +122,7 @@ type Server struct {
 // room is what one peer may have in request bodies, however many connections it opens.
 type room struct {
 	*semaphore.Weighted
-	conns int
+	users int // connections and calls
 }
 
 // NewServer makes a server without methods.
@@ -203,6 +203,8 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn, peer wire.Peer) {
 		Context:    ctx,
 		BaseConfig: s.http,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.enter(peer.Node) // a call may outlive its connection, and what it holds counts as long
+			defer s.leave(peer.Node, room)
 			s.serve(w, r, peer, room.Weighted)
 		}),
 	})
@@ -216,14 +218,14 @@ func (s *Server) enter(node id.Node) *room {
 		r = &room{Weighted: semaphore.NewWeighted(maxUnread)}
 		s.rooms[node] = r
 	}
-	r.conns++
+	r.users++
 	return r
 }
 
 func (s *Server) leave(node id.Node, r *room) {
 	s.roomsMu.Lock()
 	defer s.roomsMu.Unlock()
-	if r.conns--; r.conns == 0 {
+	if r.users--; r.users == 0 {
 		delete(s.rooms, node)
 	}
 }
