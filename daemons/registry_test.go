@@ -7,6 +7,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -245,6 +246,29 @@ func TestCheckSectionListsTheDaemons(t *testing.T) {
 	err := CheckSection("TRAINING_TRIGER", nil)
 	if err == nil || !strings.Contains(err.Error(), "TRAINING_TRIGGER") || strings.Contains(err.Error(), "HEALTH_CHECK") {
 		t.Errorf("error %v should list the daemons, but no deprecated name", err)
+	}
+}
+
+// A duration below zero is refused, whatever the daemon, and named.
+func TestCheckSectionRefusesNegativeDurations(t *testing.T) {
+	t.Parallel()
+	for _, s := range All() {
+		if s.Settings == nil {
+			continue
+		}
+		v := reflect.ValueOf(s.Settings)
+		for i := range v.NumField() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			if _, ok := v.Field(i).Interface().(kit.Duration); !ok {
+				continue
+			}
+			if err := CheckSection(s.Name, json.RawMessage(`{"`+name+`":"-5m"}`)); err == nil {
+				t.Errorf("%s.%s: -5m was taken", s.Name, name)
+			}
+		}
+	}
+	if err := CheckSection("TRAINING_TRIGGER", json.RawMessage(`{"cooldown":"-5m"}`)); err == nil || !strings.Contains(err.Error(), "cooldown -5m0s") {
+		t.Errorf("error %v should name the key", err)
 	}
 }
 

@@ -102,8 +102,26 @@ func (s Spec) CheckSettings(raw json.RawMessage) error {
 	if _, err := DecodeBasics(raw); err != nil {
 		return err
 	}
-	_, err := decode(raw, reflect.ValueOf(settings))
-	return err
+	v, err := decode(raw, reflect.ValueOf(settings))
+	if err != nil {
+		return err
+	}
+	return notNegative(v)
+}
+
+// notNegative names the first duration of a section that is below zero: none means anything. It is asked of who writes
+// settings only; a daemon goes on with those that were taken before.
+func notNegative(v reflect.Value) error {
+	if v.Kind() != reflect.Struct {
+		return nil
+	}
+	for i := range v.NumField() {
+		if d, ok := v.Field(i).Interface().(Duration); ok && d < 0 {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			return fmt.Errorf("%s %s: must not be negative", name, d.D())
+		}
+	}
+	return nil
 }
 
 func decode(raw json.RawMessage, defaults reflect.Value) (reflect.Value, error) {
