@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ringagent/ringagent/agent/api"
@@ -56,6 +58,31 @@ func askedWork(state, kind string) error {
 	}
 	if stages := workload.StageNames(); kind != "" && !slices.Contains(stages, kind) {
 		return api.Errorf(api.CodeInvalid, "type %q: want one of %s", kind, strings.Join(stages, ", "))
+	}
+	return nil
+}
+
+// checkParams checks what an operator's item is to be run with: a command that ends at once since its arguments are wrong
+// would have its node take no work of that type for a while.
+func checkParams(params map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		v := params[name]
+		least := int64(0)
+		switch name {
+		case "games":
+			least = 1
+		case "seed", "simulations", "epochs":
+		case "opponents":
+			if v == "" {
+				return api.Errorf(api.CodeInvalid, "param opponents: want names such as random,heuristic")
+			}
+			continue
+		default:
+			return api.Errorf(api.CodeInvalid, "param %q: want games, seed, simulations, epochs or opponents", name)
+		}
+		if n, err := strconv.ParseInt(v, 10, 64); err != nil || n < least {
+			return api.Errorf(api.CodeInvalid, "param %s %q: want a whole number from %d on", name, v, least)
+		}
 	}
 	return nil
 }

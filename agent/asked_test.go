@@ -42,3 +42,20 @@ func TestListsAreAskedForByWordsThatExist(t *testing.T) {
 		}
 	}
 }
+
+func TestParamsOfAnOperatorsItem(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, value string
+		good        bool
+	}{
+		{"games", "5", true}, {"games", "0", false}, {"games", "-5", false}, {"games", "many", false}, {"game", "5", false},
+		{"simulations", "0", true}, {"simulations", "-1", false}, {"epochs", "1.5", false}, {"seed", "7", true},
+		{"seed", "9223372036854775807", true}, {"opponents", "random,heuristic", true}, {"opponents", "", false},
+	} {
+		err := checkParams(map[string]string{c.name: c.value})
+		if (err == nil) != c.good || err != nil && !strings.Contains(err.Error(), c.name) {
+			t.Errorf("%s=%s: %v", c.name, c.value, err)
+		}
+	}
+}

@@ -242,7 +242,7 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	}
 	c := id.Config(r.URL.Query().Get("config"))
 	if c == "" && kind != ring.KindFile && kind != ring.KindBackup {
-		return nil, api.Errorf(api.CodeInvalid, "config: a %s belongs to a config", kind)
+		return nil, api.Errorf(api.CodeInvalid, "config: name the one to which this file of kind %s belongs", kind)
 	}
 	var counters map[string]int64
 	d, n, err := a.store.blobs.PutChecked(r.Context(), r.Body, func(ctx context.Context, path string) (err error) {

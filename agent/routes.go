@@ -308,6 +308,9 @@ func (a *Agent) checkWork(in api.AddWork) (ring.WorkItem, error) {
 	if mine := a.configs(); !slices.Contains(mine, in.Config) {
 		return ring.WorkItem{}, api.Errorf(api.CodeRefused, "config %q is not among those that the ring trains, which are %v", in.Config, mine)
 	}
+	if err := checkParams(in.Params); err != nil {
+		return ring.WorkItem{}, err
+	}
 	key := in.Key
 	if key == "" {
 		key = fmt.Sprintf("operator/%s/%s/%x", in.Type, in.Config, newNonce())
