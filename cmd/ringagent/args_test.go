@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -55,6 +56,10 @@ func TestManners(t *testing.T) {
 		{"unknown flag before the command", "--jsno members", 2, "", "--json"},
 		{"flag without its value", "members --status", 2, "", "needs a value"},
 		{"bad value", "members --status dead", 2, "", "want alive"},
+		{"bad duration", "token create --ttl 1d", 2, "", `"1d" for flag --ttl: want a duration like`},
+		{"bad global duration", "members --timeout never", 2, "", "--timeout: want a duration like"},
+		{"bad number", "events tail --after -1", 2, "", `"-1" for flag --after: want a whole number`},
+		{"negative timeout", "members --timeout -5s", 2, "", "--timeout -5s: want"},
 		{"later verb", "top", 2, "", "unknown command"},
 		{"no agent", "members --data-dir " + none, 3, "", "no agent answers"},
 		{"no agent, as JSON", "members --json --data-dir " + none, 3, "", `"code":"unreachable"`},
@@ -147,6 +152,9 @@ func TestEventLinesNameNodes(t *testing.T) {
 		var out bytes.Buffer
 		if err := copyLines(&out, bytes.NewReader(line), c.json, c.names); err != nil || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%q, %v; want %q", out.String(), err, c.want)
+		}
+		if day := time.Date(2026, 11, 27, 17, 54, 31, 0, time.UTC).Local().Format(time.DateOnly); !strings.Contains(out.String(), day) {
+			t.Errorf("%q does not say on which day it was", out.String()) // a log of weeks is read
 		}
 	}
 }

@@ -178,7 +178,7 @@ func writeLine(w io.Writer, line []byte, asJSON bool, names map[id.Node]string) 
 	if by == "" {
 		by = "-"
 	}
-	_, err := fmt.Fprintf(w, "%7d  %s  %-28s %-8s  %s%s  %s\n", e.Seq, e.Time.Local().Format("15:04:05.000"), e.Type, printable(node), by, mark, printable(string(e.Payload)))
+	_, err := fmt.Fprintf(w, "%7d  %s  %-28s %-8s  %s%s  %s\n", e.Seq, e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Type, printable(node), by, mark, printable(string(e.Payload)))
 	return err
 }
 

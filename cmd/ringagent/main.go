@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -45,7 +46,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	wantJSON := false
 	normal, err := normalise(app, args)
 	if err == nil {
-		app.Before = func(c *cli.Context) error { wantJSON = c.Bool("json"); return nil }
+		app.Before = func(c *cli.Context) error {
+			wantJSON = c.Bool("json")
+			if d := c.Duration("timeout"); d < 0 {
+				return usage("--timeout %s: want a duration like 30s, or 0 for none", d)
+			}
+			return nil
+		}
 		err = app.RunContext(ctx, normal)
 	} else {
 		wantJSON, _ = strconv.ParseBool(os.Getenv(env("json")[0]))
@@ -103,7 +110,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		HideVersion:          true,
 		EnableBashCompletion: true,
 		ExitErrHandler:       func(*cli.Context, error) {}, // run reports; only main ends the process
-		OnUsageError:         func(_ *cli.Context, err error, _ bool) error { return usage("%v", err) },
+		OnUsageError:         func(_ *cli.Context, err error, _ bool) error { return badValue(globalFlags(), err) },
 		Commands: []*cli.Command{
 			initCommand(), agentCommand(), tokenCommand(), joinCommand(), leaveCommand(), forceLeaveCommand(),
 			membersCommand(), leaderCommand(), statusCommand(), daemonsCommand(), daemonCommand(), eventsCommand(),
@@ -119,8 +126,27 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 
 // quiet makes usage errors of c and what is below it errors like any others, instead of a page of help.
 func quiet(c *cli.Command) {
-	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usage("%v", err) }
+	c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return badValue(c.Flags, err) }
 	for _, s := range c.Subcommands {
 		quiet(s)
 	}
+}
+
+// badValue says what a flag wants, where the flag library only says that it could not read it.
+func badValue(flags []cli.Flag, err error) error {
+	value, rest, found := strings.Cut(err.Error(), " for flag -")
+	name, _, parse := strings.Cut(rest, ": parse error")
+	if !found || !parse {
+		return usage("%v", err)
+	}
+	want := "another value"
+	switch lookup(flags, name).(type) {
+	case *cli.DurationFlag:
+		want = "a duration like 90s, 5m or 24h"
+	case *cli.IntFlag, *cli.Uint64Flag:
+		want = "a whole number"
+	case *cli.BoolFlag:
+		want = "true or false"
+	}
+	return usage("%s for flag --%s: want %s", value, name, want)
 }
