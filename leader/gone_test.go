@@ -2,7 +2,6 @@ package leader_test
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -28,10 +27,8 @@ func TestVoterWithoutItsFilesGivesItsVoteBack(t *testing.T) {
 			})
 		}
 		r.Kill(m)
-		for _, f := range []string{"raft.db", "snapshots"} {
-			if err := os.RemoveAll(filepath.Join(m.Dir, f)); err != nil {
-				t.Fatal(err)
-			}
+		if err := os.RemoveAll(m.Dir); err != nil {
+			t.Fatal(err)
 		}
 		lost = 2
 		r.Start(m)

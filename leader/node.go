@@ -115,6 +115,9 @@ func open(c Config, bootstrap bool) (*Node, error) {
 // with empty ones it could help to elect somebody who lacks what was committed.
 func (n *Node) openFirst(bootstrap bool) (*seat, error) {
 	if _, err := os.Stat(filepath.Join(n.cfg.Dir, storeFile)); n.cfg.Ran && !bootstrap && errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(n.cfg.Dir, 0o700); err != nil { // for what is written down on the way back
+			return nil, fmt.Errorf("make raft folder: %w", err)
+		}
 		return nil, fmt.Errorf("%s is gone: %w", storeFile, ErrCorrupt)
 	}
 	return n.openSeat(bootstrap)
