@@ -252,3 +252,20 @@ func TestRevocationFoundInTheRoster(t *testing.T) {
 		}
 	})
 }
+
+func TestCertificateFollowsTheAdvertisedHost(t *testing.T) {
+	timed(t, func(t *testing.T, r *ring) {
+		edge := r.nodes[2]
+		edge.stop()
+		r.tweak = func(c *mesh.Config) { c.Advertise = []string{"gpu7.example:8770", edge.addr} }
+		edge.start()
+		eventually(t, 30*time.Second, func() error {
+			return edge.mesh.Certificate().VerifyHostname("gpu7.example")
+		})
+		serial := edge.mesh.Certificate().SerialNumber
+		pass(time.Hour)
+		if edge.mesh.Certificate().SerialNumber.Cmp(serial) != 0 {
+			t.Error("it was renewed again")
+		}
+	})
+}

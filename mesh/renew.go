@@ -193,11 +193,15 @@ func (m *Mesh) freeHosts(node id.Node, name string, hosts []string) []string {
 }
 
 // renewForever renews at half of the certificate's life and, when nobody answers, again and again until it succeeds. A
-// certificate that has not begun was signed by a clock that has been set since: it is renewed too.
+// certificate that has not begun was signed by a clock that has been set since: it is renewed too, as is one that lacks a host
+// when the agent starts.
 func (m *Mesh) renewForever(ctx context.Context) {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
 	due, soonest := m.nextRenewal(), time.Now()
+	if !m.named() {
+		due = m.cfg.Now()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -217,6 +221,13 @@ func (m *Mesh) renewForever(ctx context.Context) {
 		}
 		wait.Reset(max(100*time.Millisecond, min(renewLook, max(due.Sub(m.cfg.Now()), time.Until(soonest)))))
 	}
+}
+
+// named says whether the present certificate is for all hosts that this node advertises. After a change of the config it is
+// not, and people would be told of another machine's certificate until the next renewal.
+func (m *Mesh) named() bool {
+	leaf := m.Certificate()
+	return !slices.ContainsFunc(m.cfg.hosts(), func(host string) bool { return leaf.VerifyHostname(host) != nil })
 }
 
 // nextRenewal is half of the present certificate's life, give or take a little, so that a ring's nodes do not all come at
