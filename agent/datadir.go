@@ -199,11 +199,10 @@ func (d *dataDir) reserveBallast() error {
 // tendBallast gives the reserve up where a start would fail for want of space, and takes it back at a start where there is
 // plenty again: without it an agent that ended on a full disk could not come back to say so.
 func (d *dataDir) tendBallast() error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(d.root, &st); err != nil {
-		return fmt.Errorf("look at the disk: %w", err)
+	free, err := freeBytes(d.root)
+	if err != nil {
+		return err
 	}
-	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // the types differ between systems
 	switch has := exists(d.path("ballast")); {
 	case has && free < ballastBytes/8:
 		if err := os.Remove(d.path("ballast")); err != nil {
@@ -213,6 +212,15 @@ func (d *dataDir) tendBallast() error {
 		return d.reserveBallast()
 	}
 	return nil
+}
+
+// freeBytes is what can still be written on the disk of dir.
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("look at the disk: %w", err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // the types differ between systems
 }
 
 // ensureAPIToken makes the operator's token where there is none yet.

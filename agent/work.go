@@ -15,6 +15,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/connect4"
 	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
@@ -246,14 +247,24 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 		}
 		files = append(files, pack)
 	}
-	if err := gather(ctx, path, files); err != nil {
+	if err := gather(ctx, path, files, freeBytes); err != nil {
 		return "", err
 	}
 	return path, nil
 }
 
 // gather leaves nothing of what failed: on a disk that it has filled there would be no next export to sweep it away.
-func gather(ctx context.Context, path string, packs []string) error {
+// Packs that take more than there is room for are not begun with: a full disk ends the other jobs here, too.
+func gather(ctx context.Context, path string, packs []string, free func(dir string) (int64, error)) error {
+	need := int64(exportSpare)
+	for _, p := range packs {
+		if st, err := os.Stat(p); err == nil {
+			need += st.Size()
+		}
+	}
+	if room, err := free(filepath.Dir(path)); err == nil && room < need {
+		return fmt.Errorf("gather %d packs: %d MiB of disk are free, %d are needed: %w", len(packs), room>>20, need>>20, blob.ErrNoSpace)
+	}
 	err := gamedb.Gather(ctx, path, packs)
 	if err != nil {
 		err = errors.Join(err, gamedb.Remove(path))
@@ -265,6 +276,8 @@ const (
 	exportPrefix = "export-"
 	// exportKept is how long an export's input stays: longer than any job takes to open it.
 	exportKept = time.Hour
+	// exportSpare is what stays free on the disk beside it.
+	exportSpare = 64 << 20
 )
 
 func outlived(path string) bool {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/agent/worker"
+	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/state"
 )
@@ -49,11 +50,31 @@ func TestFailedGatherLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("no database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}); err == nil {
+	if err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}, freeBytes); err == nil {
 		t.Error("gathered")
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// What would fill the disk is not begun with.
+func TestGatherNeedsRoom(t *testing.T) {
+	t.Parallel()
+	pack, export := filepath.Join(t.TempDir(), "pack"), filepath.Join(t.TempDir(), "export.db")
+	if err := os.WriteFile(pack, make([]byte, 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for free, want := range map[int64]bool{exportSpare + 1999: true, exportSpare + 2000: false} {
+		err := gather(t.Context(), export, []string{pack, pack}, func(dir string) (int64, error) {
+			if dir != filepath.Dir(export) {
+				t.Errorf("asked for %s", dir)
+			}
+			return free, nil
+		})
+		if errors.Is(err, blob.ErrNoSpace) != want {
+			t.Errorf("%d bytes free: %v", free, err)
+		}
 	}
 }
 
