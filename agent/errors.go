@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/state"
 	"github.com/ringagent/ringagent/mesh"
@@ -52,7 +53,7 @@ func decided(err error) error {
 		return nil
 	case errors.As(err, &refused):
 		return api.Errorf(refusal(state.Code(refused.Code)), "%s", refused.Message)
-	case errors.Is(err, leader.ErrNoCoordinator):
+	case errors.Is(err, leader.ErrNoCoordinator), errors.Is(err, kit.ErrNoCoordinator):
 		return api.Errorf(api.CodeNoQuorum, "no coordinator: nothing can be decided now").
 			WithHint("a majority of the voters must be up; see: ringagent leader")
 	case errors.Is(err, leader.ErrUnknownOutcome), errors.Is(err, context.DeadlineExceeded):

@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/leader"
 )
 
 // A ring without a workload runs well and does nothing. Its status has to say so, once there is nothing more urgent.
@@ -70,6 +72,38 @@ func TestAlarmWhereTheRingIsNearlyFull(t *testing.T) {
 	for left, want := range map[int]bool{400_000: false, 40_000: false, 39_999: true, 0: true} {
 		if al, got := roomAlarm(&kit.Room{Left: left, Of: 400_000}, time.Now()); got != want || got && al.Code != "few_artifacts_left" {
 			t.Errorf("%d left: %+v %v, want %v", left, al, got, want)
+		}
+	}
+}
+
+// How long nobody has coordinated is what an operator wants to know first.
+func TestAlarmSaysSinceWhenNobodyCoordinates(t *testing.T) {
+	t.Parallel()
+	heard := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	got := (&Agent{}).ringAlarms(newFolded(t).reading(), api.Leader{AsOf: api.AsOf{AsOf: &heard}})
+	if len(got) == 0 || got[0].Code != "no_coordinator" || !got[0].Since.Equal(heard) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A daemon's way to the coordinator is a node's own, too: `data put` without one ends as every other command does.
+func TestNoCoordinatorIsTheSameByEveryWay(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{leader.ErrNoCoordinator, kit.ErrNoCoordinator} {
+		if got := api.AsError(decided(fmt.Errorf("add artifacts: %w", err))); got.Code != api.CodeNoQuorum {
+			t.Errorf("%v: %+v", err, got)
+		}
+	}
+}
+
+// Of a ring whose nodes are changed one after the other the members' versions are all that tells how far it has come.
+func TestVersionNamesTheBuild(t *testing.T) {
+	t.Parallel()
+	for commit, want := range map[string]string{
+		"unknown": Version, "0123456789abcdef0123": Version + "+0123456789ab", "0123456789abcdef0123-dirty": Version + "+0123456789ab-dirty",
+	} {
+		if got := buildOf(commit); got != want {
+			t.Errorf("commit %s: %s", commit, got)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func (a *Agent) openMesh(c config.Config) error {
 	var told refusals
 	conf := mesh.Config{
 		DataDir: a.dir.root, Listen: c.Listen, Advertise: advertise, Boot: a.boot, Profile: profile, Roster: a.roster, Life: a.opts.CertLife,
-		Meta: mesh.Meta{Version: Version, Protocol: Protocol, State: StateVersion}, Network: a.opts.Network, Log: a.log,
+		Meta: mesh.Meta{Version: Build(), Protocol: Protocol, State: StateVersion}, Network: a.opts.Network, Log: a.log,
 		Hooks: mesh.Hooks{Generation: gen.current, Seen: gen.seen},
 		OnRefused: func(by id.Node, reason *mesh.Error) {
 			if told.news(by, reason.Code, time.Now()) {

@@ -59,7 +59,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		baseDone <- err
 	}()
 
-	a.log.Info().Str("version", Version).Str("boot", string(a.boot)).Str("class", string(a.node.Class)).Stringer("listen", a.mesh.Addr()).Msg("agent started")
+	a.log.Info().Str("version", Build()).Str("boot", string(a.boot)).Str("class", string(a.node.Class)).Stringer("listen", a.mesh.Addr()).Msg("agent started")
 	work, endWork := context.WithCancel(baseFailed)
 	defer endWork()
 	workDone := make(chan error, 1)
@@ -280,7 +280,7 @@ func (a *Agent) sayHello(ctx context.Context) error {
 	c := a.conf.Load()
 	me := ring.Member{
 		ID: a.node.ID, Name: a.node.Name, Class: a.node.Class, Labels: c.Labels, FailureDomain: c.FailureDomain,
-		Slots: ringSlots(a.worker.Snapshot().Total), Boot: a.boot, Version: Version, Commands: StateVersion,
+		Slots: ringSlots(a.worker.Snapshot().Total), Boot: a.boot, Version: Build(), Commands: StateVersion,
 	}
 	if s := advertised(*c); s != "" {
 		me.Addresses = []string{s}

@@ -189,7 +189,11 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 	var out []api.Alarm
 	now := time.Now().UTC()
 	if l.Coordinator == nil {
-		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: now})
+		since := now
+		if l.AsOf.AsOf != nil {
+			since = *l.AsOf.AsOf // when one was last heard
+		}
+		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: since})
 	}
 	settings, version := r.s.Settings()
 	if version > 0 {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 
@@ -27,30 +26,10 @@ func versionCommand() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			v := versionInfo{Version: agent.Version, Commit: commit(), Go: runtime.Version(), Protocol: agent.Protocol, StateVersion: agent.StateVersion}
+			v := versionInfo{Version: agent.Version, Commit: agent.Commit(), Go: runtime.Version(), Protocol: agent.Protocol, StateVersion: agent.StateVersion}
 			return show(c, v, func(w io.Writer, v versionInfo) {
 				fmt.Fprintf(w, "ringagent %s (commit %s, %s, protocol %d, state version %d)\n", v.Version, short(v.Commit), v.Go, v.Protocol, v.StateVersion)
 			})
 		},
 	}
-}
-
-// commit is the revision that the Go tool wrote into the binary.
-func commit() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	rev, dirty := "unknown", ""
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			rev = s.Value
-		case "vcs.modified":
-			if s.Value == "true" {
-				dirty = "-dirty"
-			}
-		}
-	}
-	return rev + dirty
 }
