@@ -166,7 +166,7 @@ func (a *Agent) lastTiming() ring.Timing {
 	return ring.Timing(strings.TrimSpace(string(b)))
 }
 
-// replicaGather is how long a busy node's copy of the log gathers between two fsyncs: they compete with those of the
+// replicaGather is how long at most a busy node's copy of the log gathers between two fsyncs: they compete with those of the
 // outbox and of Raft on the same disk, for which publishers wait. The first event after a pause does not wait.
 const replicaGather = 10 * time.Millisecond
 

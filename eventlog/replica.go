@@ -96,7 +96,7 @@ type ReplicaOptions struct {
 	Retention    func() Retention // asked before each cut; nil: keep everything
 	RetainEvery  time.Duration    // 30 s
 	QueueBytes   int              // of offered records that wait for the disk: 32 MiB
-	Gather       time.Duration    // from one append to the next, so that a busy log costs few fsyncs; 0: none
+	Gather       time.Duration    // the longest from one append to the next, so that a busy log costs few fsyncs; 0: none
 	PullEvery    time.Duration    // how often to try again what could not be pulled: 1 s
 	FetchTimeout time.Duration    // 10 s
 	Now          func() time.Time
@@ -143,12 +143,12 @@ type Replica struct {
 	stopped chan struct{}
 	once    sync.Once
 
-	appended time.Time // when the writer last stored something; only it looks
-	mended   bool      // the file was opened anew and not written yet; only the writer looks
-	tried    uint64    // the seq whose repair was tried last; only the writer looks
-	kept     keeping
-	blocks   blockWriter
-	decoder  event.Decoder
+	rested  time.Time // when the writer has gathered enough; only it looks
+	mended  bool      // the file was opened anew and not written yet; only the writer looks
+	tried   uint64    // the seq whose repair was tried last; only the writer looks
+	kept    keeping
+	blocks  blockWriter
+	decoder event.Decoder
 
 	mu sync.Mutex
 	replicaState
