@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/mesh/identity"
 )
@@ -199,7 +200,7 @@ func (d *dataDir) reserveBallast() error {
 // tendBallast gives the reserve up where a start would fail for want of space, and takes it back at a start where there is
 // plenty again: without it an agent that ended on a full disk could not come back to say so.
 func (d *dataDir) tendBallast() error {
-	free, err := freeBytes(d.root)
+	free, err := disk.Free(d.root)
 	if err != nil {
 		return err
 	}
@@ -212,15 +213,6 @@ func (d *dataDir) tendBallast() error {
 		return d.reserveBallast()
 	}
 	return nil
-}
-
-// freeBytes is what can still be written on the disk of dir.
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("look at the disk: %w", err)
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // the types differ between systems
 }
 
 // ensureAPIToken makes the operator's token where there is none yet.

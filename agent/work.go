@@ -17,6 +17,7 @@ import (
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/connect4"
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/rating"
@@ -247,7 +248,7 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 		}
 		files = append(files, pack)
 	}
-	if err := gather(ctx, path, files, freeBytes); err != nil {
+	if err := gather(ctx, path, files, disk.Free); err != nil {
 		return "", err
 	}
 	return path, nil

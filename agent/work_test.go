@@ -10,6 +10,7 @@ import (
 
 	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/internal/blob"
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/state"
 )
@@ -50,7 +51,7 @@ func TestFailedGatherLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("no database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}, freeBytes); err == nil {
+	if err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}, disk.Free); err == nil {
 		t.Error("gathered")
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {

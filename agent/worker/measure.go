@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/workload"
 )
 
@@ -36,7 +36,7 @@ func Measure(ctx context.Context, dir string) workload.Slots {
 		total = ram
 	}
 	s.RAMMiB = share(total >> 20)
-	if free, err := freeBytes(dir); err == nil {
+	if free, err := disk.Free(dir); err == nil {
 		s.DiskMiB = share(free >> 20)
 	}
 	s.GPU, s.VRAMMiB = gpus(ctx)
@@ -108,14 +108,6 @@ func readFields(path string) []string {
 		return nil
 	}
 	return strings.Fields(string(data))
-}
-
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("read free space: %w", err)
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // gpus asks the driver's own tool, which may hang with the driver and is then killed.

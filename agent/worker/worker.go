@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/workload"
@@ -100,7 +101,7 @@ type Worker struct {
 	beat   chan struct{} // a claim was added
 	group  sync.WaitGroup
 	sync   func(dir string) error          // syncDir, but for tests
-	space  func(dir string) (int64, error) // freeBytes, but for tests
+	space  func(dir string) (int64, error) // disk.Free, but for tests
 
 	mu       sync.Mutex
 	running  bool
@@ -118,7 +119,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	pace := cfg.Pace.withDefaults()
 	return &Worker{
-		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir, space: freeBytes,
+		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir, space: disk.Free,
 		ledger: NewLedger(cfg.Slots), avoid: newAvoidance(pace.Avoid, pace.AvoidMost),
 		wake: make(chan struct{}, 1), beat: make(chan struct{}, 1),
 		runs: make(map[string]*run), kept: make(map[string]*kept), changed: make(chan struct{}),

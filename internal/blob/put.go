@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/ringagent/ringagent/internal/id"
 )
@@ -72,14 +71,6 @@ func (s *Store) room(size int64) error {
 		return fmt.Errorf("%d KiB, and %d are free: %w", size>>10, free>>10, ErrNoSpace)
 	}
 	return nil
-}
-
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("read free space: %w", err)
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // PutFile stores a copy of a regular file, as Put does, if there is room for it. A file whose bytes are there already is only read; whether the copy

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/id"
 )
 
@@ -87,7 +88,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, quarantine: cmp.Or(o.Quarantine, filepath.Join(filepath.Dir(dir), "quarantine")),
 		maxBytes: cmp.Or(o.MaxBytes, DefaultMaxBytes), log: o.Log, now: o.Now,
 		most: cmp.Or(o.Most, 256), mostBytes: cmp.Or(o.MostBytes, 4<<30),
-		step: o.Step, stage: func(f *os.File) io.Writer { return f }, free: freeBytes}
+		step: o.Step, stage: func(f *os.File) io.Writer { return f }, free: disk.Free}
 	if s.now == nil {
 		s.now = time.Now
 	}

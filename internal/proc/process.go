@@ -67,15 +67,6 @@ func descendants(root, group int) ([]procStat, error) {
 	return found, nil
 }
 
-// freeBytes is what an ordinary user can still write on the disk of dir.
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
-}
-
 const maxFiles = 100_000
 
 // usedBytes adds up the files below dir, by their length or what they occupy, whatever is smaller: a sparse file is not

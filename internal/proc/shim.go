@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/ringagent/ringagent/internal/disk"
 )
 
 const (
@@ -306,7 +308,7 @@ func (s *shim) follow() {
 func (s *shim) diskTrouble() string {
 	limits := s.spec.Limits
 	if limits.MinFreeBytes > 0 {
-		if free, err := freeBytes(s.dir); err == nil && free < limits.MinFreeBytes {
+		if free, err := disk.Free(s.dir); err == nil && free < limits.MinFreeBytes {
 			return fmt.Sprintf("%d MiB free on the disk, %d MiB have to stay free", free>>20, limits.MinFreeBytes>>20)
 		}
 	}

@@ -46,12 +46,3 @@ func (f *fetch) room() error {
 func noRoom(need, free int64) error {
 	return fmt.Errorf("%d KiB are to come, and there is room for %d: %w", need>>10, max(0, free)>>10, syscall.ENOSPC)
 }
-
-// freeBytes is what an ordinary user can still write on the disk of dir.
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("read free space: %w", err)
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
-}

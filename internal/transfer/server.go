@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/time/rate"
 
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/id"
 )
 
@@ -58,7 +59,7 @@ func (o Options) withDefaults(streams int) (Options, error) {
 		o.Now = time.Now
 	}
 	if o.Free == nil {
-		o.Free = freeBytes
+		o.Free = disk.Free
 	}
 	switch {
 	case o.MaxBytes < 0 || o.MaxBytes > 1<<42 || o.Streams < 0 || o.Progress < 0 || o.Idle < 0:
