@@ -144,8 +144,11 @@ func TestPriorityAndEnvironment(t *testing.T) {
 	r := newRunner(t)
 	r.Environ = []string{"PATH=" + os.Getenv("PATH"), "RINGAGENT_TOKEN=secret", "AWS_SECRET_ACCESS_KEY=secret", "LC_ALL=C"}
 	h := start(t, r, Job{
-		Argv: []string{"sh", "-c", "env; echo nice=$(nice); cat /proc/self/oom_score_adj"},
-		Env:  []string{"MODE=quick", "GOMAXPROCS=64"}, CPUs: 3, GPUs: []int{1, 2},
+		Argv: []string{"sh", "-c", `env; echo nice=$(nice)
+			score=/proc/self/oom_score_adj # raised when the command runs already
+			[ -e $score ] && for i in $(seq 400); do [ $(cat $score) = 500 ] && break; sleep 0.05; done
+			cat $score`},
+		Env: []string{"MODE=quick", "GOMAXPROCS=64"}, CPUs: 3, GPUs: []int{1, 2},
 	})
 	if st := wait(t, h); !st.OK() {
 		t.Fatalf("got %+v", st)
