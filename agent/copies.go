@@ -179,6 +179,7 @@ func (s *artifacts) reconcileOnce(ctx context.Context) error {
 	if err := s.sweepPartial(); err != nil {
 		s.a.log.Warn().Err(err).Msg("half-fetched artifacts stay")
 	}
+	workGames{s.a}.sweep(s.a.dir.path("staging"))
 	lost, err := s.lost(ctx)
 	if err != nil {
 		return err

@@ -217,6 +217,9 @@ func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
 }
 
 func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
+	if err := a.settingsKnown(ctx); err != nil {
+		return nil, err
+	}
 	item, err := a.checkWork(in)
 	if err != nil {
 		return nil, err

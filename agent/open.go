@@ -142,7 +142,7 @@ func (a *Agent) openLeader(seeded, ran bool) error {
 		conf.Streams = raftStreams{mesh: a.mesh, listener: a.mesh.Listener(mesh.RaftProtocol)}
 	}
 	var err error
-	if seeded && !exists(a.dir.path("raft")) {
+	if seeded { // also where the first start was cut off on the way
 		a.leader, err = leader.Bootstrap(conf)
 	} else {
 		a.leader, err = leader.Open(conf)

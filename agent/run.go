@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/agent/httpd"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -311,6 +312,29 @@ func (a *Agent) sow(ctx context.Context, seed seedFile) error {
 	}
 	return nil
 }
+
+// settingsKnown waits until the ring's settings are known here: a moment after its first start, or after it was taken in, a node
+// knows of no workload, which is not to say that there is none.
+func (a *Agent) settingsKnown(ctx context.Context) error {
+	if err := a.sown(ctx); err != nil {
+		return decided(err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, settingsWait)
+	defer cancel()
+	for {
+		changed := a.leader.Changes()
+		if _, version := a.leader.View().Settings(); version > 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return api.Errorf(api.CodeNoQuorum, "the settings of the ring are not known here yet").WithHint("see: ringagent status")
+		}
+	}
+}
+
+const settingsWait = 5 * time.Second
 
 // sown sees to it that the ring's first member stands in the roster. Whoever were let in before it would get a roster
 // without it, and refuse the only voter.

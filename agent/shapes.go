@@ -221,7 +221,7 @@ func roomAlarm(room *kit.Room, now time.Time) (api.Alarm, bool) {
 		return api.Alarm{}, false
 	}
 	return api.Alarm{Code: "few_artifacts_left", Since: now, Message: fmt.Sprintf(
-		"the ring has room for %d more artifacts of %d: let its nodes pack less often (batch and every of EPHEMERAL_SYNC, games of QUEUE_POPULATOR)",
+		"the ring has room for %d more artifacts of %d: let its nodes pack less often (min_gap of EPHEMERAL_SYNC and AUTO_SYNC, games of QUEUE_POPULATOR)",
 		room.Left, room.Of)}, true
 }
 

@@ -234,12 +234,12 @@ type workGames struct{ a *Agent }
 // Merged implements worker.Games. What is not on this disk yet is fetched first.
 func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (string, error) {
 	dir := g.a.dir.path("staging")
+	g.sweep(dir) // before anything is fetched: it may be what the disk is full of
 	path := filepath.Join(dir, fmt.Sprintf(exportPrefix+"%s-%s.db", c, hex.EncodeToString(newNonce())))
 	sorted, err := g.expand(ctx, packs)
 	if err != nil {
 		return "", err
 	}
-	g.sweep(dir)
 	files := make([]string, 0, len(sorted))
 	for _, d := range sorted {
 		pack, err := g.a.store.Ensure(ctx, d)
@@ -257,12 +257,13 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 // gather leaves nothing of what failed: on a disk that it has filled there would be no next export to sweep it away.
 // Packs that take more than there is room for are not begun with: a full disk ends the other jobs here, too.
 func gather(ctx context.Context, path string, packs []string, free func(dir string) (int64, error)) error {
-	need := int64(exportSpare)
+	need, largest := int64(exportSpare), int64(0) // which is in SQLite's own log before it is in the file
 	for _, p := range packs {
 		if st, err := os.Stat(p); err == nil {
-			need += st.Size()
+			need, largest = need+st.Size(), max(largest, st.Size())
 		}
 	}
+	need += largest
 	if room, err := free(filepath.Dir(path)); err == nil && room < need {
 		return fmt.Errorf("gather %d packs: %d MiB of disk are free, %d are needed: %w", len(packs), room>>20, need>>20, blob.ErrNoSpace)
 	}

@@ -66,7 +66,7 @@ func TestGatherNeedsRoom(t *testing.T) {
 	if err := os.WriteFile(pack, make([]byte, 1000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for free, want := range map[int64]bool{exportSpare + 1999: true, exportSpare + 2000: false} {
+	for free, want := range map[int64]bool{exportSpare + 2999: true, exportSpare + 3000: false} {
 		err := gather(t.Context(), export, []string{pack, pack}, func(dir string) (int64, error) {
 			if dir != filepath.Dir(export) {
 				t.Errorf("asked for %s", dir)

@@ -106,7 +106,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	conf.NotifyCh = s.notify
 	if bootstrap {
 		err = raft.BootstrapCluster(conf, cache, s.guard, snaps, s.trans, raft.Configuration{Servers: []raft.Server{server(n.cfg.Self.Node)}})
-		if err != nil {
+		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) { // there is a ring already: the last start got that far
 			return nil, errors.Join(fmt.Errorf("bootstrap ring: %w", err), s.trans.Close(), store.Close())
 		}
 	}

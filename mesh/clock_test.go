@@ -130,6 +130,14 @@ func TestOwnClockThatLags(t *testing.T) {
 		if err := edge.mesh.Renew(t.Context()); err == nil || edge.mesh.Certificate() != good {
 			t.Errorf("renewed by one core node alone: %v", err)
 		}
+		edge.set(6 * time.Minute) // another moment: of the present one less than a quarter is left
+		r.nodes[0].set(16 * time.Minute)
+		if err := edge.mesh.Renew(t.Context()); err != nil || edge.mesh.Certificate() == good {
+			t.Errorf("not renewed by the only core node in the end: %v", err)
+		}
+		edge.set(-12 * time.Minute)
+		r.nodes[0].set(0)
+		good = edge.mesh.Certificate()
 		r.nodes[1].start()
 		r.whole(time.Minute)
 		eventually(t, time.Minute, func() error { // by two that agree

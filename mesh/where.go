@@ -37,7 +37,7 @@ func (m *Mesh) findLost(ctx context.Context) {
 	tick := time.NewTimer(pace.Until(whereLook))
 	defer tick.Stop()
 	var before []id.Node
-	var next time.Time
+	var next, eager time.Time // eager: from when somebody who is newly lost is a reason to ask at once; some come and go
 	for pause := whereLook; ; {
 		select {
 		case <-ctx.Done():
@@ -46,8 +46,9 @@ func (m *Mesh) findLost(ctx context.Context) {
 			tick.Reset(pace.Until(whereLook))
 		}
 		lost := m.endpoint.Lost(slices.DeleteFunc(m.known(), func(n id.Node) bool { return n == m.ID() }))
-		if slices.ContainsFunc(lost, func(n id.Node) bool { return !slices.Contains(before, n) }) {
-			pause, next = whereLook, time.Now().Add(rand.N(whereLook)) //nolint:gosec // jitter
+		now := time.Now()
+		if !now.Before(eager) && slices.ContainsFunc(lost, func(n id.Node) bool { return !slices.Contains(before, n) }) {
+			pause, next, eager = whereLook, now.Add(rand.N(whereLook)), now.Add(whereMost/4) //nolint:gosec // jitter
 		}
 		before = slices.Clone(lost)
 		if len(lost) == 0 || time.Now().Before(next) {

@@ -46,20 +46,30 @@ func TestRemainsOfFailuresAreBounded(t *testing.T) {
 // A disk that is full of what failed runs have left is made free again, or this node would never claim anything more.
 func TestRemainsMakeRoomOnAFullDisk(t *testing.T) {
 	t.Parallel()
+	for name, left := range map[string]int64{"full": 0, "too little for a stage": 20 << 20} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); remainsMakeRoom(t, left) })
+	}
+}
+
+func remainsMakeRoom(t *testing.T, left int64) {
 	b := newBench(t, map[string]string{workload.Train: fails}, claim(1, workload.Train))
 	w, stop := b.run()
 	b.outcome("c1")
 	b.idle(w)
 	stop()
+	stages := b.cfg.Workload().Stages
+	train := stages[workload.Train]
+	train.Needs.DiskMiB = 50
+	stages[workload.Train] = train
 	w, err := New(b.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.space = func(string) (int64, error) {
 		if b.leftovers() > 0 {
-			return 0, nil
+			return left, nil
 		}
-		return 1 << 30, nil
+		return 1 << 40, nil
 	}
 	if err := w.adopt(t.Context()); err != nil || b.leftovers() != 1 {
 		t.Fatalf("%d jobs have outputs, %v", b.leftovers(), err)

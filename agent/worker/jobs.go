@@ -339,7 +339,7 @@ func (w *Worker) Snapshot() Snapshot {
 // spareDisk is how many MiB jobs may still write; a disk that cannot be asked has none.
 func (w *Worker) spareDisk() int64 {
 	free, err := w.space(w.cfg.Runner.Dir)
-	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(w.cfg.Runner.Dir, 0o700) == nil {
+	if errors.Is(err, fs.ErrNotExist) && os.Mkdir(w.cfg.Runner.Dir, 0o700) == nil {
 		free, err = w.space(w.cfg.Runner.Dir) // somebody took away more than the jobs in it
 	}
 	if err != nil {

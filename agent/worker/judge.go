@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/workload"
@@ -201,6 +202,9 @@ func (w *Worker) publish(ctx context.Context, r *run, p Publication) (d id.Diges
 		w.mu.Lock()
 		lost := r.lost != ""
 		w.mu.Unlock()
+		if errors.Is(err, blob.ErrNoSpace) && w.shed(w.spare(), 0) {
+			continue
+		}
 		if !errors.Is(err, ErrNoAnswer) || lost {
 			return d, err
 		}

@@ -249,7 +249,7 @@ func (w *Worker) retry(ctx context.Context, do func() error) error {
 	pause := w.pace.Retry
 	for try := 1; ; try++ {
 		err := do()
-		if err == nil || try >= w.pace.Tries || ctx.Err() != nil {
+		if err == nil || try >= w.pace.Tries || ctx.Err() != nil || errors.Is(err, ErrNoAnswer) {
 			return err
 		}
 		select {

@@ -283,9 +283,12 @@ func (w *Worker) offer() (Offer, bool) {
 	if wl == nil || draining {
 		return Offer{}, false
 	}
-	spare := w.spareDisk()
-	if spare <= 0 && w.shed(w.spare(), 0) {
-		spare = w.spareDisk() // nothing is claimed on a full disk: what makes it full here would stay for ever
+	spare, wanted := w.spareDisk(), int64(1)
+	for _, stage := range wl.Stages {
+		wanted = max(wanted, stage.Needs.DiskMiB)
+	}
+	if spare < wanted && w.shed(w.spare(), 0) {
+		spare = w.spareDisk() // what is not claimed for want of room does not end, so that what takes it here would stay for ever
 	}
 	if spare <= 0 {
 		return Offer{}, false

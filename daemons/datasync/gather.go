@@ -57,7 +57,8 @@ type gatherer struct {
 	courier *kit.Courier
 	books   *books
 	waiting map[id.Config]time.Time // since when games wait to be packed
-	last    map[id.Config]time.Time // newest pack
+	tried   map[id.Config]time.Time // last attempt at a pack
+	last    map[id.Config]time.Time // newest pack of all that there was
 	spacing time.Duration           // between packs, for the sake of the ring's room
 	unread  map[string]int          // database → failures to read it
 	kept    map[string]string       // database → its place in quarantine, until the books have it
@@ -82,7 +83,7 @@ func newGatherer(env kit.Env, set GatherSettings) (*gatherer, error) {
 		set: set, self: env.Self, log: env.Log, now: env.Now, every: env.Every, staging: env.Dirs.Staging, jobs: env.Jobs,
 		store: env.Store, views: env.View, effects: env.Effects, events: env.Events, gauge: gauge, books: b,
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: set.Parallel, First: set.Retry.D(), Slowest: 10 * set.Retry.D()}),
-		waiting: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, kept: map[string]string{}, held: map[string]time.Time{}, shunned: map[kit.Delivery]time.Time{},
+		waiting: map[id.Config]time.Time{}, tried: map[id.Config]time.Time{}, last: map[id.Config]time.Time{}, unread: map[string]int{}, kept: map[string]string{}, held: map[string]time.Time{}, shunned: map[kit.Delivery]time.Time{},
 		empty: make(chan int, 1),
 	}, nil
 }
@@ -161,7 +162,7 @@ func (g *gatherer) due(found []fresh) map[id.Config][]fresh {
 		if count[c] >= most {
 			gap = g.set.MinGap.D()
 		}
-		if !g.draining() && (!ripe || now.Sub(g.last[c]) < gap) {
+		if !g.draining() && (!ripe || now.Sub(g.last[c]) < gap || now.Sub(g.tried[c]) < g.set.MinGap.D()) {
 			delete(lists, c)
 		}
 	}
@@ -308,12 +309,15 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			all = append(all, good...)
 		}
 	}
-	g.last[c] = g.now()
+	g.tried[c] = g.now()
 	if len(all) > 0 {
 		if err := g.finish(ctx, p, path, pool, all, len(list)); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		delete(g.waiting, c)
+		if len(failed) == 0 { // else the next attempt is not put off for the sake of the ring's room
+			g.last[c] = g.now()
+		}
 	}
 	for _, f := range failed { // what could be packed of them is written down by now
 		g.unreadable(ctx, f)

@@ -1,6 +1,8 @@
 package datasync
 
 import (
+	"context"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,3 +81,38 @@ func TestCrowdedRingGetsFewerPacks(t *testing.T) {
 		}
 	})
 }
+
+// What could not be packed does not wait for the sake of the ring's room.
+func TestFailedPackOfACrowdedRingIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		r.AddNode("a", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		s := EphemeralSync()
+		env := edge.Env(s, "")
+		env.Store = full{env.Store}
+		g, err := newGatherer(env, s.Settings.(GatherSettings))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.spacing = time.Hour
+		db := edge.Play("job", c4, true, "g")
+		list := []fresh{{db: db, ids: []string{"g"}}}
+		if err := g.pack(t.Context(), c4, list); err == nil {
+			t.Fatal("packed into a store that is not there")
+		}
+		if len(g.due(list)) != 0 {
+			t.Error("tried again at once")
+		}
+		time.Sleep(g.set.MinGap.D())
+		if len(g.due(list)) != 1 {
+			t.Error("not tried again")
+		}
+	})
+}
+
+// full is a store on a full disk.
+type full struct{ kit.Store }
+
+func (full) PutFile(context.Context, string) (id.Digest, int64, error) { return "", 0, syscall.ENOSPC }

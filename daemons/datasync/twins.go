@@ -32,20 +32,21 @@ func (g *gatherer) keepTwins(ctx context.Context, job string, found []fresh) boo
 
 func (g *gatherer) twins(ctx context.Context, job string, found []fresh) error {
 	var dbs []kit.JobDB
+	var there []bool // in quarantine already
 	var games [][]string
 	times := map[string]int{}
 	for _, f := range found {
-		if f.db.JobID != job || f.aside {
+		if f.db.JobID != job {
 			continue
 		}
 		ids, err := g.reads.finished(ctx, f.db)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !f.aside {
 			return err
 		}
 		for _, i := range ids {
 			times[i]++
 		}
-		dbs, games = append(dbs, f.db), append(games, ids)
+		dbs, games, there = append(dbs, f.db), append(games, ids), append(there, f.aside)
 	}
 	sums, useless := map[string]gamedb.Sum{}, g.books.useless(job)
 	twins := map[string]bool{}
@@ -61,7 +62,7 @@ func (g *gatherer) twins(ctx context.Context, job string, found []fresh) error {
 			continue
 		}
 		here, err := gamedb.Sums(ctx, db.Path, shared)
-		if err != nil {
+		if err != nil && !there[k] {
 			return err
 		}
 		for i, sum := range here {
@@ -76,7 +77,7 @@ func (g *gatherer) twins(ctx context.Context, job string, found []fresh) error {
 	}
 	for k, db := range dbs {
 		for _, i := range games[k] {
-			if !twins[i] {
+			if !twins[i] || there[k] {
 				continue
 			}
 			cause := fmt.Errorf("game id %.60q is used twice in one job", i)

@@ -1,6 +1,7 @@
 package datasync
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -58,4 +59,52 @@ func TestTwinsOfOneJobAreKept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Of two databases only one could be put aside before the agent ended: the other is at the next start.
+func TestTwinsArePutAsideOneByOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		r.AddNode("a", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		path := filepath.Join(edge.Dir(), "staging", "second.db")
+		edge.Play("job", c4, true, "g-0", "g-1", "g-2")
+		edge.WriteGames(path, c4, "g-1", "h")
+		edge.AddJob(kit.JobDB{JobID: "job", WorkID: "job", Path: path, Config: c4, Done: true})
+		s := EphemeralSync()
+		env := edge.Env(s, "")
+		env.Store = &failing{Store: env.Store, path: path}
+		d, err := s.New(env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- d.Run(ctx) }()
+		time.Sleep(5 * time.Minute)
+		cancel()
+		<-done
+		if len(edge.Quarantine) != 1 || len(edge.Gone()) != 0 {
+			t.Fatalf("put aside %v, released %v", edge.Quarantine, edge.Gone())
+		}
+		count := runSync(t, edge)
+		r.Eventually(2*time.Minute, "released", func() bool { return len(edge.Gone()) == 1 })
+		if n, err := count(); err != nil || n != 1 || len(edge.Quarantine) != 2 {
+			t.Errorf("put aside %v, unsynced %d %v", edge.Quarantine, n, err)
+		}
+	})
+}
+
+// failing can put one database not aside.
+type failing struct {
+	kit.Store
+	path string
+}
+
+func (f *failing) Aside(ctx context.Context, path, reason string) (string, error) {
+	if path == f.path {
+		return "", errBlocked
+	}
+	return f.Store.Aside(ctx, path, reason)
 }

@@ -27,8 +27,9 @@ func Promotion() kit.Spec {
 		Name: "AUTO_PROMOTION", Category: "evaluation", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},
 		Doc:       "Makes a candidate the champion when its stored matches pass every gate, and says which gate it failed otherwise.",
 		DependsOn: []string{"EVENT_ROUTER", "EVALUATION"}, Every: 60 * time.Second, Settings: defaults,
-		Reads: []event.Type{event.EvaluationCompleted.Type(), event.PipelineStageOverdue.Type()},
-		Emits: []event.Type{event.PromotionRejected.Type(), event.ModelPromoted.Type()},
+		Deadline: 3 * fetchTime,
+		Reads:    []event.Type{event.EvaluationCompleted.Type(), event.PipelineStageOverdue.Type()},
+		Emits:    []event.Type{event.PromotionRejected.Type(), event.ModelPromoted.Type()},
 	}
 	s.New = func(env kit.Env) (kit.Daemon, error) {
 		set, err := kit.Decode(env.Settings, defaults)
@@ -36,7 +37,7 @@ func Promotion() kit.Spec {
 			return nil, err
 		}
 		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
-			later:   map[id.Digest]time.Time{},
+			later:   map[id.Digest]putOff{},
 			courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 2, Limit: time.Minute})}
 		decider := kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step})
 		return kit.Run(func(ctx context.Context) error {
@@ -58,15 +59,22 @@ type promoter struct {
 	views   kit.Views
 	effects kit.Effects
 	store   kit.Store
-	courier *kit.Courier            // of matches
-	later   map[id.Digest]time.Time // until when a candidate is not looked at whose bytes could not be had
+	courier *kit.Courier // of matches
+	later   map[id.Digest]putOff
+}
+
+// putOff is until when a candidate is not looked at whose bytes could not be had.
+type putOff struct {
+	until time.Time
+	pause time.Duration
 }
 
 const (
 	// fetchTime is what a step gives to all that it has to fetch. What was half fetched is gone on with in a later one.
 	fetchTime = time.Minute
-	// laterBy times as long as it took in vain a candidate leaves the time for fetching to others.
-	laterBy = 10
+	// laterBy times as long as it took in vain a candidate leaves the time for fetching to others, and twice as long each time.
+	laterBy    = 10
+	longestOff = 30 * time.Minute
 )
 
 // errNotHad marks what other nodes have and did not give: no failure of this daemon's, and no reason for others to wait.
@@ -85,27 +93,40 @@ func (p *promoter) step(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("%s: %w", c, err))
 		}
 	}
-	p.courier.Want(ctx, scarce(v), p.now())
+	p.courier.Want(ctx, p.scarce(v), p.now())
 	return errors.Join(errs...)
 }
 
-// scarceMost is for how many match files copies are asked for at a time.
-const scarceMost = 32
+const (
+	scarceMost  = 32 // copies of match files that are asked for at a time, besides those that failed before
+	scarceTries = 3  // failures in a row before another node is chosen
+)
 
 // scarce is which nodes should hold match files that have too few copies. All ratings rest on all matches, for ever: a file
 // whose only copy is lost would leave those of its config unknown.
-func scarce(v kit.View) []kit.Delivery {
+func (p *promoter) scarce(v kit.View) []kit.Delivery {
 	var out []kit.Delivery
+	members, copies := v.Fleet.Members(), v.Ring.CopiesOf(ring.KindMatches)
+	room := scarceMost
 	for _, c := range v.Ring.Configs {
 		for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
-			if !served(v, a) {
+			if n, core := kit.Copies(members, a, ""); n >= copies && core || !served(v, a) {
 				continue
 			}
-			targets, _ := kit.ChooseHolders(v.Fleet.Members(), a, "", v.Ring.CopiesOf(ring.KindMatches), nil)
+			avoid := func(n id.Node) bool { // a full disk, for one; it is tried again when nobody else is left
+				fails, _ := p.courier.Failures(kit.Delivery{Digest: a.Digest, Node: n})
+				return fails >= scarceTries
+			}
+			targets, _ := kit.ChooseHolders(members, a, "", copies, avoid)
 			for _, n := range targets {
-				if out = append(out, kit.Delivery{Digest: a.Digest, Node: n}); len(out) == scarceMost {
-					return out
+				d := kit.Delivery{Digest: a.Digest, Node: n}
+				if fails, _ := p.courier.Failures(d); fails == 0 {
+					room--
 				}
+				out = append(out, d)
+			}
+			if room <= 0 || len(out) >= 8*scarceMost {
+				return out
 			}
 		}
 	}
@@ -132,8 +153,12 @@ func (p *promoter) config(ctx, fetching context.Context, v kit.View, c id.Config
 		began := p.now()
 		verdict, statements, moved, err := p.judge(ctx, fetching, v, w, candidate, name)
 		if errors.Is(err, errNotHad) && ctx.Err() == nil {
-			now := p.now()
-			p.later[candidate] = now.Add(laterBy * now.Sub(began))
+			off := putOff{pause: laterBy * p.now().Sub(began)}
+			if off.pause > laterBy*time.Second { // what fails at once costs nothing
+				off.pause = min(longestOff, max(off.pause, 2*p.later[candidate].pause))
+			}
+			off.until = p.now().Add(off.pause)
+			p.later[candidate] = off
 			p.log.Warn().Err(err).Str("candidate", candidate.Short()).Msg("not judged yet")
 			continue
 		}
@@ -158,7 +183,7 @@ func (p *promoter) waits(v kit.View, w ring.WorkItem, candidate id.Digest, name 
 	if name.Digest == candidate || formerly(name, candidate) {
 		return false
 	}
-	if p.now().Before(p.later[candidate]) {
+	if p.now().Before(p.later[candidate].until) {
 		return true
 	}
 	for _, d := range []id.Digest{candidate, outputOf(w)} {

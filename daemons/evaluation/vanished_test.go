@@ -58,7 +58,7 @@ func TestLostMatchesHoldNoPromotionUp(t *testing.T) {
 			slowly(judge, func(d id.Digest) bool { return !gone[d] })
 			good := evaluated(r, judge, "good", passing(), "")
 			judge.Start(Promotion(), "")
-			r.Eventually(Promotion().ProgressDeadline(0), name+": promoted", func() bool {
+			r.Eventually(time.Minute, name+": promoted", func() bool {
 				n, _ := r.Name(ring.ModelName(c4))
 				return n.Digest == good
 			})

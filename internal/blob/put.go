@@ -60,14 +60,19 @@ func (s *Store) PutChecked(ctx context.Context, r io.Reader, check Check) (id.Di
 	return digest, size, nil
 }
 
-// spareBytes is what a copy leaves free on the disk, or as much as it takes if that is less.
+// spareBytes is what a large copy leaves free on the disk. Smaller ones need their own room only: once a pack of games is stored,
+// it can leave, and with it what the disk is full of.
 const spareBytes = 64 << 20
 
 // room says that a copy of so many bytes fits. One that does not would fill the disk, to the harm of all who write to it, before
 // it failed, and again at the next attempt. Where the file system does not answer, it is tried.
 func (s *Store) room(size int64) error {
 	free, err := s.free(s.dir)
-	if err == nil && size+min(size, spareBytes) > free {
+	need := size
+	if size >= spareBytes {
+		need += spareBytes
+	}
+	if err == nil && need > free {
 		return fmt.Errorf("%d KiB, and %d are free: %w", size>>10, free>>10, ErrNoSpace)
 	}
 	return nil

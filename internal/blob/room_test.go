@@ -14,8 +14,9 @@ import (
 func TestPutFileIsNotBegunWithoutRoom(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "file")
+	large := filepath.Join(t.TempDir(), "large")
 	data := make([]byte, 1000)
-	if err := os.WriteFile(path, data, 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(path, data, 0o600), os.WriteFile(large, nil, 0o600), os.Truncate(large, spareBytes)); err != nil {
 		t.Fatal(err)
 	}
 	unknown := errors.New("deliberate")
@@ -24,8 +25,8 @@ func TestPutFileIsNotBegunWithoutRoom(t *testing.T) {
 		err  error
 		want error
 	}{
-		"room":              {2000, nil, nil},
-		"a byte too little": {1999, nil, ErrNoSpace},
+		"room":              {1000, nil, nil}, // what it frees may be more
+		"a byte too little": {999, nil, ErrNoSpace},
 		"nobody knows":      {0, unknown, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -40,6 +41,10 @@ func TestPutFileIsNotBegunWithoutRoom(t *testing.T) {
 			_, _, err := s.PutFile(t.Context(), path)
 			if !errors.Is(err, c.want) || begun != (c.want == nil) || s.Has(id.DigestOf(data)) != begun {
 				t.Errorf("%v, begun %v", err, begun)
+			}
+			s.free = func(string) (int64, error) { return 2*spareBytes - 1, nil }
+			if _, _, err := s.PutFile(t.Context(), large); !errors.Is(err, ErrNoSpace) {
+				t.Errorf("a large file leaves no room to others: %v", err)
 			}
 			s.free = func(string) (int64, error) { return 0, nil }
 			if _, _, err := s.PutFile(t.Context(), path); err != nil && c.want == nil {

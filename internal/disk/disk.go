@@ -9,11 +9,14 @@ import (
 	"syscall"
 )
 
-// Free is how many bytes an ordinary user can still write on the disk of dir, which must exist.
+// Free is how many bytes an ordinary user can still write on the disk of dir, which must exist. An error means that nobody knows.
 func Free(dir string) (int64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("read free space of %s: %w", dir, err)
+	}
+	if st.Blocks == 0 {
+		return 0, fmt.Errorf("read free space of %s: its file system does not say", dir)
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // the types differ between systems
 }

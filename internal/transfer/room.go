@@ -15,7 +15,7 @@ func (f *fetch) book(n int64) error {
 	free, err := c.o.Free(c.store.PartialDir())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && n+min(n, spareBytes) > free-c.owed {
+	if err == nil && n > 0 && n+min(n, spareBytes) > free-c.owed {
 		return noRoom(n, free-c.owed)
 	}
 	f.owed += n

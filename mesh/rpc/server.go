@@ -203,9 +203,9 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn, peer wire.Peer) {
 		Context:    ctx,
 		BaseConfig: s.http,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s.enter(peer.Node) // a call may outlive its connection, and what it holds counts as long
-			defer s.leave(peer.Node, room)
-			s.serve(w, r, peer, room.Weighted)
+			own := s.enter(peer.Node) // a call may outlive its connection, and what it holds counts as long
+			defer s.leave(peer.Node, own)
+			s.serve(w, r, peer, own.Weighted)
 		}),
 	})
 }

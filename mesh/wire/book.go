@@ -149,8 +149,8 @@ func (b *Book) heard(node id.Node, advertised []string, observed string) {
 // Told notes where another node has met this one, and says whether any of it is new.
 func (b *Book) Told(node id.Node, addresses []string) bool {
 	known := b.candidates(node, nil)
-	addresses = slices.DeleteFunc(cleaned(addresses, maxObserved), func(a string) bool { return slices.Contains(known, a) })
-	if len(addresses) == 0 {
+	addresses = slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return slices.Contains(known, a) })
+	if addresses = cleaned(addresses, maxObserved); len(addresses) == 0 {
 		return false
 	}
 	b.mu.Lock()
