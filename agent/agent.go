@@ -211,7 +211,8 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err := a.openLeader(seeded, ran); err != nil {
 		return nil, err
 	}
-	undo = append(undo, func() { _ = a.leader.Close() })
+	decides := a.leader // not a's: with an error there is no a any more
+	undo = append(undo, func() { _ = decides.Close() })
 	registerLeader(a.mesh, a.leader)
 	if err := a.openEvents(); err != nil {
 		return nil, err

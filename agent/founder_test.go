@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.etcd.io/bbolt"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/agent/config"
+	"github.com/ringagent/ringagent/deploy/workloads"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/mesh/meshtest"
@@ -20,34 +22,7 @@ import (
 // roster that lacks their only voter, and they would refuse it. Here nothing introduces the founder at all but the token.
 func TestNoTokenBeforeTheFounder(t *testing.T) {
 	t.Parallel()
-	c := config.Default(t.TempDir())
-	c.NodeName, c.Listen, c.Class = "c1", "127.0.7.1:8770", id.Core
-	if err := os.WriteFile(filepath.Join(c.DataDir, "ballast"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(filepath.Join(c.DataDir, "ballast"), ballastBytes); err != nil {
-		t.Fatal(err)
-	}
-	s := config.DefaultRing()
-	s.Timing = ring.TimingDev
-	if _, err := Init("test", c, s); err != nil {
-		t.Fatal(err)
-	}
-	a, err := New(c, Options{Log: zerolog.Nop(), Network: meshtest.New(1).Host("127.0.7.1")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- runParts(ctx, part{"mesh", a.mesh.Run}, part{"leader", a.leader.Run}, part{"event replica", a.replica.Run}, part{"outbox", a.outbox.Run})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-done
-		_ = a.local.close()
-		a.dir.close()
-	})
+	a, ctx := founder(t, func(config.Config) {})
 	ask, stop := context.WithTimeout(ctx, 40*time.Second)
 	defer stop()
 	for {
@@ -64,5 +39,101 @@ func TestNoTokenBeforeTheFounder(t *testing.T) {
 	}
 	if exists(a.dir.path("seed.json")) {
 		t.Error("the seed is sown and still there")
+	}
+}
+
+// founder is the first node of a ring in its first start, of which nothing has introduced itself. Before that start its data
+// directory may be changed.
+func founder(t *testing.T, before func(config.Config)) (*Agent, context.Context) {
+	t.Helper()
+	c := config.Default(t.TempDir())
+	c.NodeName, c.Listen, c.Class = "c1", "127.0.7.1:8770", id.Core
+	if err := os.WriteFile(filepath.Join(c.DataDir, "ballast"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(c.DataDir, "ballast"), ballastBytes); err != nil {
+		t.Fatal(err)
+	}
+	s := config.DefaultRing()
+	s.Timing, s.Workload, s.Configs = ring.TimingDev, workloads.Connect4, []id.Config{"connect4_2p"}
+	if _, err := Init("test", c, s); err != nil {
+		t.Fatal(err)
+	}
+	before(c)
+	a, err := New(c, Options{Log: zerolog.Nop(), Network: meshtest.New(1).Host("127.0.7.1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- runParts(ctx, part{"mesh", a.mesh.Run}, part{"leader", a.leader.Run}, part{"event replica", a.replica.Run}, part{"outbox", a.outbox.Run})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		_ = a.local.close()
+		a.dir.close()
+	})
+	return a, ctx
+}
+
+// A ring that has just begun says of no workload that there is none, also where its first start was cut off on the way.
+func TestWorkIsTakenFromTheFirstMomentOn(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]func(config.Config){
+		"first start": func(config.Config) {},
+		"cut off before Raft's files": func(c config.Config) {
+			if err := os.Mkdir(filepath.Join(c.DataDir, "raft"), 0o700); err != nil {
+				t.Error(err)
+			}
+		},
+		"failed late": func(c config.Config) {
+			db, err := bbolt.Open(filepath.Join(c.DataDir, "outbox.db"), 0o600, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := New(c, Options{Log: zerolog.Nop(), Network: meshtest.New(1).Host("127.0.7.1")}); err == nil {
+				t.Error("started with an outbox that somebody else has open")
+			}
+			if err := db.Close(); err != nil {
+				t.Error(err)
+			}
+		},
+		"cut off before Run": func(c config.Config) {
+			a, err := New(c, Options{Log: zerolog.Nop(), Network: meshtest.New(1).Host("127.0.7.1")})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			over, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = a.outbox.Run(over) // it closes its file
+			_ = a.leader.Close()
+			a.closeReplica()
+			a.mesh.Close()
+			_ = a.local.close()
+			a.dir.close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, ctx := founder(t, before)
+			ask, stop := context.WithTimeout(ctx, 40*time.Second)
+			defer stop()
+			for {
+				_, err := a.addWork(ask, api.AddWork{Type: "selfplay", Config: "connect4_2p"})
+				if err == nil {
+					break
+				}
+				if api.AsError(err).Code == api.CodeRefused {
+					t.Fatal(err)
+				}
+				if !pause(ask, 20*time.Millisecond) {
+					t.Fatalf("no work: %v", err)
+				}
+			}
+		})
 	}
 }
