@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/mesh"
 )
 
@@ -24,5 +25,25 @@ func TestRefusalsAreToldSeldom(t *testing.T) {
 	}
 	if !r.news("b", mesh.CodeRevoked, now) || !r.news("a", mesh.CodeDuplicate, now) {
 		t.Error("another node or another reason is news")
+	}
+}
+
+// An edge node that is shut out says that, and not that nobody answers.
+func TestNoCoreNodeAnswers(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		said *mesh.Error
+		want api.Code
+	}{
+		{mesh.Errorf(mesh.CodeRevoked, "deliberate"), api.CodeUnauthorised},
+		{mesh.Errorf(mesh.CodeTimeout, "deliberate"), api.CodeTimeout},
+		{mesh.Errorf(mesh.CodeUnavailable, "deliberate"), api.CodeUnreachable},
+	} {
+		if got := api.AsError(noCoreNode(meshError(c.said))); got.Code != c.want {
+			t.Errorf("%v: %+v", c.said, got)
+		}
+	}
+	if got := api.AsError(noCoreNode(nil)); got.Code != api.CodeUnreachable {
+		t.Errorf("nobody to ask: %+v", got)
 	}
 }

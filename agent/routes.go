@@ -156,11 +156,20 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 	if ctx.Err() != nil && last != nil {
 		return nil, last
 	}
+	return nil, noCoreNode(last)
+}
+
+// noCoreNode is the error of a node that no core node has answered; last is that of the last attempt, if there was one. What a
+// core node said is not hidden: that this node is shut out, for one.
+func noCoreNode(last error) error {
+	if last != nil && api.AsError(last).Code != api.CodeUnreachable {
+		return last
+	}
 	none := api.Errorf(api.CodeUnreachable, "no core node answers, and an edge node keeps no copy of this")
 	if last != nil {
 		none.Message += ": " + last.Error()
 	}
-	return nil, none.WithHint("see who is there: ringagent members; core nodes that still run can be asked themselves")
+	return none.WithHint("see who is there: ringagent members; core nodes that still run can be asked themselves")
 }
 
 // viewNodes are the core nodes, the coordinator first: its view is the newest.
