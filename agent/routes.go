@@ -145,7 +145,9 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 	for _, n := range a.viewNodes() {
 		var out viewAnswer
 		if err := a.mesh.Call(ctx, n, methodView, viewCall{Path: path, Query: q}, &out); err != nil {
-			last = meshError(err)
+			if said := meshError(err); last == nil || api.AsError(last).Code == api.CodeUnreachable {
+				last = said
+			}
 			continue
 		}
 		if out.Error != nil {

@@ -52,7 +52,7 @@ func (m *Mesh) Renew(ctx context.Context) error {
 			break
 		}
 	}
-	if leaf := m.Certificate(); len(odd) > 0 && leaf.NotAfter.Sub(m.cfg.Now()) < leaf.NotAfter.Sub(leaf.NotBefore)/4 {
+	if leaf := m.Certificate(); ctx.Err() == nil && len(odd) > 0 && leaf.NotAfter.Sub(m.cfg.Now()) < leaf.NotAfter.Sub(leaf.NotBefore)/4 {
 		return m.take(odd[0]) // there was nobody else to ask, and soon the present one is worth nothing
 	}
 	return fmt.Errorf("renew certificate: %w", last)

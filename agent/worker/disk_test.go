@@ -46,7 +46,7 @@ func TestRemainsOfFailuresAreBounded(t *testing.T) {
 // A disk that is full of what failed runs have left is made free again, or this node would never claim anything more.
 func TestRemainsMakeRoomOnAFullDisk(t *testing.T) {
 	t.Parallel()
-	for name, left := range map[string]int64{"full": 0, "too little for a stage": 20 << 20} {
+	for name, left := range map[string]int64{"full": 0, "too little for a stage": 49 << 20} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); remainsMakeRoom(t, left) })
 	}
 }

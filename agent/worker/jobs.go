@@ -197,6 +197,18 @@ func (w *Worker) spare() []*kept {
 	return spare
 }
 
+// keptMiB is what the outputs of spare jobs take, rounded up.
+func (w *Worker) keptMiB() int64 {
+	spare := w.spare()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sum := int64(0)
+	for _, k := range spare {
+		sum += k.bytes
+	}
+	return (sum + 1<<20 - 1) >> 20
+}
+
 // shed removes outputs of spare jobs, ordered from the newest, until the others take no more than most bytes; it says whether it
 // removed any.
 func (w *Worker) shed(spare []*kept, most int64) (did bool) {

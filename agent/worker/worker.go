@@ -284,8 +284,11 @@ func (w *Worker) offer() (Offer, bool) {
 		return Offer{}, false
 	}
 	spare, wanted := w.spareDisk(), int64(1)
-	for _, stage := range wl.Stages {
-		wanted = max(wanted, stage.Needs.DiskMiB)
+	within := spare + w.keptMiB()
+	for _, stage := range wl.Stages { // those that can run here once there is room
+		if need := stage.Needs.DiskMiB; need <= within && stage.Needs.Fits(w.ledger.Total()) {
+			wanted = max(wanted, need)
+		}
 	}
 	if spare < wanted && w.shed(w.spare(), 0) {
 		spare = w.spareDisk() // what is not claimed for want of room does not end, so that what takes it here would stay for ever

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -315,7 +316,10 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			return errors.Join(append(errs, err)...)
 		}
 		delete(g.waiting, c)
-		if len(failed) == 0 { // else the next attempt is not put off for the sake of the ring's room
+		// What failed is tried again without regard to the ring's room, but not for ever: a job that plays may be unreadable for hours.
+		if !slices.ContainsFunc(failed, func(f fresh) bool {
+			return (f.db.Done || !gamedb.Busy(f.err)) && g.unread[f.db.Path] < patience
+		}) {
 			g.last[c] = g.now()
 		}
 	}

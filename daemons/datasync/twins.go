@@ -40,7 +40,7 @@ func (g *gatherer) twins(ctx context.Context, job string, found []fresh) error {
 			continue
 		}
 		ids, err := g.reads.finished(ctx, f.db)
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !f.aside {
+		if err != nil && !errors.Is(err, os.ErrNotExist) && !(f.aside && gamedb.Damaged(err)) {
 			return err
 		}
 		for _, i := range ids {
@@ -62,7 +62,7 @@ func (g *gatherer) twins(ctx context.Context, job string, found []fresh) error {
 			continue
 		}
 		here, err := gamedb.Sums(ctx, db.Path, shared)
-		if err != nil && !there[k] {
+		if err != nil && !(there[k] && gamedb.Damaged(err)) {
 			return err
 		}
 		for i, sum := range here {

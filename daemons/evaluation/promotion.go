@@ -38,6 +38,7 @@ func Promotion() kit.Spec {
 		}
 		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
 			later:   map[id.Digest]putOff{},
+			shunned: map[kit.Delivery]time.Time{},
 			courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 2, Limit: time.Minute})}
 		decider := kit.NewDecider(env, kit.Decider{Types: s.Reads, Reconcile: p.step})
 		return kit.Run(func(ctx context.Context) error {
@@ -61,6 +62,7 @@ type promoter struct {
 	store   kit.Store
 	courier *kit.Courier // of matches
 	later   map[id.Digest]putOff
+	shunned map[kit.Delivery]time.Time // until when a node is not asked to keep a copy that it did not take
 }
 
 // putOff is until when a candidate is not looked at whose bytes could not be had.
@@ -72,9 +74,10 @@ type putOff struct {
 const (
 	// fetchTime is what a step gives to all that it has to fetch. What was half fetched is gone on with in a later one.
 	fetchTime = time.Minute
-	// laterBy times as long as it took in vain a candidate leaves the time for fetching to others, and twice as long each time.
-	laterBy    = 10
-	longestOff = 30 * time.Minute
+	// A candidate has firstFetch of it at first. It leaves the time to others for as long as it took in vain, and for twice as long
+	// each time; then it has as much of it.
+	firstFetch = 15 * time.Second
+	longestOff = 10 * time.Minute
 )
 
 // errNotHad marks what other nodes have and did not give: no failure of this daemon's, and no reason for others to wait.
@@ -100,7 +103,21 @@ func (p *promoter) step(ctx context.Context) error {
 const (
 	scarceMost  = 32 // copies of match files that are asked for at a time, besides those that failed before
 	scarceTries = 3  // failures in a row before another node is chosen
+	scarceLater = 10 * time.Minute
 )
+
+// shuns says that a node is passed over for a copy for a while: its disk may be full.
+func (p *promoter) shuns(d kit.Delivery) bool {
+	now := p.now()
+	if fails, _ := p.courier.Failures(d); fails >= scarceTries {
+		p.shunned[d] = now.Add(scarceLater)
+	}
+	if now.Before(p.shunned[d]) {
+		return true
+	}
+	delete(p.shunned, d)
+	return false
+}
 
 // scarce is which nodes should hold match files that have too few copies. All ratings rest on all matches, for ever: a file
 // whose only copy is lost would leave those of its config unknown.
@@ -113,11 +130,7 @@ func (p *promoter) scarce(v kit.View) []kit.Delivery {
 			if n, core := kit.Copies(members, a, ""); n >= copies && core || !served(v, a) {
 				continue
 			}
-			avoid := func(n id.Node) bool { // a full disk, for one; it is tried again when nobody else is left
-				fails, _ := p.courier.Failures(kit.Delivery{Digest: a.Digest, Node: n})
-				return fails >= scarceTries
-			}
-			targets, _ := kit.ChooseHolders(members, a, "", copies, avoid)
+			targets, _ := kit.ChooseHolders(members, a, "", copies, func(n id.Node) bool { return p.shuns(kit.Delivery{Digest: a.Digest, Node: n}) })
 			for _, n := range targets {
 				d := kit.Delivery{Digest: a.Digest, Node: n}
 				if fails, _ := p.courier.Failures(d); fails == 0 {
@@ -151,11 +164,13 @@ func (p *promoter) config(ctx, fetching context.Context, v kit.View, c id.Config
 			continue
 		}
 		began := p.now()
-		verdict, statements, moved, err := p.judge(ctx, fetching, v, w, candidate, name)
+		one, cancel := context.WithTimeout(fetching, max(firstFetch, p.later[candidate].pause))
+		verdict, statements, moved, err := p.judge(ctx, one, v, w, candidate, name)
+		cancel()
 		if errors.Is(err, errNotHad) && ctx.Err() == nil {
-			off := putOff{pause: laterBy * p.now().Sub(began)}
-			if off.pause > laterBy*time.Second { // what fails at once costs nothing
-				off.pause = min(longestOff, max(off.pause, 2*p.later[candidate].pause))
+			off := p.later[candidate]
+			if took := p.now().Sub(began); took > time.Second { // what fails at once, as where the time is used up, costs nothing
+				off.pause = min(longestOff, max(took, 2*off.pause))
 			}
 			off.until = p.now().Add(off.pause)
 			p.later[candidate] = off
@@ -260,7 +275,7 @@ func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.Wor
 			return name, fmt.Errorf("get the model: %w", err)
 		}
 	}
-	ratings := p.rate(ctx, fetching, v, w.Config, own)
+	ratings := p.rate(ctx, v, w.Config, own)
 	elo := ratings[string(candidate)].Elo
 	promoted := event.Promotion{About: event.About{Config: w.Config}, Version: name.Version + 1, Digest: candidate, Elo: elo}
 	if name.Version > 0 {
@@ -295,8 +310,8 @@ func onCore(v kit.View, d id.Digest) bool {
 const rateWait = 30 * time.Second
 
 // rate folds all stored matches of a config. Those that cannot be had now are left out: ratings are shown, gates decide.
-func (p *promoter) rate(ctx, fetching context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
-	fetching, cancel := context.WithTimeout(fetching, rateWait)
+func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
+	fetching, cancel := context.WithTimeout(ctx, rateWait)
 	defer cancel()
 	all := slices.Clone(own)
 	var out int

@@ -58,7 +58,7 @@ type Spec struct {
 	// DependsOn names daemons that must be RUNNING first: on this node for node scope, anywhere in the ring for cluster scope.
 	DependsOn []string
 	Every     time.Duration // default period of its loop; 0 for parts that do not tick
-	// Deadline is how long the daemon may go without progress before DAEMON_WATCHDOG cancels it; 0 means max(3·Every, 1 min).
+	// Deadline is how long the daemon may go without progress before DAEMON_WATCHDOG cancels it; never less than max(3·Every, 1 min).
 	Deadline time.Duration
 	Critical bool // /readyz fails without it
 	Reads    []event.Type
@@ -73,13 +73,10 @@ type Spec struct {
 
 // ProgressDeadline is Deadline with its default applied for the period in force.
 func (s Spec) ProgressDeadline(every time.Duration) time.Duration {
-	if s.Deadline > 0 {
-		return s.Deadline
-	}
 	if every <= 0 {
 		every = s.Every
 	}
-	return max(3*every, time.Minute)
+	return max(s.Deadline, 3*every, time.Minute)
 }
 
 // RunsOn says whether a member's class and slots allow the daemon there.

@@ -19,6 +19,7 @@ import (
 const (
 	maxAdvertised = 8
 	maxObserved   = 2
+	maxTold       = 8   // observed ones, with what others have told
 	maxAddress    = 260 // a host name of 253 bytes, a colon and a port
 	maxPeers      = 4096
 )
@@ -150,13 +151,13 @@ func (b *Book) heard(node id.Node, advertised []string, observed string) {
 func (b *Book) Told(node id.Node, addresses []string) bool {
 	known := b.candidates(node, nil)
 	addresses = slices.DeleteFunc(slices.Clone(addresses), func(a string) bool { return slices.Contains(known, a) })
-	if addresses = cleaned(addresses, maxObserved); len(addresses) == 0 {
+	if addresses = cleaned(addresses, maxTold); len(addresses) == 0 {
 		return false
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.page(node)
-	p.Observed = cleaned(append(addresses, p.Observed...), maxObserved)
+	p.Observed = cleaned(append(addresses, p.Observed...), maxTold)
 	b.dirty = true
 	return true
 }
