@@ -272,3 +272,21 @@ func TestEdges(t *testing.T) {
 		t.Error("a subject that is gone is remembered")
 	}
 }
+
+func TestProgressDeadlineFollowsLongerPeriods(t *testing.T) {
+	t.Parallel()
+	own := Spec{Every: time.Minute, Deadline: 3 * time.Second}
+	none := Spec{Every: 2 * time.Minute}
+	for _, c := range []struct {
+		s     Spec
+		every time.Duration
+		want  time.Duration
+	}{
+		{own, 0, 3 * time.Second}, {own, time.Minute, 3 * time.Second}, {own, 5 * time.Minute, 15 * time.Minute},
+		{none, 0, 6 * time.Minute}, {none, time.Second, time.Minute},
+	} {
+		if got := c.s.ProgressDeadline(c.every); got != c.want {
+			t.Errorf("%v every %s: %s, want %s", c.s, c.every, got, c.want)
+		}
+	}
+}

@@ -58,7 +58,8 @@ type Spec struct {
 	// DependsOn names daemons that must be RUNNING first: on this node for node scope, anywhere in the ring for cluster scope.
 	DependsOn []string
 	Every     time.Duration // default period of its loop; 0 for parts that do not tick
-	// Deadline is how long the daemon may go without progress before DAEMON_WATCHDOG cancels it; never less than max(3·Every, 1 min).
+	// Deadline is how long the daemon may go without progress before DAEMON_WATCHDOG cancels it. Where it is 0, or the period in
+	// force is longer than Every, that is no less than max(3·period, 1 min).
 	Deadline time.Duration
 	Critical bool // /readyz fails without it
 	Reads    []event.Type
@@ -73,10 +74,13 @@ type Spec struct {
 
 // ProgressDeadline is Deadline with its default applied for the period in force.
 func (s Spec) ProgressDeadline(every time.Duration) time.Duration {
-	if every <= 0 {
+	switch {
+	case s.Deadline > 0 && every <= s.Every:
+		return s.Deadline
+	case every <= 0:
 		every = s.Every
 	}
-	return max(s.Deadline, 3*every, time.Minute)
+	return max(s.Deadline, 3*every, time.Minute) // a longer period must not look like a daemon that is stuck
 }
 
 // RunsOn says whether a member's class and slots allow the daemon there.
