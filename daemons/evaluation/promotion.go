@@ -75,7 +75,7 @@ const (
 	// fetchTime is what a step gives to all that it has to fetch. What was half fetched is gone on with in a later one.
 	fetchTime = time.Minute
 	// A candidate has firstFetch of it at first. It leaves the time to others for as long as it took in vain, and for twice as long
-	// each time; then it has as much of it.
+	// each time; then it has a quarter of that.
 	firstFetch = 15 * time.Second
 	longestOff = 10 * time.Minute
 )
@@ -164,7 +164,7 @@ func (p *promoter) config(ctx, fetching context.Context, v kit.View, c id.Config
 			continue
 		}
 		began := p.now()
-		one, cancel := context.WithTimeout(fetching, max(firstFetch, p.later[candidate].pause))
+		one, cancel := context.WithTimeout(fetching, max(firstFetch, p.later[candidate].pause/4))
 		verdict, statements, moved, err := p.judge(ctx, one, v, w, candidate, name)
 		cancel()
 		if errors.Is(err, errNotHad) && ctx.Err() == nil {
