@@ -38,6 +38,25 @@ type Artifact struct {
 	// Safe is set once a game pack has had all its receipts, and stays: what was counted is never uncounted, whatever
 	// becomes of its holders later.
 	Safe bool `json:"safe,omitempty"`
+	// Joined is the pack that has this pack's games since. A pack that has been joined is counted no more, is in no list but
+	// that of ListJoined, and its holders may delete it.
+	Joined id.Digest `json:"joined,omitempty"`
+	// Place is 0, or of a pack that was joined of others the greatest Order of those.
+	Place uint64 `json:"place,omitempty"`
+}
+
+// ListJoined is no kind of an artifact: it lists the packs whose games are in another one by now.
+const ListJoined Kind = "joined"
+
+// LabelJoins is on a file that is to become a pack joined of others of its config, with that config as value.
+const LabelJoins = "joins"
+
+// Order is where the artifact's contents stand among those of its kind: games that were joined stay where they were.
+func (a Artifact) Order() uint64 {
+	if a.Place != 0 {
+		return a.Place
+	}
+	return a.Seq
 }
 
 // Counters of game packs.
@@ -50,7 +69,7 @@ const (
 // counts once.
 func (a Artifact) Games() int64 { return max(0, a.Counters[CounterGames]-a.Counters[CounterRepeats]) }
 
-// Repeat says how many games of a pack are in older packs that have their receipts, too. Older is by Seq, then by Digest.
+// Repeat says how many games of a pack are in older packs that have their receipts, too. Older is by Order, then by Digest.
 type Repeat struct {
 	Digest id.Digest `json:"sha256"`
 	Games  int64     `json:"games"`

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"time"
 	"unique"
 
 	"github.com/ringagent/ringagent/internal/field"
@@ -11,31 +12,41 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// artifactRow is a ring.Artifact in little memory: there may be a hundred thousand of them. Counters and labels are packed,
-// and strings that many rows have in common are shared.
+// artifactRow is a ring.Artifact in little memory: there may be a hundred thousand of them. What few have is packed, and strings
+// that many rows have in common are shared.
 type artifactRow struct {
-	bare   ring.Artifact // without Counters and Labels
-	packed string
+	digest  id.Digest
+	kind    ring.Kind
+	config  id.Config
+	bytes   int64
+	created time.Time
+	origin  id.Node
+	holders []id.Node
+	parents []id.Digest
+	seq     uint64
+	safe    bool
+	packed  string // counters, labels, place, joined
 }
 
 func packArtifact(a ring.Artifact) artifactRow {
 	b := packMap(nil, a.Counters, func(b []byte, v int64) []byte { return binary.AppendVarint(b, v) })
 	b = packMap(b, a.Labels, func(b []byte, v string) []byte { return field.Append(b, v) })
-	a.Kind, a.Config, a.Origin = shared(a.Kind), shared(a.Config), shared(a.Origin)
+	b = field.Append(binary.AppendUvarint(b, a.Place), string(a.Joined))
 	holders := make([]id.Node, len(a.Holders)) // never in place: an older state may have the slice
 	for i, n := range a.Holders {
 		holders[i] = shared(n)
 	}
-	a.Holders = holders
-	a.Counters, a.Labels = nil, nil
-	return artifactRow{a, string(b)}
+	return artifactRow{digest: a.Digest, kind: shared(a.Kind), config: shared(a.Config), bytes: a.Bytes, created: a.Created, origin: shared(a.Origin),
+		holders: holders, parents: a.Parents, seq: a.Seq, safe: a.Safe, packed: string(b)}
 }
 
 func (r artifactRow) artifact() ring.Artifact {
-	a := r.bare
+	a := ring.Artifact{Digest: r.digest, Kind: r.kind, Config: r.config, Bytes: r.bytes, Created: r.created, Origin: r.origin,
+		Holders: r.holders, Parents: r.parents, Seq: r.seq, Safe: r.safe}
 	in := field.Read([]byte(r.packed))
 	a.Counters = unpackMap(&in, (*field.Reader).Varint)
 	a.Labels = unpackMap(&in, func(in *field.Reader) string { return string(in.Bytes()) })
+	a.Place, a.Joined = in.Uvarint(), id.Digest(in.Bytes())
 	return a
 }
 

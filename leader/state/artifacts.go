@@ -15,7 +15,11 @@ const (
 )
 
 func kindKey(a ring.Artifact) string {
-	return string(a.Kind) + "\x00" + ordered(a.Seq) + string(a.Digest)
+	list := a.Kind
+	if a.Joined != "" {
+		list = ring.ListJoined
+	}
+	return string(list) + "\x00" + ordered(a.Seq) + string(a.Digest)
 }
 
 // kindRow is what a list needs in order to pass over the artifacts of other configs without looking them up: many daemons read
@@ -94,7 +98,7 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 		if a.Origin == "" {
 			a.Origin = t.by()
 		}
-		a.Safe = false
+		a.Safe, a.Joined, a.Place = false, "", 0
 		t.s.putArtifact(t.receipted(a))
 		t.s.byKind.put(kindKey(a), kindRowOf(a))
 		fresh = append(fresh, a.Digest)
@@ -160,7 +164,7 @@ func (t *txn) stateRepeats(b StateRepeats) error {
 			return refuse(CodeInvalid, "pack %s has %d repeated games", r.Digest.Short(), r.Games)
 		}
 		a, ok := t.s.artifact(r.Digest)
-		if !ok || a.Kind != ring.KindPack || !a.Safe {
+		if !ok || a.Kind != ring.KindPack || !a.Safe || a.Joined != "" {
 			continue
 		}
 		n := min(r.Games, a.Counters[ring.CounterGames])
@@ -176,9 +180,10 @@ func (t *txn) stateRepeats(b StateRepeats) error {
 // dropHolder takes a node's receipts away, as when its disk is gone.
 func (t *txn) dropHolder(n id.Node) {
 	for key, r := range t.s.artifacts.all() {
-		if r.bare.Held(n) {
-			r.bare.Holders = without(r.bare.Holders, n)
+		if slices.Contains(r.holders, n) {
+			r.holders = without(r.holders, n)
 			t.s.artifacts.put(key, r)
+			t.forgetSpent(r.artifact())
 		}
 	}
 }
@@ -199,16 +204,30 @@ func (t *txn) dropCopies(b DropCopies) error {
 		a.Holders = without(a.Holders, r.Node)
 		t.s.putArtifact(a)
 	}
-	if b.Lost {
-		return nil
-	}
 	for _, r := range b.Receipts {
-		a, _ := t.s.artifact(r.Digest)
-		if err := t.enough(a); err != nil {
-			return err
+		a, ok := t.s.artifact(r.Digest)
+		if !ok { // forgotten with its last copy, a receipt of which is named above
+			continue
 		}
+		if !b.Lost {
+			if err := t.mayGo(a); err != nil {
+				return err
+			}
+		}
+		t.forgetSpent(a)
 	}
 	return nil
+}
+
+// mayGo refuses to let an artifact stay with the holders that it has.
+func (t *txn) mayGo(a ring.Artifact) error {
+	switch {
+	case a.Joined != "":
+		return t.carried(a)
+	case joining(a):
+		return nil // it never became a pack
+	}
+	return t.enough(a)
 }
 
 // enough refuses to let an artifact stay with fewer copies than its kind wants, in different failure domains; of protected

@@ -228,6 +228,8 @@ func bodies(k Kind) (func(json.RawMessage) (any, error), bool) {
 		return decodeEffect, true
 	case KindRepeats:
 		return decodeAs[StateRepeats], true
+	case KindJoin:
+		return decodeAs[JoinPacks], true
 	}
 	return nil, false
 }
@@ -291,6 +293,8 @@ func kindOf(body any) Kind {
 		return KindEffect
 	case StateRepeats:
 		return KindRepeats
+	case JoinPacks:
+		return KindJoin
 	}
 	return 0
 }

@@ -42,18 +42,25 @@ const (
 	KindLead         Kind = 27 // Lead: a coordinator's first entry of its term
 	KindEffect       Kind = 28 // Effect: several of the above in one entry, all or nothing
 	KindRepeats      Kind = 29 // StateRepeats, from version 2 on
+	KindJoin         Kind = 30 // JoinPacks, from version 3 on: the permit to delete the packs that were joined
 )
 
 // Version of the command set that this binary writes at most. What may be proposed is State.CoreCommands.
-const Version = 2
+const Version = 3
 
-// VersionRepeats is the first version with KindRepeats, which nobody proposes before all core nodes have it.
-const VersionRepeats = 2
+// The first versions with KindRepeats and with KindJoin, which nobody proposes before all core nodes have them.
+const (
+	VersionRepeats = 2
+	VersionJoin    = 3
+)
 
 // Since is the version of the command set in which a kind came.
 func (k Kind) Since() int {
-	if k == KindRepeats {
+	switch k {
+	case KindRepeats:
 		return VersionRepeats
+	case KindJoin:
+		return VersionJoin
 	}
 	return 1
 }
@@ -215,8 +222,17 @@ type StateRepeats struct {
 	Repeats []ring.Repeat `json:"repeats"`
 }
 
+// JoinPacks makes a file that holds the games of Packs a game pack in their stead. The number of games that the ring counts stays
+// what it was. Refused unless the file has a pack's copies and all of Packs are counted, in no unfinished work, and of one config.
+type JoinPacks struct {
+	Joined id.Digest   `json:"joined"`
+	Games  int64       `json:"games"` // in the file, each once
+	Packs  []id.Digest `json:"packs"` // 2 to MaxJoined
+}
+
 // DropCopies takes holders off after the state machine has checked that enough copies stay: the permit to delete. A lost
-// copy (found corrupt, disk gone) is taken off whatever remains.
+// copy (found corrupt, disk gone) is taken off whatever remains. Of a pack that has been joined no copy has to stay while the
+// joined one has its own.
 type DropCopies struct {
 	Receipts []ring.Receipt `json:"receipts"`
 	Lost     bool           `json:"lost,omitempty"`

@@ -136,7 +136,7 @@ func (h *hostile) learn(s *State) {
 
 // every is a body of each kind.
 var every = []any{Enrol{}, Report{}, SetStatus{}, Revoke{}, Forget{}, PutToken{}, RevokeToken{}, Assign{}, SwitchDaemon{}, Enqueue{}, ClaimWork{}, StartWork{},
-	FinishWork{}, ReleaseWork{}, CancelWork{}, RetryWork{}, AddArtifacts{}, AddReceipts{}, StateRepeats{}, DropCopies{}, SetName{}, SetPositions{}, PutNote{},
+	FinishWork{}, ReleaseWork{}, CancelWork{}, RetryWork{}, AddArtifacts{}, AddReceipts{}, StateRepeats{}, JoinPacks{}, DropCopies{}, SetName{}, SetPositions{}, PutNote{},
 	PutDeadLetter{}, PutSettings{}, Raise{}, Lead{}}
 
 func (h *hostile) body() any {

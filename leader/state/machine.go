@@ -37,11 +37,14 @@ type rules struct {
 	expect   func(have, want uint64) error
 	position func(have, want uint64) error
 	copies   func(stay, want int) error
+	joined   func(counted, games int64) error
+	carries  func(*txn, ring.Artifact) bool
 	newBoot  func(*txn, id.Node, id.Boot)
 }
 
 func strictRules() rules {
-	return rules{fence: checkFence, claim: checkClaim, expect: checkExpect, position: checkPosition, copies: checkCopies, newBoot: giveUpOld}
+	return rules{fence: checkFence, claim: checkClaim, expect: checkExpect, position: checkPosition, copies: checkCopies,
+		joined: checkJoined, carries: carries, newBoot: giveUpOld}
 }
 
 // New is a machine with the state of a ring that has no entry yet.
@@ -220,6 +223,8 @@ func (t *txn) step(body any) (any, error) {
 		return t.addReceipts(b)
 	case StateRepeats:
 		return nil, t.stateRepeats(b)
+	case JoinPacks:
+		return nil, t.joinPacks(b)
 	case DropCopies:
 		return nil, t.dropCopies(b)
 	case SetName:

@@ -81,8 +81,9 @@ func sections() []section {
 			func(s *State, k string, ts tombstone) { s.putTombstone(k, ts) }),
 		rows("artifacts", func(s *State) *table[artifactRow] { return &s.artifacts },
 			func(s *State, _ string, r artifactRow) {
-				s.byKind.put(kindKey(r.bare), kindRowOf(r.bare))
-				s.noteOpen(r.bare)
+				a := r.artifact()
+				s.byKind.put(kindKey(a), kindRowOf(a))
+				s.noteOpen(a)
 			}),
 		rows("names", func(s *State) *table[ring.Name] { return &s.names }, nil),
 		rows("positions", func(s *State) *table[ring.Position] { return &s.positions }, nil),

@@ -160,6 +160,24 @@ func randomEntries(rt *rapid.T, n int) [][]byte {
 			return StateRepeats{[]ring.Repeat{{Digest: digest(name()), Games: int64(num("repeats", 4))}}}
 		},
 		func() any {
+			return AddArtifacts{[]ring.Artifact{{Digest: digest(name()), Kind: ring.KindFile, Config: c4, Bytes: 7, Holders: []id.Node{node(), node()},
+				Labels: map[string]string{ring.LabelJoins: string(c4)}}}}
+		},
+		func() any {
+			var packs []id.Digest
+			for a := range m.View().Artifacts(ring.KindPack, c4, 0) {
+				if len(packs) < 2 && a.Safe {
+					packs = append(packs, a.Digest)
+				}
+			}
+			for a := range m.View().Artifacts(ring.KindFile, c4, 0) {
+				if joining(a) {
+					return JoinPacks{a.Digest, 6, packs}
+				}
+			}
+			return JoinPacks{digest(name()), int64(num("joined", 9)), packs}
+		},
+		func() any {
 			return Effect{[]Step{{KindNote, PutNote{Key: name(), Value: []byte("1")}}, {KindPosition, SetPositions{[]ring.Position{{Consumer: daemons[0], Seq: uint64(num("seq", 20))}}}}}}
 		},
 	}

@@ -215,7 +215,7 @@ func (s *State) artifactsOfAllKinds(config id.Config, after uint64) iter.Seq[rin
 	return func(yield func(ring.Artifact) bool) {
 		var all []ring.Artifact
 		for _, r := range s.artifacts.all() {
-			if r.bare.Seq > after && (config == "" || r.bare.Config == config) {
+			if r.seq > after && (config == "" || r.config == config) {
 				all = append(all, r.artifact())
 			}
 		}
