@@ -11,6 +11,9 @@
 // tables of other names stay behind; values are kept with the storage class in which they were found, which is why most
 // columns have no declared type.
 //
+// Many packs become one by Join, which loses no game of any or fails; Holds compares what it made with each of them, game by game,
+// before that is deleted.
+//
 // Beside games it keeps ledgers: which pack of a config has a game first, so that a game in several packs counts once.
 //
 // Who calls it: the built-in workload (writing and exporting), the sync daemons through an adapter (finding, packing and

@@ -37,14 +37,28 @@ func Pack(ctx context.Context, src, dst string, ids []string) (PackInfo, error) 
 		return PackInfo{}, fmt.Errorf("pack games: %w", err)
 	}
 	defer s.Close()
+	info, err := s.pack(ctx, dst, ids, nil)
+	if err != nil {
+		return info, fmt.Errorf("pack games of %s: %w", src, err)
+	}
+	return info, nil
+}
+
+// pack writes a pack and publishes it. What check, if there is one, says against the finished file keeps it from appearing.
+func (s *source) pack(ctx context.Context, dst string, ids []string, check func(temp string, info PackInfo) error) (PackInfo, error) {
 	temp, err := tempName(dst)
 	if err != nil {
-		return PackInfo{}, fmt.Errorf("pack games: %w", err)
+		return PackInfo{}, err
 	}
 	defer func() { _ = os.Remove(temp) }() // gone already when all went well
 	info, err := s.packInto(ctx, temp, ids)
 	if err != nil {
-		return info, fmt.Errorf("pack games of %s: %w", src, err)
+		return info, err
+	}
+	if check != nil {
+		if err := check(temp, info); err != nil {
+			return PackInfo{}, err
+		}
 	}
 	if info.Bytes, err = publish(temp, dst); err != nil {
 		return PackInfo{}, fmt.Errorf("publish pack %s: %w", dst, err)

@@ -74,6 +74,32 @@ func (s *source) finished(ctx context.Context) ([]string, error) {
 	return ids, rows.Err()
 }
 
+// accounted refuses a file of which more or fewer rows belong to its finished games than were read, by table. An id may be there in
+// several storage classes, a key may compare letters without their case, and an index may lack rows: what the text of the
+// ids says in the tables themselves must be what was read by key.
+func (s *source) accounted(ctx context.Context, read []int) error {
+	games, ok := s.parent()
+	if !ok {
+		return nil
+	}
+	where, err := finishedCondition(games)
+	if err != nil {
+		return err
+	}
+	for i, t := range s.tables {
+		var n int
+		err := s.tx.QueryRowContext(ctx, "SELECT count(*) FROM "+quote(t.name)+" NOT INDEXED WHERE CAST(game_id AS TEXT) COLLATE BINARY IN "+
+			"(SELECT CAST(game_id AS TEXT) FROM games NOT INDEXED WHERE "+where+")").Scan(&n)
+		if err != nil {
+			return fmt.Errorf("count rows of %s: %w", t.name, err)
+		}
+		if n != read[i] {
+			return fmt.Errorf("finished games have %d rows in %s, and %d can be read: %w", n, t.name, read[i], ErrUnsafe)
+		}
+	}
+	return nil
+}
+
 // Read calls fn with every finished game of one snapshot of the file, oldest first. An error of fn ends the reading and is
 // returned, except ErrStop. Games that cannot be understood are skipped, as Merge would refuse them. The snapshot is held
 // until Read returns, so fn should not dawdle on a live file.

@@ -197,6 +197,24 @@ func hashValue(h hash.Hash, v any) {
 	}
 }
 
+// notes stand for a game's annotations: how many there are, then the hash of what they say.
+type notes [1 + sha256.Size]byte
+
+func (r record) notes() (out notes) {
+	h := sha256.New()
+	rows, value := r.find("games")
+	cols := slices.Sorted(slices.Values(r.parts[0].cols))
+	for _, c := range cols {
+		if v := value(rows[0], c); annotation("games", c) && v != nil {
+			out[0]++
+			hashBytes(h, 'C', []byte(c))
+			hashValue(h, v)
+		}
+	}
+	copy(out[1:], h.Sum(nil))
+	return out
+}
+
 // find returns the rows of a table with a way to look values up by column name.
 func (r record) find(name string) (rows [][]any, value func(row []any, column string) any) {
 	for _, p := range r.parts {

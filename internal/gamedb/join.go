@@ -1,0 +1,403 @@
+package gamedb
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+)
+
+// UnfitError says that a pack's games cannot all be joined with those of the packs before it.
+type UnfitError struct {
+	Pack   string // as it was given to Join
+	Reason string
+}
+
+func (e *UnfitError) Error() string {
+	return fmt.Sprintf("pack %s cannot be joined: %s", e.Pack, e.Reason)
+}
+
+// unfit makes an error of reading a pack the pack's, unless it is this machine's.
+func unfit(ctx context.Context, pack string, err error) error {
+	if err != nil && ctx.Err() == nil && (Damaged(err) || ofOneGame(err) || errors.Is(err, ErrNewerSchema)) {
+		return &UnfitError{Pack: pack, Reason: err.Error()}
+	}
+	return err
+}
+
+// Join writes at dst one pack with every finished game of all packs, files nobody writes to. A game that several have with the
+// same contents is in it once. All of each pack is taken or nothing is written: one that is damaged, has no finished game, one that
+// cannot be used, one whose id an earlier pack has with other contents, or rows of which it is not clear whose they are, is an
+// UnfitError. The same packs make the same bytes in any order: where they differ in what was noted of a game later, the copy
+// with more notes is kept. The file appears under its name only when it is complete, read back and on disk; an existing dst is
+// replaced. Beside dst it needs the room of two such files.
+func Join(ctx context.Context, dst string, packs []string) (PackInfo, error) {
+	info, err := join(ctx, dst, packs)
+	if err != nil {
+		return PackInfo{}, fmt.Errorf("join packs into %s: %w", dst, err)
+	}
+	return info, nil
+}
+
+func join(ctx context.Context, dst string, packs []string) (PackInfo, error) {
+	if len(packs) == 0 {
+		return PackInfo{}, ErrNoGames
+	}
+	scratch, err := tempName(dst)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer func() { _ = errors.Join(Remove(scratch), os.Remove(scratch+"-journal")) }() // nobody reads it again
+	j := joiner{packs: packs, games: map[string]joined{}}
+	if err := j.gather(ctx, scratch); err != nil {
+		return PackInfo{}, err
+	}
+	if err := settled(scratch); err != nil {
+		return PackInfo{}, err
+	}
+	s, err := openSource(ctx, scratch, finished)
+	if err != nil {
+		return PackInfo{}, err
+	}
+	defer s.Close()
+	for _, t := range s.tables {
+		slices.Sort(t.cols[len(t.key)+len(t.columns):]) // those of packs came in the order of the packs
+	}
+	return s.pack(ctx, dst, slices.Collect(maps.Keys(j.games)), func(temp string, info PackInfo) error {
+		return j.check(ctx, temp, info)
+	})
+}
+
+// joiner gathers packs in a scratch database.
+type joiner struct {
+	packs []string
+	games map[string]joined // what must be in the end
+}
+
+type joined struct {
+	sum   Sum
+	notes notes
+	pack  int // which brought it
+}
+
+func (j *joiner) gather(ctx context.Context, scratch string) (err error) {
+	c, err := openForWriting(ctx, scratch)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = OFF"); err != nil {
+		return fmt.Errorf("ask for quick commits: %w", err)
+	}
+	for i := range j.packs {
+		if err := j.take(ctx, c, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// take takes over one pack.
+func (j *joiner) take(ctx context.Context, c *conn, i int) error {
+	pack := j.packs[i]
+	if err := Verify(ctx, pack); err != nil {
+		return unfit(ctx, pack, err)
+	}
+	s, err := openSource(ctx, pack, finished)
+	if err != nil {
+		return unfit(ctx, pack, err)
+	}
+	defer s.Close()
+	ids, err := s.finished(ctx)
+	if err != nil {
+		return unfit(ctx, pack, err)
+	}
+	if reason := unclear(ids); reason != "" {
+		return &UnfitError{Pack: pack, Reason: reason}
+	}
+	from, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return unfit(ctx, pack, err)
+	}
+	defer from.Close()
+	tx, err := c.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
+	in, err := newInserter(ctx, tx, s.tables)
+	if err != nil {
+		return err
+	}
+	for _, t := range s.tables {
+		if _, err := columnsOf(ctx, tx, t.name); err != nil {
+			return unfit(ctx, pack, err) // too many together
+		}
+	}
+	rows := make([]int, len(s.tables))
+	for _, gameID := range ids {
+		r, err := from.load(ctx, gameID)
+		if err != nil {
+			return unfit(ctx, pack, err)
+		}
+		if err := j.put(ctx, tx, in, r, i); err != nil {
+			return err
+		}
+		for k, p := range r.parts {
+			rows[k] += len(p.rows)
+		}
+	}
+	if err := s.accounted(ctx, rows); err != nil {
+		return unfit(ctx, pack, err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// unclear says why a list of a pack's finished games does not name each of them.
+func unclear(ids []string) string {
+	if len(ids) == 0 {
+		return "it has no finished game"
+	}
+	seen := make(map[string]bool, len(ids))
+	for _, gameID := range ids {
+		if seen[gameID] {
+			return fmt.Sprintf("two games have the id %.60q", gameID)
+		}
+		seen[gameID] = true
+	}
+	return ""
+}
+
+// put adds a game, or compares it with the one that is there.
+func (j *joiner) put(ctx context.Context, tx *sql.Tx, in *inserter, r record, i int) error {
+	refuse := func(format string, args ...any) error {
+		return &UnfitError{Pack: j.packs[i], Reason: fmt.Sprintf("game %.60q: ", r.id) + fmt.Sprintf(format, args...)}
+	}
+	if reason := r.fault(); reason != "" {
+		return refuse("%s", reason)
+	}
+	g := joined{sum: r.sum(), notes: r.notes(), pack: i}
+	old, again := j.games[r.id]
+	switch {
+	case again && old.sum != g.sum:
+		return refuse("%s has it with other contents", j.packs[old.pack])
+	case again && bytes.Compare(old.notes[:], g.notes[:]) >= 0:
+		return nil
+	case again:
+		if _, err := tx.ExecContext(ctx, "DELETE FROM games WHERE game_id = ?", r.id); err != nil { // with its children
+			return fmt.Errorf("replace game %.60q: %w", r.id, err)
+		}
+	}
+	err := in.insert(ctx, r)
+	if ofOneGame(err) && ctx.Err() == nil {
+		return refuse("%v", err)
+	}
+	j.games[r.id] = g
+	return err
+}
+
+// check reads a joined pack back before it gets its name.
+func (j *joiner) check(ctx context.Context, temp string, info PackInfo) error {
+	for _, r := range info.Rejected {
+		return &UnfitError{Pack: j.packs[j.games[r.ID].pack], Reason: fmt.Sprintf("game %.60q: %s", r.ID, r.Reason)}
+	}
+	if info.Games != len(j.games) {
+		return fmt.Errorf("%d of %d games are written, others cannot be read back: %v", info.Games, len(j.games), info.Damaged)
+	}
+	s, err := openSource(ctx, temp, finished)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	ids, err := s.finished(ctx)
+	if err != nil {
+		return err
+	}
+	if len(ids) != len(j.games) {
+		return fmt.Errorf("%d games are finished of %d that are written", len(ids), len(j.games))
+	}
+	l, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	for _, gameID := range ids {
+		r, err := l.load(ctx, gameID)
+		if err != nil {
+			return err
+		}
+		if g := j.games[gameID]; g.sum != r.sum() {
+			return &UnfitError{Pack: j.packs[g.pack], Reason: fmt.Sprintf("game %.60q does not come through unchanged", gameID)}
+		}
+	}
+	return nil
+}
+
+// ErrNotHeld says that a pack has a game that a joined pack does not have as it is, or none at all.
+var ErrNotHeld = errors.New("not held by the joined pack")
+
+// Holds is nil only where every finished game of pack is in joined, finished and with the same contents, so that pack may be
+// deleted. Both are files nobody writes to. What is missing or differs is ErrNotHeld, and so is a pack without finished games
+// and one with games that do not count; a damaged file is an error for which Damaged is true. It remembers nothing of how joined
+// was made, and holds one game at a time in memory.
+func Holds(ctx context.Context, joined, pack string) error {
+	if err := holds(ctx, joined, pack); err != nil {
+		return fmt.Errorf("look for the games of %s in %s: %w", pack, joined, err)
+	}
+	return nil
+}
+
+func holds(ctx context.Context, joined, pack string) error {
+	if err := different(joined, pack); err != nil {
+		return err
+	}
+	// Games on a page that cannot be read would not be missed: only of a whole file is the list of its games believed.
+	if err := Verify(ctx, pack); err != nil {
+		return err
+	}
+	if err := settled(joined); err != nil {
+		return err
+	}
+	small, err := openSource(ctx, pack, finished)
+	if err != nil {
+		return err
+	}
+	defer small.Close()
+	large, err := openSource(ctx, joined, finished)
+	if err != nil {
+		return err
+	}
+	defer large.Close()
+	ids, err := small.listed(ctx)
+	if err != nil {
+		return err
+	}
+	h, err := newHolder(ctx, large)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	from, err := newLoader(ctx, small.tx, small.tables)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	read := make([]int, len(small.tables))
+	for _, gameID := range ids {
+		r, err := from.load(ctx, gameID)
+		if err != nil {
+			return err
+		}
+		if err := h.has(ctx, r); err != nil {
+			return err
+		}
+		for i, p := range r.parts {
+			read[i] += len(p.rows)
+		}
+	}
+	return small.accounted(ctx, read)
+}
+
+// different refuses one file under two names: it would be deleted as held by itself.
+func different(joined, pack string) error {
+	a, err := os.Stat(joined)
+	if err != nil {
+		return err
+	}
+	b, err := os.Stat(pack)
+	if err != nil {
+		return err
+	}
+	if os.SameFile(a, b) {
+		return fmt.Errorf("they are one file: %w", ErrNotHeld)
+	}
+	return nil
+}
+
+// listed lists the finished games, which must be the ones that count.
+func (s *source) listed(ctx context.Context) ([]string, error) {
+	ids, err := s.finished(ctx)
+	if err != nil {
+		return nil, err
+	}
+	counted, err := s.counted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(ids)
+	slices.Sort(counted)
+	switch {
+	case len(ids) == 0:
+		return nil, fmt.Errorf("there is no finished game: %w", ErrNotHeld)
+	case !slices.Equal(ids, counted):
+		return nil, fmt.Errorf("%d games are finished and %d count: %w", len(ids), len(counted), ErrNotHeld)
+	case len(slices.Compact(slices.Clone(ids))) != len(ids):
+		return nil, fmt.Errorf("several games have one id: %w", ErrNotHeld)
+	}
+	return ids, nil
+}
+
+// holder looks games up in a joined pack.
+type holder struct {
+	*loader
+	rows *sql.Stmt // with a game's id, in any storage class; and those that are the game, finished
+}
+
+func newHolder(ctx context.Context, s *source) (*holder, error) {
+	games, ok := s.parent()
+	if !ok {
+		return nil, fmt.Errorf("it has no tables: %w", ErrNotHeld)
+	}
+	where, err := finishedCondition(games)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.tx.PrepareContext(ctx, "SELECT count(*), count(*) FILTER (WHERE CAST(game_id AS TEXT) COLLATE BINARY = ? AND "+where+
+		") FROM games WHERE game_id IN (?, ?, ?)")
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		return nil, errors.Join(err, rows.Close())
+	}
+	return &holder{loader: l, rows: rows}, nil
+}
+
+func (h *holder) close() {
+	h.Close()
+	_ = h.rows.Close() // read-only: nothing is lost
+}
+
+// has compares one game.
+func (h *holder) has(ctx context.Context, want record) error {
+	if reason := want.fault(); reason != "" {
+		return fmt.Errorf("game %.60q: %s: %w", want.id, reason, ErrNotHeld)
+	}
+	k := keys(want.id)
+	var there, done int
+	if err := h.rows.QueryRowContext(ctx, want.id, k[0], k[1], k[len(k)-1]).Scan(&there, &done); err != nil {
+		return fmt.Errorf("find game %.60q: %w", want.id, err)
+	}
+	switch {
+	case there == 0:
+		return fmt.Errorf("game %.60q is missing: %w", want.id, ErrNotHeld)
+	case there != 1 || done != 1:
+		return fmt.Errorf("game %.60q is there %d times, %d of them finished: %w", want.id, there, done, ErrNotHeld)
+	}
+	have, err := h.load(ctx, want.id)
+	if err != nil {
+		return err
+	}
+	if have.sum() != want.sum() {
+		return fmt.Errorf("game %.60q has other contents: %w", want.id, ErrNotHeld)
+	}
+	return nil
+}
