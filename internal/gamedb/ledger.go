@@ -3,11 +3,11 @@ package gamedb
 import (
 	"cmp"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -33,6 +33,14 @@ func (e Entry) compare(o Entry) int {
 // one transaction, and a pack that is noted already changes nothing. It returns what the ledger says now of the packs of which it
 // said something else before. A machine that loses power may lose the newest entries.
 func Enter(ctx context.Context, path, pack string, e Entry) (map[id.Digest]Entered, error) {
+	return Supersede(ctx, path, pack, e, nil)
+}
+
+// Supersede enters a pack as Enter does, and in the same transaction lets the packs named in gone leave the ledger, also where
+// the pack itself is noted already. Each game is then its oldest pack's among those that are left, so repeats of others may
+// become fewer. Names in gone that the ledger does not know, and the pack's own, are passed over. A ledger of an older version
+// that cannot tell who else has the games of those that leave is ErrLedger.
+func Supersede(ctx context.Context, path, pack string, e Entry, gone []id.Digest) (map[id.Digest]Entered, error) {
 	if err := settled(pack); err != nil {
 		return nil, fmt.Errorf("note %s: %w", pack, err)
 	}
@@ -44,12 +52,14 @@ func Enter(ctx context.Context, path, pack string, e Entry) (map[id.Digest]Enter
 	if err = errors.Join(err, s.Close()); err != nil {
 		return nil, fmt.Errorf("note games of %s: %w", pack, err)
 	}
-	c, err := openLedger(ctx, path)
+	slices.Sort(ids)
+	ids = slices.Compact(ids) // one id may be there in several storage classes
+	l, err := openLedger(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	changed, err := c.enter(ctx, e, ids)
+	defer l.Close()
+	changed, err := l.enter(ctx, e, ids, gone)
 	return changed, ofLedger(path, err)
 }
 
@@ -92,6 +102,8 @@ func Repeats(ctx context.Context, path string) (map[id.Digest]Entered, error) {
 	return out, ofLedger(path, err)
 }
 
+// ledger keeps for each game the pack whose it is (firsts), and the other packs that have it (again), which are few. The number of
+// a pack's games (sizes) tells how many are its own. Older versions wrote neither again nor sizes.
 type ledger struct{ *conn }
 
 func openLedger(ctx context.Context, path string) (ledger, error) {
@@ -101,7 +113,10 @@ func openLedger(ctx context.Context, path string) (ledger, error) {
 	}
 	_, err = c.ExecContext(ctx, `
 		CREATE TABLE IF NOT EXISTS packs (n INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, seq INTEGER NOT NULL, repeats INTEGER NOT NULL);
-		CREATE TABLE IF NOT EXISTS firsts (game_id TEXT PRIMARY KEY, pack INTEGER NOT NULL) WITHOUT ROWID`)
+		CREATE TABLE IF NOT EXISTS firsts (game_id TEXT PRIMARY KEY, pack INTEGER NOT NULL) WITHOUT ROWID;
+		CREATE TABLE IF NOT EXISTS again (game_id TEXT, pack INTEGER, PRIMARY KEY (game_id, pack)) WITHOUT ROWID;
+		CREATE INDEX IF NOT EXISTS again_of_pack ON again (pack);
+		CREATE TABLE IF NOT EXISTS sizes (pack INTEGER PRIMARY KEY, games INTEGER NOT NULL)`)
 	if err != nil {
 		return ledger{}, errors.Join(ofLedger(path, err), c.Close())
 	}
@@ -128,7 +143,7 @@ func (l ledger) repeats(ctx context.Context) (map[id.Digest]Entered, error) {
 
 // enter gives every game to the oldest pack that has it. Whichever way the packs arrive, in the end a pack's repeats are its
 // games that are not its own.
-func (l ledger) enter(ctx context.Context, e Entry, ids []string) (map[id.Digest]Entered, error) {
+func (l ledger) enter(ctx context.Context, e Entry, ids []string, gone []id.Digest) (map[id.Digest]Entered, error) {
 	tx, err := l.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
@@ -138,62 +153,39 @@ func (l ledger) enter(ctx context.Context, e Entry, ids []string) (map[id.Digest
 	if err != nil {
 		return nil, err
 	}
-	if n, err := added.RowsAffected(); err != nil || n == 0 {
-		return nil, err
-	}
-	self, err := added.LastInsertId()
+	fresh, err := added.RowsAffected()
 	if err != nil {
 		return nil, err
 	}
-	again, err := give(ctx, tx, self, e, ids)
+	c, err := newChange(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
-	changed := map[id.Digest]Entered{}
-	for n, games := range again {
-		var d id.Digest
-		var x Entered
-		err := tx.QueryRowContext(ctx, "UPDATE packs SET repeats = repeats + ? WHERE n = ? RETURNING sha256, seq, repeats", games, n).
-			Scan(&d, &x.Seq, &x.Repeats)
+	defer c.close()
+	// Only after the new pack is in, so that it does not get the number of one that leaves.
+	for _, d := range gone {
+		if d == e.Digest {
+			continue
+		}
+		if err := c.leave(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	if fresh == 1 {
+		self, err := added.LastInsertId()
 		if err != nil {
 			return nil, err
 		}
-		changed[d] = x
+		if err := c.give(ctx, self, e, ids); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.bequeath(ctx); err != nil {
+		return nil, err
+	}
+	changed, err := c.count(ctx)
+	if err != nil {
+		return nil, err
 	}
 	return changed, tx.Commit()
-}
-
-// give makes the games those of pack self where no older one has them, and counts by pack those that turn out not to be its own.
-func give(ctx context.Context, tx *sql.Tx, self int64, e Entry, ids []string) (again map[int64]int64, err error) {
-	find, err := tx.PrepareContext(ctx, "SELECT p.n, p.sha256, p.seq FROM firsts f JOIN packs p ON p.n = f.pack WHERE f.game_id = ?")
-	if err != nil {
-		return nil, err
-	}
-	defer find.Close()
-	put, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO firsts (game_id, pack) VALUES (?, ?)")
-	if err != nil {
-		return nil, err
-	}
-	defer put.Close()
-	again = map[int64]int64{self: 0}
-	for _, gameID := range ids {
-		var n int64
-		var first Entry
-		switch err := find.QueryRowContext(ctx, gameID).Scan(&n, &first.Digest, &first.Seq); {
-		case errors.Is(err, sql.ErrNoRows):
-		case err != nil:
-			return nil, err
-		case n == self: // one id in several storage classes
-			continue
-		case first.compare(e) < 0:
-			again[self]++
-			continue
-		default:
-			again[n]++
-		}
-		if _, err := put.ExecContext(ctx, gameID, self); err != nil {
-			return nil, err
-		}
-	}
-	return again, nil
 }
