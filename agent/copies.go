@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/blob"
@@ -114,6 +115,40 @@ func (s *artifacts) drop(ctx context.Context, d id.Digest, reason string) error 
 	}
 	if err := s.takeBack(ctx, d); err != nil {
 		s.a.log.Warn().Err(err).Str("artifact", string(d)).Msg("the receipt of a dropped copy stands until it can be taken back")
+	}
+	return nil
+}
+
+// Discard implements kit.Store.
+func (s *artifacts) Discard(ctx context.Context, ds ...id.Digest) error {
+	ds = slices.Compact(slices.Sorted(slices.Values(ds))) // in order: two that wait for each other's turns would wait for ever
+	var drop state.DropCopies
+	for _, d := range ds {
+		end, err := s.turns.take(ctx, d)
+		if err != nil {
+			return fmt.Errorf("discard artifact %s: %w", d.Short(), err)
+		}
+		defer end()
+		drop.Receipts = append(drop.Receipts, ring.Receipt{Node: s.a.node.ID, Digest: d})
+	}
+	_, err := s.a.leader.Propose(ctx, s.a.command(state.KindDropCopy, drop))
+	if err = kitError(fmt.Sprintf("ask to discard %d artifacts", len(ds)), err); err != nil {
+		return err
+	}
+	for _, d := range ds {
+		s.sound.forget(d)
+		err = errors.Join(err, s.blobs.Remove(d, permitted(d)))
+	}
+	return err
+}
+
+// permitted is the permit for one artifact, given by the state machine.
+type permitted id.Digest
+
+// Allow implements blob.Permit.
+func (p permitted) Allow(d id.Digest) error {
+	if d != id.Digest(p) {
+		return fmt.Errorf("the permit is for artifact %s", id.Digest(p).Short())
 	}
 	return nil
 }

@@ -18,12 +18,14 @@ import (
 const methodRecords = "agent.records"
 
 // recordsCall asks for artifacts: those named, or with Own those that the caller made and that have not got their receipts,
-// or with Held those that the caller has receipts for, in order of arrival after After.
+// or with Held those that the caller has receipts for, in order of arrival after After, or with Joined some of those that are
+// packs whose games another pack has by now.
 type recordsCall struct {
 	Digests []id.Digest `json:"digests,omitempty"`
 	Own     bool        `json:"own,omitempty"`
 	Held    bool        `json:"held,omitempty"`
 	After   uint64      `json:"after,omitempty"`
+	Joined  bool        `json:"joined,omitempty"`
 }
 
 type recordsAnswer struct {
@@ -61,6 +63,16 @@ func (a *Agent) serveRecords(ctx context.Context, r *mesh.Request) (any, error) 
 				break
 			}
 			out.Artifacts = append(out.Artifacts, art)
+		}
+	}
+	if in.Joined {
+		for art := range s.Artifacts(ring.ListJoined, "", 0) {
+			if len(out.Artifacts) >= maxRecords {
+				break
+			}
+			if art.Held(r.Peer.Node) {
+				out.Artifacts = append(out.Artifacts, art)
+			}
 		}
 	}
 	if in.Held {
@@ -148,6 +160,18 @@ func (l ownLibrary) learn(got recordsAnswer, asked ...id.Digest) {
 			l.none[d] = true
 		}
 	}
+}
+
+// Artifacts implements kit.Library.
+func (l ownLibrary) Artifacts(k ring.Kind, c id.Config) []ring.Artifact {
+	if k != ring.ListJoined {
+		return l.Library.Artifacts(k, c)
+	}
+	got, err := l.ask(l.ctx, recordsCall{Joined: true})
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(got.Artifacts, func(a ring.Artifact) bool { return a.Joined == "" || c != "" && a.Config != c })
 }
 
 // Artifact implements kit.Library.

@@ -109,6 +109,11 @@ func (e effects) StateRepeats(ctx context.Context, rs ...ring.Repeat) error {
 	return err
 }
 
+func (e effects) JoinPacks(ctx context.Context, joined id.Digest, games int64, packs ...id.Digest) error {
+	_, err := e.propose(ctx, "join packs", state.KindJoin, state.JoinPacks{Joined: joined, Games: games, Packs: packs})
+	return err
+}
+
 func (e effects) SetName(ctx context.Context, key string, expect uint64, d id.Digest, values map[string]float64, events ...kit.Statement) (ring.Name, error) {
 	body := state.SetName{Key: key, Expect: expect, Digest: d, Values: values}
 	r, err := e.propose(ctx, "set name", state.KindName, body, events...)

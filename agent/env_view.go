@@ -45,7 +45,7 @@ func (v views) Current(ctx context.Context, _ ...id.Digest) (kit.View, error) {
 		return kit.View{}, kitError("read current state", err)
 	}
 	out := v.wrap(s, v.state.Freshness())
-	out.Room = roomOf(s)
+	out.Room, out.Joins = roomOf(s), s.CoreCommands() >= state.VersionJoin
 	return out, nil
 }
 

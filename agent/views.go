@@ -110,7 +110,7 @@ func (r reading) artifact(a ring.Artifact, named map[id.Digest][]string) api.Art
 	}
 	return api.Artifact{
 		SHA256: a.Digest, Kind: a.Kind, Config: a.Config, Bytes: a.Bytes, Created: a.Created, Origin: r.name(a.Origin),
-		Holders: r.names(a.Holders), Names: names, Wanted: settings.CopiesOf(a.Kind), Counters: a.Counters, Parents: a.Parents, Labels: a.Labels,
+		Holders: r.names(a.Holders), Names: names, Wanted: settings.CopiesOf(a.Kind), Counters: a.Counters, Parents: a.Parents, Labels: a.Labels, Joined: a.Joined,
 	}
 }
 
@@ -166,7 +166,7 @@ func (r reading) copies(a ring.Artifact) int {
 
 func (r reading) underReplicated(kind ring.Kind, config id.Config) []api.Artifact {
 	settings, _ := r.s.Settings()
-	return r.artifacts(kind, config, func(a ring.Artifact) bool { return r.copies(a) < settings.CopiesOf(a.Kind) })
+	return r.artifacts(kind, config, func(a ring.Artifact) bool { return a.Joined == "" && r.copies(a) < settings.CopiesOf(a.Kind) })
 }
 
 func (r reading) models(config id.Config, history bool) []api.Model {

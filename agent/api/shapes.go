@@ -223,6 +223,7 @@ type Artifact struct {
 	Counters map[string]int64  `json:"counters,omitempty"`
 	Parents  []id.Digest       `json:"parents,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
+	Joined   id.Digest         `json:"joined,omitempty"` // of a pack: the one that has its games now; its copies are being deleted
 }
 
 // Verified answers `data verify`.

@@ -176,6 +176,14 @@ func (b *books) useless(job string) map[string]bool {
 	return out
 }
 
+// open says that a pack is this node's and not known to be safe yet.
+func (b *books) open(d id.Digest) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p, ok := b.packs[d]
+	return ok && !p.Safe
+}
+
 func asideKey(path string) string { return asidePrefix + string(id.DigestOf([]byte(path))) }
 
 // putAside writes down that a database is in quarantine, with the games that are in no pack.

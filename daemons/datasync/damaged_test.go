@@ -272,7 +272,7 @@ func TestMachineTroublePutsNoPackAside(t *testing.T) {
 			if err := edge.Env(EphemeralSync(), "").Effects.AddArtifacts(t.Context(), packs...); err != nil {
 				t.Fatal(err)
 			}
-			m := newMerger(a.Env(AutoSync(), ""))
+			m := newMerger(a.Env(AutoSync(), ""), JoinSettings{})
 			good := m.check
 			m.check = func(context.Context, string) error { return fmt.Errorf("verify: %w", trouble) }
 			for range 3 {
@@ -306,7 +306,7 @@ func TestSlowPackIsNotCheckedAllTheTime(t *testing.T) {
 		if err := env.Effects.AddArtifacts(t.Context(), packs...); err != nil {
 			t.Fatal(err)
 		}
-		m := newMerger(a.Env(AutoSync(), ""))
+		m := newMerger(a.Env(AutoSync(), ""), JoinSettings{})
 		good, checks := m.check, 0
 		m.check = func(ctx context.Context, path string) error {
 			if filepath.Base(path) != string(packs[0].Digest) {

@@ -39,13 +39,14 @@ type merger struct {
 	odd     map[id.Digest]bool                         // packs that cannot be entered
 	missing map[id.Config]time.Time                    // since when packs of the ledger are uncounted
 	aside   map[string]time.Time                       // merged database → when a damaged one was last put into quarantine
+	join    *joiner
 }
 
-func newMerger(env kit.Env) *merger {
+func newMerger(env kit.Env, set JoinSettings) *merger {
 	return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
 		effects: env.Effects, events: env.Events, check: gamedb.Verify, told: map[id.Digest]bool{}, now: env.Now,
 		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}, entered: map[id.Config]map[id.Digest]gamedb.Entered{}, odd: map[id.Digest]bool{},
-		missing: map[id.Config]time.Time{}, aside: map[string]time.Time{}}
+		missing: map[id.Config]time.Time{}, aside: map[string]time.Time{}, join: newJoiner(env, set)}
 }
 
 // merged is the local cursor of one config: every pack up to Seq is in the database, but for Open, which could not be had
@@ -99,7 +100,10 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	if errors.Is(err, gamedb.ErrTarget) {
 		err = errors.Join(err, m.anew(ctx, path, err))
 	}
-	return errors.Join(err, m.count(ctx, c, packs, cursor))
+	if err = errors.Join(err, m.count(ctx, c, packs, cursor)); err != nil {
+		return err
+	}
+	return m.join.step(ctx, v, c, packs, m.entered[c])
 }
 
 func (m *merger) database(c id.Config) string { return filepath.Join(m.games, string(c)+".db") }
@@ -154,7 +158,7 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 	for _, d := range cursor.Open {
 		a, ok := v.Library.Artifact(d)
 		switch {
-		case !ok && fresh: // it is no more
+		case !ok && fresh, ok && a.Joined != "": // it is no more, or its games come with a newer pack
 		case !ok || len(a.Holders) == 0 || steps >= retriesPerStep || m.now().Before(m.later[d]):
 			open = append(open, d)
 		default:

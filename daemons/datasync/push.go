@@ -56,6 +56,12 @@ func (g *gatherer) push(ctx context.Context) error {
 	copies := v.Ring.CopiesOf(ring.KindPack)
 	for _, p := range pending {
 		a, ok := v.Library.Artifact(p.Digest)
+		if ok && a.Joined != "" { // it had its receipts, and another pack has its games by now
+			if err := g.settle(ctx, v, p, a); err != nil {
+				return err
+			}
+			continue
+		}
 		_, here := g.store.Path(p.Digest)
 		others := slices.DeleteFunc(slices.Clone(a.Holders), func(n id.Node) bool { return n == g.self.ID })
 		if !here && len(others) == 0 {

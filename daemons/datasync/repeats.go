@@ -62,6 +62,10 @@ func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ri
 		}
 		m.entered[c] = known
 	}
+	listed := make(map[id.Digest]bool, len(packs))
+	for _, a := range packs {
+		listed[a.Digest] = true
+	}
 	for _, a := range packs {
 		if a.Seq > cursor.Seq || tries >= perStep {
 			break
@@ -77,9 +81,21 @@ func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ri
 		if m.store.Verify(ctx, a.Digest) != nil {
 			continue // it is fetched again, or was put aside
 		}
-		changed, err := gamedb.Enter(ctx, path, file, gamedb.Entry{Seq: a.Seq, Digest: a.Digest})
+		e := gamedb.Entry{Seq: a.Order(), Digest: a.Digest}
+		var changed map[id.Digest]gamedb.Entered
+		var gone []id.Digest
+		var err error
+		if a.Place == 0 {
+			changed, err = gamedb.Enter(ctx, path, file, e)
+		} else {
+			gone = joinedBefore(known, listed, a.Order())
+			changed, err = gamedb.Supersede(ctx, path, file, e, gone)
+		}
 		switch {
 		case err == nil:
+			for _, d := range gone {
+				delete(known, d)
+			}
 			maps.Copy(known, changed)
 		case gamedb.Damaged(err) && !errors.Is(err, gamedb.ErrLedger):
 			m.odd[a.Digest] = true
@@ -92,13 +108,30 @@ func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ri
 	return nil
 }
 
+// joinedBefore are the packs of the ledger up to a place in the order that are no longer listed: a view that has a joined pack has
+// all that were added before, but for those that have been joined.
+func joinedBefore(known map[id.Digest]gamedb.Entered, listed map[id.Digest]bool, order uint64) []id.Digest {
+	var out []id.Digest
+	for d, e := range known {
+		if e.Seq <= order && !listed[d] {
+			out = append(out, d)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // repeated is what the ledger says and the state does not say yet. A state that lacks a pack of the ledger, or its receipts, does
 // not count its games: then nothing is said.
 func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (said []ring.Repeat, err error) {
 	known, counted := m.entered[c], 0
+	coming := uint64(0) // joined packs that are not entered yet have the games of what was in the ledger up to here
 	for _, a := range packs {
 		e, ok := known[a.Digest]
-		if !ok || !a.Safe || a.Seq != e.Seq {
+		if !ok && a.Place != 0 && !m.odd[a.Digest] {
+			coming = max(coming, a.Place)
+		}
+		if !ok || !a.Safe || a.Order() != e.Seq {
 			continue
 		}
 		counted++
@@ -110,6 +143,8 @@ func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (sa
 	case counted == len(known):
 		delete(m.missing, c)
 		return said, nil
+	case coming > 0:
+		return nil, nil
 	case len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq: // the view is not older than the cursor, as after a restart
 		since, seen := m.missing[c]
 		if !seen {

@@ -13,56 +13,93 @@ import (
 
 // EphemeralSync is EPHEMERAL_SYNC.
 func EphemeralSync() kit.Spec {
-	return gathering(kit.Spec{
+	s := gathering(kit.Spec{
 		Name: "EPHEMERAL_SYNC", Classes: []id.Class{id.Edge}, Every: 5 * time.Second,
 		Doc: "Brings every finished game off an edge node, with receipts, before the machine vanishes.",
-	}, nil)
-}
-
-// AutoSync is AUTO_SYNC.
-func AutoSync() kit.Spec {
-	return gathering(kit.Spec{
-		Name: "AUTO_SYNC", Classes: []id.Class{id.Core}, Every: 60 * time.Second,
-		Doc:   "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
-		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type()},
-	}, newMerger)
-}
-
-func gathering(s kit.Spec, merging func(kit.Env) *merger) kit.Spec {
-	defaults := GatherSettings{Batch: 10, MinGap: kit.Duration(2 * time.Second), MaxGames: 500, Parallel: 4,
-		Retry: kit.Duration(2 * time.Second), Patience: 3}
-	s.Category, s.Scope, s.DependsOn, s.Settings, s.Critical = "datasync", kit.ScopeNode, []string{"EVENT_ROUTER"}, defaults, true
-	s.Emits = []event.Type{event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.DataSyncFailed.Type()}
-	s.Deadline = 5 * time.Minute
+	})
+	defaults := gatherDefaults()
+	s.Settings = defaults
 	s.New = func(env kit.Env) (kit.Daemon, error) {
 		set, err := kit.Decode(env.Settings, defaults)
 		if err != nil {
 			return nil, err
 		}
-		g, err := newGatherer(env, set)
+		return newSyncer(env, set)
+	}
+	return s
+}
+
+// AutoSync is AUTO_SYNC.
+func AutoSync() kit.Spec {
+	s := gathering(kit.Spec{
+		Name: "AUTO_SYNC", Classes: []id.Class{id.Core}, Every: 60 * time.Second,
+		Doc:   "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
+		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type()},
+	})
+	defaults := AutoSyncSettings{gatherDefaults(), JoinSettings{After: kit.Duration(time.Hour), Packs: 64}}
+	s.Settings = defaults
+	s.New = func(env kit.Env) (kit.Daemon, error) {
+		set, err := kit.Decode(env.Settings, defaults)
 		if err != nil {
 			return nil, err
 		}
-		d := &syncer{g: g, gate: make(chan struct{}, 1)}
-		fast := env
-		fast.Every = min(poll, env.Every)
-		d.loops = []kit.Daemon{kit.NewLoop(fast, kit.Loop{Step: d.gather, Poke: g.courier.Poked(), Quiet: 50 * time.Millisecond, Slowest: 10 * time.Second})}
-		if merging != nil {
-			m := merging(env)
-			// The books of progress belong to the loop that games depend on.
-			env.Progress = nil
-			d.loops = append(d.loops, kit.NewLoop(env, kit.Loop{Step: m.step, Wake: s.Reads}))
+		d, err := newSyncer(env, set.GatherSettings)
+		if err != nil {
+			return nil, err
 		}
+		m := newMerger(env, set.JoinSettings)
+		d.couriers = append(d.couriers, m.join.courier)
+		// The books of progress belong to the loop that games depend on.
+		env.Progress = nil
+		d.loops = append(d.loops, kit.NewLoop(env, kit.Loop{Step: m.step, Wake: s.Reads}))
 		return d, nil
 	}
 	return s
 }
 
+// AutoSyncSettings are the figures of AUTO_SYNC.
+type AutoSyncSettings struct {
+	GatherSettings
+	JoinSettings
+}
+
+// Validate implements kit's check.
+func (s AutoSyncSettings) Validate() error {
+	return errors.Join(s.GatherSettings.Validate(), s.JoinSettings.Validate())
+}
+
+func gatherDefaults() GatherSettings {
+	return GatherSettings{Batch: 10, MinGap: kit.Duration(2 * time.Second), MaxGames: 500, Parallel: 4, Retry: kit.Duration(2 * time.Second), Patience: 3}
+}
+
+func gathering(s kit.Spec) kit.Spec {
+	s.Category, s.Scope, s.DependsOn, s.Critical = "datasync", kit.ScopeNode, []string{"EVENT_ROUTER"}, true
+	s.Emits = []event.Type{event.NewGamesAvailable.Type(), event.DataSyncCompleted.Type(), event.DataSyncFailed.Type()}
+	s.Deadline = 5 * time.Minute
+	return s
+}
+
+func newSyncer(env kit.Env, set GatherSettings) (*syncer, error) {
+	g, err := newGatherer(env, set)
+	if err != nil {
+		return nil, err
+	}
+	d := &syncer{g: g, gate: make(chan struct{}, 1), couriers: []*kit.Courier{g.courier}}
+	fast := env
+	fast.Every = min(poll, env.Every)
+	d.loops = []kit.Daemon{kit.NewLoop(fast, kit.Loop{Step: d.gather, Poke: g.courier.Poked(), Quiet: 50 * time.Millisecond, Slowest: 10 * time.Second})}
+	slow := env
+	slow.Progress, slow.Every = nil, discardEvery
+	d.loops = append(d.loops, kit.NewLoop(slow, kit.Loop{Step: newDiscarder(env, g.books.open).step}))
+	return d, nil
+}
+
 // syncer runs the loops of one node's sync daemon.
 type syncer struct {
-	gate  chan struct{} // of g: Drain's steps and the loop's
-	g     *gatherer
-	loops []kit.Daemon
+	gate     chan struct{} // of g: Drain's steps and the loop's
+	g        *gatherer
+	loops    []kit.Daemon
+	couriers []*kit.Courier
 }
 
 // Run implements kit.Daemon.
@@ -70,7 +107,9 @@ func (d *syncer) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	err := kit.Both(d.loops...).Run(ctx)
 	cancel()
-	d.g.courier.Wait()
+	for _, c := range d.couriers {
+		c.Wait()
+	}
 	return err
 }
 

@@ -114,6 +114,7 @@ type View struct {
 	Notes   Notes // of this daemon
 	Ring    ring.Settings
 	Room    *Room // nil: not known here
+	Joins   bool  // packs may be joined; false: some core node does not know how, or it is not known here
 }
 
 // Room is how many artifacts the replicated state can still take, of how many in all.
@@ -140,7 +141,8 @@ type Queue interface {
 
 // Library is what the state knows of artifacts and names.
 type Library interface {
-	Artifacts(k ring.Kind, c id.Config) []ring.Artifact // in order of arrival
+	// Artifacts are in order of arrival. On a rented node only ListJoined is known, and of that what this node holds.
+	Artifacts(k ring.Kind, c id.Config) []ring.Artifact
 	Artifact(d id.Digest) (ring.Artifact, bool)
 	Name(key string) (ring.Name, bool)
 }
@@ -165,6 +167,9 @@ type Effects interface {
 	AddReceipts(ctx context.Context, ds ...id.Digest) error
 	// StateRepeats says which games of packs were counted with older packs already.
 	StateRepeats(ctx context.Context, rs ...ring.Repeat) error
+	// JoinPacks makes a file that is known with ring.LabelJoins, and has a pack's copies, the pack of all games of packs, of which it
+	// holds that many. ErrConflict, or ErrNotFound, if packs cannot be joined now; nothing has changed then.
+	JoinPacks(ctx context.Context, joined id.Digest, games int64, packs ...id.Digest) error
 	// SetName moves a name by compare-and-set and states the events in the same entry. ErrConflict if expect is not current.
 	SetName(ctx context.Context, key string, expect uint64, d id.Digest, values map[string]float64, events ...Statement) (ring.Name, error)
 	// PutNote keeps value (as JSON; nil removes it) for the daemon's successor, with events in the same entry.
@@ -196,6 +201,9 @@ type Store interface {
 	Verify(ctx context.Context, d id.Digest) error
 	// Drop puts this node's copy of an artifact that is no good into quarantine, with its reason, and takes its receipt back.
 	Drop(ctx context.Context, d id.Digest, reason string) error
+	// Discard deletes this node's copies of artifacts that the ring does not need here, with one permit of the coordinator for all of
+	// them. Without it, it returns an error and nothing has changed.
+	Discard(ctx context.Context, ds ...id.Digest) error
 	// Aside keeps a database that cannot be used in quarantine, with its reason and with the log that SQLite has beside it, and
 	// says where: all of it or nothing. The original stays where it is.
 	Aside(ctx context.Context, path, reason string) (string, error)

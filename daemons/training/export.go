@@ -1,6 +1,7 @@
 package training
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,7 +87,7 @@ func (e exported) mark() uint64 {
 // counts says whether a pack's games are new since the last export. Only what has its receipts counts: a dataset must not
 // wait for bytes that one disk holds.
 func (e exported) counts(a ring.Artifact) bool {
-	return a.Safe && (a.Seq > e.mark() || slices.Contains(e.Late, a.Digest))
+	return a.Safe && (a.Order() > e.mark() || slices.Contains(e.Late, a.Digest))
 }
 
 // passed is Late and Caught for a mark at last.
@@ -95,7 +96,7 @@ func (e exported) passed(packs []ring.Artifact, last uint64) (late, caught []id.
 		switch known := slices.Contains(e.Late, a.Digest); {
 		case a.Safe && known:
 			caught = append(caught, a.Digest)
-		case !a.Safe && a.Seq <= last && (known || a.Seq > e.mark()):
+		case !a.Safe && a.Order() <= last && (known || a.Order() > e.mark()):
 			late = append(late, a.Digest)
 		}
 	}
@@ -137,7 +138,7 @@ func (s ExportSettings) settle(v kit.View, c id.Config, state *exported) *kit.No
 		mark := state.mark()
 		state.Late = slices.DeleteFunc(append(state.Late, state.Caught...), func(d id.Digest) bool {
 			a, ok := v.Library.Artifact(d)
-			return !ok || a.Seq > mark
+			return !ok || a.Order() > mark
 		})
 		reason := w.Error
 		if reason == "" {
@@ -161,10 +162,11 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	var oldest time.Time
 	last := state.mark()
 	packs := v.Library.Artifacts(ring.KindPack, c)
+	slices.SortStableFunc(packs, func(a, b ring.Artifact) int { return cmp.Compare(a.Order(), b.Order()) })
 	for _, a := range packs {
 		if state.counts(a) {
 			fresh += a.Games()
-			last = max(last, a.Seq)
+			last = max(last, a.Order())
 			if oldest.IsZero() || a.Created.Before(oldest) {
 				oldest = a.Created
 			}
@@ -220,7 +222,7 @@ const listFor = 2 * time.Hour
 // newest that hold so many games, so that a dataset costs the same however fast the ring plays.
 func window(v kit.View, packs []ring.Artifact, from, last uint64, most int64) (inputs []ring.Input, games int64) {
 	for _, a := range slices.Backward(packs) {
-		if !a.Safe || a.Seq <= from || a.Seq > last {
+		if !a.Safe || a.Order() <= from || a.Order() > last {
 			continue
 		}
 		if most > 0 && games >= most {

@@ -223,6 +223,9 @@ func (t *txn) dropCopies(b DropCopies) error {
 func (t *txn) mayGo(a ring.Artifact) error {
 	switch {
 	case a.Joined != "":
+		if w, used := t.needs(a.Config, map[id.Digest]bool{a.Digest: true}); used { // it was asked for from an older view
+			return refuse(CodeConflict, "work %s needs pack %s", w, a.Digest.Short())
+		}
 		return t.carried(a)
 	case joining(a):
 		return nil // it never became a pack

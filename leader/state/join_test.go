@@ -219,6 +219,19 @@ func TestJoinedCopiesGoByPermit(t *testing.T) {
 	}
 }
 
+// Work that was asked for from an older view finds the packs that it reads.
+func TestJoinedCopiesStayForWork(t *testing.T) {
+	t.Parallel()
+	r := newJoinRig(t, 3)
+	r.addFile(nodeA, nodeC)
+	r.ok(JoinPacks{r.file, 15, r.packs}, nil)
+	r.ok(Enqueue{Items: []ring.WorkItem{{ID: "w1", Type: TypeExport, Config: c4, Key: "k", Inputs: []ring.Input{{Role: "pack", Digest: r.packs[1]}}}}}, nil)
+	r.refused(CodeConflict, dropOf(r.packs[1], nodeA), nil)
+	r.ok(dropOf(r.packs[0], nodeA), nil)
+	r.ok(CancelWork{Work: "w1", Reason: "x"}, nil)
+	r.ok(dropOf(r.packs[1], nodeA), nil)
+}
+
 // TestJoinedGamesStayCounted: the check that a join takes no game from the count is there.
 func TestJoinedGamesStayCounted(t *testing.T) {
 	t.Parallel()

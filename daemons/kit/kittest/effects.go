@@ -144,6 +144,14 @@ func (e effects) StateRepeats(ctx context.Context, rs ...ring.Repeat) error {
 	return nil
 }
 
+func (e effects) JoinPacks(ctx context.Context, joined id.Digest, games int64, packs ...id.Digest) error {
+	if err := e.begin(ctx, "join"); err != nil {
+		return err
+	}
+	defer e.r.mu.Unlock()
+	return e.r.join(joined, games, packs)
+}
+
 func (e effects) SetName(ctx context.Context, key string, expect uint64, d id.Digest, values map[string]float64, events ...kit.Statement) (ring.Name, error) {
 	if err := e.begin(ctx, "name"); err != nil {
 		return ring.Name{}, err

@@ -313,6 +313,20 @@ func (s store) Drop(_ context.Context, d id.Digest, reason string) error {
 	return os.Remove(s.n.blob(d))
 }
 
+func (s store) Discard(_ context.Context, ds ...id.Digest) error {
+	s.n.disk.Lock()
+	defer s.n.disk.Unlock()
+	if err := s.n.r.permit(s.n.ID, ds); err != nil {
+		return err
+	}
+	for _, d := range ds {
+		if err := os.Remove(s.n.blob(d)); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
 func (s store) Aside(_ context.Context, path, reason string) (string, error) {
 	s.n.mu.Lock()
 	defer s.n.mu.Unlock()

@@ -24,6 +24,7 @@ type Ring struct {
 	index       uint64
 	settings    ring.Settings
 	room        *kit.Room // nil: nobody knows
+	joins       bool
 	nodes       map[id.Node]*Node
 	members     []ring.Member
 	assignments map[string]ring.Assignment
@@ -114,7 +115,7 @@ func (r *Ring) View(daemon string) kit.View {
 	}
 	s := &snapshot{daemon: daemon, members: slices.Clone(r.members), items: slices.Clone(r.items), buried: maps.Clone(r.buried),
 		artifacts: slices.Clone(r.artifacts), names: names, notes: notes, assignments: assignments}
-	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings, Room: r.room}
+	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings, Room: r.room, Joins: r.joins}
 }
 
 type snapshot struct {
@@ -163,7 +164,11 @@ func (s *snapshot) Item(workID string) (ring.WorkItem, bool) {
 
 func (s *snapshot) Artifacts(k ring.Kind, c id.Config) []ring.Artifact {
 	return slices.DeleteFunc(slices.Clone(s.artifacts), func(a ring.Artifact) bool {
-		return k != "" && a.Kind != k || c != "" && a.Config != c
+		list := a.Kind
+		if a.Joined != "" {
+			list = ring.ListJoined
+		}
+		return k != "" && list != k || c != "" && a.Config != c
 	})
 }
 

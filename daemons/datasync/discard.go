@@ -1,0 +1,123 @@
+package datasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/gamedb"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// discarder deletes this node's copies of packs whose games are in a joined pack by now, by permit. A core node looks for the
+// games in its own copy of the joined pack before it asks; a rented node, which need not have one, does where it has.
+type discarder struct {
+	self  kit.Self
+	log   zerolog.Logger
+	now   func() time.Time
+	store kit.Store
+	views kit.Views
+	open  func(id.Digest) bool                        // the pack is this node's own and not settled: nothing of it goes
+	holds func(context.Context, string, string) error // gamedb.Holds, but for tests
+	since map[id.Digest]time.Time                     // when a joined pack was first seen here
+	later map[id.Digest]time.Time                     // until when one whose games were not found stays unasked
+}
+
+const (
+	discardEvery = 30 * time.Second
+	// discardAfter is how long a joined pack's copies stay at least: who has read of them a moment ago may want them yet.
+	discardAfter = time.Minute
+	// discardRetry is when a pack is looked at again whose games are not all in the joined one.
+	discardRetry = time.Hour
+	// perDiscard bounds one permit.
+	perDiscard = 64
+)
+
+func newDiscarder(env kit.Env, open func(id.Digest) bool) *discarder {
+	return &discarder{self: env.Self, log: env.Log, now: env.Now, store: env.Store, views: env.View, open: open, holds: gamedb.Holds,
+		since: map[id.Digest]time.Time{}, later: map[id.Digest]time.Time{}}
+}
+
+func (d *discarder) step(ctx context.Context) error {
+	v, err := d.views.Current(ctx)
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	now := d.now()
+	since, later := map[id.Digest]time.Time{}, map[id.Digest]time.Time{}
+	var old []ring.Artifact
+	for _, a := range v.Library.Artifacts(ring.ListJoined, "") {
+		if !a.Held(d.self.ID) {
+			continue
+		}
+		if since[a.Digest] = d.since[a.Digest]; since[a.Digest].IsZero() {
+			since[a.Digest] = now
+		}
+		later[a.Digest] = d.later[a.Digest]
+		if now.Sub(since[a.Digest]) >= discardAfter && !now.Before(later[a.Digest]) && !d.open(a.Digest) {
+			old = append(old, a)
+		}
+	}
+	d.since, d.later = since, later
+	for some := range slices.Chunk(old, perDiscard) {
+		if err := d.some(ctx, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *discarder) some(ctx context.Context, old []ring.Artifact) error {
+	var may []id.Digest
+	for _, a := range old {
+		ok, err := d.carried(ctx, a)
+		if err != nil {
+			return err
+		}
+		if ok {
+			may = append(may, a.Digest)
+		}
+	}
+	if len(may) == 0 {
+		return nil
+	}
+	err := d.store.Discard(ctx, may...)
+	if err == nil || len(may) == 1 || ctx.Err() != nil || errors.Is(err, kit.ErrNoCoordinator) {
+		return err
+	}
+	for _, one := range may { // one of them holds the others up
+		err = errors.Join(err, d.store.Discard(ctx, one))
+	}
+	return err
+}
+
+// carried says that as far as this node can see nothing is lost with its copy of a.
+func (d *discarder) carried(ctx context.Context, a ring.Artifact) (bool, error) {
+	path, here := d.store.Path(a.Digest)
+	if !here {
+		return true, nil
+	}
+	if _, there := d.store.Path(a.Joined); !there {
+		return d.self.Class == id.Edge, nil
+	}
+	to, err := d.store.Ensure(ctx, a.Joined)
+	if err != nil {
+		return false, fmt.Errorf("get joined pack %s: %w", a.Joined.Short(), err)
+	}
+	err = d.holds(ctx, to, path)
+	if errors.Is(err, gamedb.ErrNotHeld) || gamedb.Damaged(err) {
+		d.later[a.Digest] = d.now().Add(discardRetry)
+		d.log.Error().Err(err).Str("pack", a.Digest.Short()).Str("joined", a.Joined.Short()).Msg("games of a pack are not in the joined one; its copy stays")
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("compare pack %s: %w", a.Digest.Short(), err)
+	}
+	return true, nil
+}

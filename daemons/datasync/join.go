@@ -1,0 +1,370 @@
+package datasync
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/gamedb"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// joiner makes one pack of many old ones, so that the ring's room lasts. It runs beside a core node's merger, one core node at a
+// time for a config; should two be at it, the state lets one of them through. Nothing goes by its word alone: whoever holds an
+// old pack looks for its games in the joined one before it asks for the permit to delete.
+type joiner struct {
+	self    kit.Self
+	set     JoinSettings
+	log     zerolog.Logger
+	now     func() time.Time
+	staging string
+	store   kit.Store
+	local   kit.Local
+	views   kit.Views
+	effects kit.Effects
+	courier *kit.Courier
+	unfit   map[id.Digest]bool // packs that are not joined, for as long as this agent runs
+}
+
+// JoinSettings say when AUTO_SYNC joins packs.
+type JoinSettings struct {
+	After kit.Duration `json:"join_after"` // since a pack was made; 0: never
+	Packs int          `json:"join_packs"` // so many make a joined one, if their sizes do not make it before
+}
+
+// Validate implements kit's check.
+func (s JoinSettings) Validate() error {
+	if s.After < 0 || s.Packs < 2 || s.Packs > mostJoined {
+		return fmt.Errorf("want join_after not negative and join_packs 2 to %d", mostJoined)
+	}
+	return nil
+}
+
+// Bounds of a joined pack: it is fetched, checked and merged as a whole. A pack of a quarter of it stays as it is.
+const (
+	mostJoined      = 512
+	mostJoinedGames = 10_000
+	mostJoinedBytes = 32 << 20
+	// fewestFull is how many packs are joined at least when more do not fit, or when a pack that cannot be joined is in the way.
+	fewestFull = 8
+	// joinTurn is how long the same core node joins a config's packs.
+	joinTurn = time.Hour
+	// joinTries is how often a joined pack is proposed that is refused for a reason that should not be.
+	joinTries = 10
+)
+
+func newJoiner(env kit.Env, set JoinSettings) *joiner {
+	return &joiner{self: env.Self, set: set, log: env.Log, now: env.Now, staging: env.Dirs.Staging, store: env.Store, local: env.Local, views: env.View,
+		effects: env.Effects, unfit: map[id.Digest]bool{},
+		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 1})}
+}
+
+// joined is a pack on its way: its bytes are in the store, and it is written down before anybody hears of it.
+type joined struct {
+	Digest id.Digest   `json:"sha256"`
+	Bytes  int64       `json:"bytes"`
+	Games  int64       `json:"games"`
+	Packs  []id.Digest `json:"packs"`
+	Made   time.Time   `json:"made"`
+	Tries  int         `json:"tries,omitempty"` // refused so often
+}
+
+func joinKey(c id.Config) string { return "join/" + string(c) }
+
+// step goes on with the joined pack that is under way, or begins one. Packs are those of the config with what the ledger says of
+// each.
+func (j *joiner) step(ctx context.Context, v kit.View, c id.Config, packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) error {
+	var p joined
+	raw, under, err := j.local.Get(joinKey(c))
+	if err == nil && under {
+		err = json.Unmarshal(raw, &p)
+	}
+	if err != nil {
+		return fmt.Errorf("read joined pack: %w", err)
+	}
+	if under {
+		return j.finish(ctx, c, p)
+	}
+	if j.set.After == 0 || !j.turn(v, c) {
+		return nil
+	}
+	group := j.choose(packs, entered)
+	if len(group) == 0 {
+		return nil
+	}
+	if v, err = j.views.Current(ctx); err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	if !v.Joins || !intact(v, digests(group)) {
+		return nil
+	}
+	if p, err = j.make(ctx, c, group); err != nil || p.Digest == "" {
+		return err
+	}
+	return j.finish(ctx, c, p)
+}
+
+func digests(list []ring.Artifact) []id.Digest {
+	out := make([]id.Digest, len(list))
+	for i, a := range list {
+		out[i] = a.Digest
+	}
+	return out
+}
+
+// intact says that all packs can still be joined, as far as v knows.
+func intact(v kit.View, packs []id.Digest) bool {
+	return !slices.ContainsFunc(packs, func(d id.Digest) bool {
+		a, ok := v.Library.Artifact(d)
+		return !ok || a.Joined != ""
+	})
+}
+
+// turn says whether this node joins the config's packs now. All core nodes that see one roster agree.
+func (j *joiner) turn(v kit.View, c id.Config) bool {
+	best, first := id.Digest(""), id.Node("")
+	for _, m := range v.Fleet.Members() {
+		if m.Class != id.Core || !m.Serves() {
+			continue
+		}
+		if d := id.DigestOf(fmt.Appendf(nil, "%s %d %s", c, j.now().Unix()/int64(joinTurn.Seconds()), m.ID)); first == "" || d < best {
+			best, first = d, m.ID
+		}
+	}
+	return first == j.self.ID
+}
+
+// choose is the oldest packs that are worth joining, or nothing. They lie next to each other in the order of packs, so that of
+// two games with one id the same one stays the first.
+func (j *joiner) choose(packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) []ring.Artifact {
+	packs = slices.Clone(packs)
+	slices.SortStableFunc(packs, func(a, b ring.Artifact) int {
+		return cmp.Or(cmp.Compare(a.Order(), b.Order()), cmp.Compare(a.Digest, b.Digest))
+	})
+	young := j.now().Add(-j.set.After.D())
+	fits := func(a ring.Artifact) bool {
+		e, ok := entered[a.Digest]
+		if !ok || e.Seq != a.Order() || e.Repeats != a.Counters[ring.CounterRepeats] { // what is counted twice is known, and said
+			return false
+		}
+		if !a.Safe || a.Place != 0 || j.unfit[a.Digest] || a.Counters[ring.CounterGames] > mostJoinedGames/4 || a.Bytes > mostJoinedBytes/4 {
+			return false
+		}
+		_, here := j.store.Path(a.Digest)
+		return here
+	}
+	var run []ring.Artifact
+	var games, bytes int64
+	for len(packs) > 0 {
+		// Packs of one place in the order stay together.
+		n := 1
+		for n < len(packs) && packs[n].Order() == packs[0].Order() {
+			n++
+		}
+		cell := packs[:n]
+		packs = packs[n:]
+		if slices.ContainsFunc(cell, func(a ring.Artifact) bool { return a.Created.After(young) }) {
+			break
+		}
+		var cellGames, cellBytes int64
+		for _, a := range cell {
+			cellGames, cellBytes = cellGames+a.Counters[ring.CounterGames], cellBytes+a.Bytes
+		}
+		fit := !slices.ContainsFunc(cell, func(a ring.Artifact) bool { return !fits(a) })
+		if !fit || len(run)+n > mostJoined || games+cellGames > mostJoinedGames || bytes+cellBytes > mostJoinedBytes {
+			if len(run) >= fewestFull {
+				return run
+			}
+			run, games, bytes = nil, 0, 0
+		}
+		if fit && n <= mostJoined {
+			run, games, bytes = append(run, cell...), games+cellGames, bytes+cellBytes
+		}
+	}
+	if len(run) < j.set.Packs {
+		return nil
+	}
+	return run
+}
+
+// make writes the joined pack and holds it against every pack that it is made of. A zero joined and no error say that one of them
+// cannot be joined.
+func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (joined, error) {
+	path := filepath.Join(j.staging, "join-"+string(c)+".db")
+	defer os.Remove(path)
+	p := joined{Packs: digests(group), Made: j.now().UTC()}
+	of := map[string]id.Digest{}
+	var paths []string
+	for _, a := range group {
+		if err := j.store.Verify(ctx, a.Digest); err != nil {
+			return joined{}, fmt.Errorf("check pack %s: %w", a.Digest.Short(), err)
+		}
+		file, here := j.store.Path(a.Digest)
+		if !here {
+			return joined{}, nil
+		}
+		// What the ring counts is what a node said. Games that are not in the file cannot be joined, and stay counted.
+		n, err := gamedb.Count(ctx, file)
+		if err == nil && int64(n.Games) != a.Counters[ring.CounterGames] {
+			err = fmt.Errorf("%d games are counted in it, and %d are there: %w", a.Counters[ring.CounterGames], n.Games, gamedb.ErrUnsafe)
+		}
+		if gamedb.Damaged(err) {
+			j.leave(a.Digest, err)
+			return joined{}, nil
+		}
+		if err != nil {
+			return joined{}, fmt.Errorf("count games of pack %s: %w", a.Digest.Short(), err)
+		}
+		of[file] = a.Digest
+		paths = append(paths, file)
+	}
+	info, err := gamedb.Join(ctx, path, paths)
+	var unfit *gamedb.UnfitError
+	if errors.As(err, &unfit) {
+		j.leave(of[unfit.Pack], err)
+		return joined{}, nil
+	}
+	if err != nil {
+		return joined{}, fmt.Errorf("join %d packs: %w", len(paths), err)
+	}
+	if err := gamedb.Verify(ctx, path); err != nil {
+		return joined{}, fmt.Errorf("check joined pack: %w", err)
+	}
+	for _, file := range slices.Sorted(maps.Keys(of)) {
+		if err := gamedb.Holds(ctx, path, file); errors.Is(err, gamedb.ErrNotHeld) {
+			j.leave(of[file], err)
+			return joined{}, nil
+		} else if err != nil {
+			return joined{}, fmt.Errorf("compare joined pack: %w", err)
+		}
+	}
+	p.Games = int64(info.Games)
+	if p.Digest, p.Bytes, err = j.store.PutFile(ctx, path); err != nil {
+		return joined{}, fmt.Errorf("store joined pack: %w", err)
+	}
+	return p, j.keep(c, p)
+}
+
+// leave has a pack stay as it is.
+func (j *joiner) leave(d id.Digest, why error) {
+	j.unfit[d] = true
+	j.log.Warn().Err(why).Str("pack", d.Short()).Msg("pack is not joined with others")
+}
+
+func (j *joiner) keep(c id.Config, p joined) error {
+	raw, err := json.Marshal(p)
+	if err == nil {
+		err = j.local.Put(joinKey(c), raw)
+	}
+	if err != nil {
+		return fmt.Errorf("keep joined pack: %w", err)
+	}
+	return nil
+}
+
+// finish makes the joined pack known, brings it to where a pack has its copies, and then lets it take the others' place.
+func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
+	v, err := j.views.Current(ctx)
+	if err != nil {
+		return fmt.Errorf("read state: %w", err)
+	}
+	a, known := v.Library.Artifact(p.Digest)
+	if known && a.Kind == ring.KindPack && a.Place != 0 {
+		j.courier.Want(ctx, nil, j.now())
+		return j.done(c)
+	}
+	_, here := j.store.Path(p.Digest)
+	if !here || known && a.Kind != ring.KindFile || !intact(v, p.Packs) || p.Tries >= joinTries {
+		return j.giveUp(ctx, c, p)
+	}
+	if !known || !a.Held(j.self.ID) {
+		file := ring.Artifact{Digest: p.Digest, Kind: ring.KindFile, Config: c, Bytes: p.Bytes, Created: p.Made, Origin: j.self.ID,
+			Holders: []id.Node{j.self.ID}, Labels: map[string]string{ring.LabelJoins: string(c)}}
+		if err := j.effects.AddArtifacts(ctx, file); err != nil {
+			return fmt.Errorf("make joined pack known: %w", err)
+		}
+		if v, err = j.views.Current(ctx); err != nil {
+			return fmt.Errorf("read state: %w", err)
+		}
+		if a, known = v.Library.Artifact(p.Digest); !known {
+			return nil
+		}
+	}
+	members, copies := v.Fleet.Members(), v.Ring.CopiesOf(ring.KindPack)
+	if n, core := kit.Copies(members, a, j.self.ID); !core || n < max(1, min(copies, potential(members, j.self.ID))) {
+		var wanted []kit.Delivery
+		targets, _ := kit.ChooseHolders(members, a, j.self.ID, copies, func(n id.Node) bool {
+			fails, _ := j.courier.Failures(kit.Delivery{Digest: p.Digest, Node: n})
+			return fails > 2
+		})
+		for _, n := range targets {
+			wanted = append(wanted, kit.Delivery{Digest: p.Digest, Node: n})
+		}
+		j.courier.Want(ctx, wanted, j.now())
+		return nil
+	}
+	if !v.Joins || needed(v, c, p.Packs) {
+		return nil
+	}
+	switch err := j.effects.JoinPacks(ctx, p.Digest, p.Games, p.Packs...); {
+	case err == nil:
+	case ctx.Err() != nil, errors.Is(err, kit.ErrNoCoordinator):
+		return fmt.Errorf("join packs: %w", err)
+	case errors.Is(err, kit.ErrConflict), errors.Is(err, kit.ErrNotFound): // somebody needs them, or has joined them
+		return nil
+	default:
+		p.Tries++
+		return errors.Join(fmt.Errorf("join packs: %w", err), j.keep(c, p))
+	}
+	j.log.Info().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("packs", len(p.Packs)).Int64("games", p.Games).Msg("packs joined")
+	j.courier.Want(ctx, nil, j.now())
+	return j.done(c)
+}
+
+// needed says whether unfinished work reads one of the packs, or a list of packs of the config. The state has the last word.
+func needed(v kit.View, c id.Config, packs []id.Digest) bool {
+	for _, w := range v.Queue.Items("", "") {
+		if w.State.Finished() {
+			continue
+		}
+		for _, in := range w.Inputs {
+			if in.Role == kit.RolePackList && w.Config == c || slices.Contains(packs, in.Digest) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// giveUp leaves the packs as they are. They are not tried again together: whatever is wrong may be wrong for good.
+func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined) error {
+	j.log.Warn().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("tries", p.Tries).Msg("packs stay as they are")
+	if p.Tries >= joinTries {
+		for _, d := range p.Packs {
+			j.unfit[d] = true
+		}
+	}
+	j.courier.Want(ctx, nil, j.now())
+	if err := j.store.Discard(ctx, p.Digest); err != nil {
+		j.log.Debug().Err(err).Str("pack", p.Digest.Short()).Msg("a joined pack that nobody wants stays")
+	}
+	return j.done(c)
+}
+
+func (j *joiner) done(c id.Config) error {
+	if err := j.local.Delete(joinKey(c)); err != nil {
+		return fmt.Errorf("forget joined pack: %w", err)
+	}
+	return nil
+}
