@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"modernc.org/sqlite"
 )
 
 func sampleGame(n int) Game {
@@ -59,6 +60,10 @@ func readGames(t *testing.T, path string) []Game {
 // execSQL runs statements as a stranger would, past every rule of the package.
 func execSQL(t *testing.T, path string, statements ...string) {
 	t.Helper()
+	// As the package does before its first file, which this may be.
+	if _, err := sqlite.OFDLocking(true); err != nil && !errors.Is(err, sqlite.ErrOFDLockingUnavailable) {
+		t.Fatal(err)
+	}
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
 		t.Fatal(err)

@@ -157,7 +157,6 @@ func oddGame(id, completed string) string {
 
 func oddPack(t *testing.T, path string, statements ...string) string {
 	t.Helper()
-	writeGames(t, filepath.Join(t.TempDir(), "first.db"), sampleGame(1)) // turns the locks on, as always before the first file
 	execSQL(t, path, statements...)
 	return path
 }
