@@ -88,6 +88,9 @@ func (p *promoter) step(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
+	now := p.now()
+	maps.DeleteFunc(p.shunned, func(_ kit.Delivery, until time.Time) bool { return !now.Before(until) })
+	maps.DeleteFunc(p.later, func(_ id.Digest, off putOff) bool { return now.Sub(off.until) > longestOff })
 	fetching, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	var errs []error
@@ -112,11 +115,7 @@ func (p *promoter) shuns(d kit.Delivery) bool {
 	if fails, _ := p.courier.Failures(d); fails >= scarceTries {
 		p.shunned[d] = now.Add(scarceLater)
 	}
-	if now.Before(p.shunned[d]) {
-		return true
-	}
-	delete(p.shunned, d)
-	return false
+	return now.Before(p.shunned[d])
 }
 
 // scarce is which nodes should hold match files that have too few copies. All ratings rest on all matches, for ever: a file

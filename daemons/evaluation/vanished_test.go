@@ -210,3 +210,22 @@ func TestVanishedCandidatesDoNotPileUp(t *testing.T) {
 		}
 	})
 }
+
+// What is remembered of candidates and nodes that were passed over ends, or it would grow for as long as the assignment lasts.
+func TestPromoterForgetsWhomItPassedOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		env := r.AddNode("core", id.Core, ring.Slots{}).Env(Promotion(), "")
+		now := time.Now()
+		p := &promoter{now: time.Now, views: env.View, log: env.Log, effects: env.Effects, store: env.Store, courier: kit.NewCourier(&kit.Courier{Orders: env.Orders}),
+			later:   map[id.Digest]putOff{"old": {until: now.Add(-longestOff - 1)}, "waits": {until: now.Add(1)}, "just tried": {until: now.Add(-1)}},
+			shunned: map[kit.Delivery]time.Time{{Digest: "old"}: now, {Digest: "shunned"}: now.Add(1)}}
+		if err := p.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.later) != 2 || len(p.shunned) != 1 {
+			t.Errorf("%v, %v", p.later, p.shunned)
+		}
+	})
+}
