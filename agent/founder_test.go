@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/ringagent/ringagent/deploy/workloads"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/mesh/meshtest"
 )
 
@@ -85,6 +87,20 @@ func TestWorkIsTakenFromTheFirstMomentOn(t *testing.T) {
 		"first start": func(config.Config) {},
 		"cut off before Raft's files": func(c config.Config) {
 			if err := os.Mkdir(filepath.Join(c.DataDir, "raft"), 0o700); err != nil {
+				t.Error(err)
+			}
+		},
+		"cut off between Raft's first two writes": func(c config.Config) {
+			dir := filepath.Join(c.DataDir, "raft")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Error(err)
+				return
+			}
+			s, err := leader.OpenStore(dir)
+			if err == nil {
+				err = errors.Join(s.SetUint64([]byte("CurrentTerm"), 1), s.Close())
+			}
+			if err != nil {
 				t.Error(err)
 			}
 		},

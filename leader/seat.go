@@ -105,6 +105,9 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	conf.Logger = logger
 	conf.NotifyCh = s.notify
 	if bootstrap {
+		if err := cutOff(store, snaps); err != nil {
+			return nil, errors.Join(fmt.Errorf("bootstrap ring: %w", err), s.trans.Close(), store.Close())
+		}
 		err = raft.BootstrapCluster(conf, cache, s.guard, snaps, s.trans, raft.Configuration{Servers: []raft.Server{server(n.cfg.Self.Node)}})
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) { // there is a ring already: the last start got that far
 			return nil, errors.Join(fmt.Errorf("bootstrap ring: %w", err), s.trans.Close(), store.Close())
@@ -117,6 +120,27 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	s.trans.ballot.raft.Store(s.raft)
 	go n.watchLeadership(s)
 	return s, nil
+}
+
+// cutOff undoes a ring's first start that ended between the two writes with which the library begins, its term and its first
+// entry. Left so, the library takes the ring for one that exists, of which it knows no voter, and never elects any.
+func cutOff(store *Store, snaps raft.SnapshotStore) error {
+	term, err := store.GetUint64(keyTerm)
+	if err != nil || term != 1 { // of a new store there is an error
+		return nil
+	}
+	vote, err := store.GetUint64(keyVoteTerm)
+	if err == nil && vote > 0 {
+		return nil
+	}
+	last, err := store.LastIndex()
+	if err != nil || last > 0 {
+		return err
+	}
+	if kept, err := snaps.List(); err != nil || len(kept) > 0 {
+		return err
+	}
+	return store.SetUint64(keyTerm, 0)
 }
 
 // startRaft runs NewRaft in a goroutine of its own, since the guard ends the goroutine that meets a bad entry.

@@ -28,6 +28,7 @@ const (
 
 // The library writes a vote as two keys (hashicorp/raft#661). They are kept under one key of ours instead.
 var (
+	keyTerm          = []byte("CurrentTerm")
 	keyVoteTerm      = []byte("LastVoteTerm")
 	keyVoteCandidate = []byte("LastVoteCand")
 	keyVote          = []byte("ring/vote")
