@@ -6,8 +6,8 @@ import (
 	"github.com/ringagent/ringagent/daemons/kit"
 )
 
-// The replicated state has room for so many artifacts, most of which are packs, and what is in it stays. A ring that packed
-// every few seconds for ever would be full within days, and would then take no game, dataset or model any more. So a node packs
+// The replicated state has room for so many artifacts, most of which are packs. They are joined when they are old, but that may be
+// switched off, or not keep up, and joined packs stay. A ring that is full takes no game, dataset or model any more. So a node packs
 // as soon as it likes while the ring is young, and in larger packs, less often, when a quarter of the room is used: such that
 // what is left would last for another month at that pace. That makes it last for two months at least, for hundreds of nodes.
 const (
