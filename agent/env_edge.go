@@ -19,7 +19,7 @@ const methodRecords = "agent.records"
 
 // recordsCall asks for artifacts: those named, or with Own those that the caller made and that have not got their receipts,
 // or with Held those that the caller has receipts for, in order of arrival after After, or with Joined some of those that are
-// packs whose games another pack has by now.
+// packs whose games another pack has by now, or files that are to become such a pack.
 type recordsCall struct {
 	Digests []id.Digest `json:"digests,omitempty"`
 	Own     bool        `json:"own,omitempty"`
@@ -109,7 +109,8 @@ type asker func(context.Context, recordsCall) (recordsAnswer, error)
 // edgeViews give a daemon of a rented node its readings.
 type edgeViews struct {
 	views
-	ask asker
+	self id.Node
+	ask  asker
 }
 
 // Current implements kit.Views.
@@ -120,7 +121,7 @@ func (v edgeViews) Current(ctx context.Context, named ...id.Digest) (kit.View, e
 	}
 	out := v.Near()
 	out.Index, out.Room = max(out.Index, got.Index), got.Room
-	lib := ownLibrary{Library: out.Library, ctx: ctx, ask: v.ask, known: map[id.Digest]ring.Artifact{}, none: map[id.Digest]bool{}}
+	lib := ownLibrary{Library: out.Library, ctx: ctx, ask: v.ask, self: v.self, known: map[id.Digest]ring.Artifact{}, none: map[id.Digest]bool{}}
 	lib.learn(got)
 	var open []id.Digest
 	for _, d := range named {
@@ -146,6 +147,7 @@ type ownLibrary struct {
 	kit.Library
 	ctx   context.Context //nolint:containedctx // the life of the reading
 	ask   asker
+	self  id.Node
 	known map[id.Digest]ring.Artifact
 	none  map[id.Digest]bool // nobody knows them
 }
@@ -171,7 +173,7 @@ func (l ownLibrary) Artifacts(k ring.Kind, c id.Config) []ring.Artifact {
 	if err != nil {
 		return nil
 	}
-	return slices.DeleteFunc(got.Artifacts, func(a ring.Artifact) bool { return a.Joined == "" || c != "" && a.Config != c })
+	return slices.DeleteFunc(got.Artifacts, func(a ring.Artifact) bool { return !a.Held(l.self) || c != "" && a.Config != c })
 }
 
 // Artifact implements kit.Library.

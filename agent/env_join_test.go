@@ -72,7 +72,7 @@ func TestEdgeHearsOfItsJoinedPacks(t *testing.T) {
 	packs, _ := joinTwo(f)
 	s := f.m.View()
 	fail := false
-	v := edgeViews{views: views{state: standing{s}}, ask: func(_ context.Context, c recordsCall) (recordsAnswer, error) {
+	v := edgeViews{views: views{state: standing{s}}, self: edgeC, ask: func(_ context.Context, c recordsCall) (recordsAnswer, error) {
 		var out recordsAnswer
 		if fail {
 			return out, errors.New("no answer")

@@ -32,7 +32,7 @@ type views struct {
 func (a *Agent) viewsFor(daemon string) kit.Views {
 	v := views{daemon: daemon, state: a.leader}
 	if a.node.Class == id.Edge {
-		return edgeViews{views: v, ask: a.records}
+		return edgeViews{views: v, self: a.node.ID, ask: a.records}
 	}
 	return v
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// discarder deletes this node's copies of packs whose games are in a joined pack by now, by permit. A core node looks for the
+// discarder deletes this node's copies of packs whose games are in a joined pack by now, and of files that never became one, by
+// permit. A core node looks for the
 // games in its own copy of the joined pack before it asks; a rented node, which need not have one, does where it has.
 type discarder struct {
 	self  kit.Self
@@ -33,6 +34,8 @@ const (
 	discardEvery = 30 * time.Second
 	// discardAfter is how long a joined pack's copies stay at least: who has read of them a moment ago may want them yet.
 	discardAfter = time.Minute
+	// neverJoined is how long a file that was to take the place of packs is kept for it: another node may have been faster.
+	neverJoined = 24 * time.Hour
 	// discardRetry is when a pack is looked at again whose games are not all in the joined one.
 	discardRetry = time.Hour
 	// perDiscard bounds one permit.
@@ -60,7 +63,11 @@ func (d *discarder) step(ctx context.Context) error {
 			since[a.Digest] = now
 		}
 		later[a.Digest] = d.later[a.Digest]
-		if now.Sub(since[a.Digest]) >= discardAfter && !now.Before(later[a.Digest]) && !d.open(a.Digest) {
+		stays := discardAfter
+		if a.Joined == "" {
+			stays = neverJoined
+		}
+		if now.Sub(since[a.Digest]) >= stays && !now.Before(later[a.Digest]) && !d.open(a.Digest) {
 			old = append(old, a)
 		}
 	}
@@ -100,7 +107,7 @@ func (d *discarder) some(ctx context.Context, old []ring.Artifact) error {
 // carried says that as far as this node can see nothing is lost with its copy of a.
 func (d *discarder) carried(ctx context.Context, a ring.Artifact) (bool, error) {
 	path, here := d.store.Path(a.Digest)
-	if !here {
+	if !here || a.Joined == "" {
 		return true, nil
 	}
 	if _, there := d.store.Path(a.Joined); !there {

@@ -45,7 +45,8 @@ type Artifact struct {
 	Place uint64 `json:"place,omitempty"`
 }
 
-// ListJoined is no kind of an artifact: it lists the packs whose games are in another one by now.
+// ListJoined is no kind of an artifact: it lists the packs whose games are in another one by now, and the files that are to become
+// such packs.
 const ListJoined Kind = "joined"
 
 // LabelJoins is on a file that is to become a pack joined of others of its config, with that config as value.

@@ -16,7 +16,7 @@ const (
 
 func kindKey(a ring.Artifact) string {
 	list := a.Kind
-	if a.Joined != "" {
+	if a.Joined != "" || joining(a) {
 		list = ring.ListJoined
 	}
 	return string(list) + "\x00" + ordered(a.Seq) + string(a.Digest)
@@ -88,7 +88,11 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 			t.s.putArtifact(t.receipted(have))
 			continue
 		}
-		if t.s.artifacts.len() >= MaxArtifacts {
+		most := MaxArtifacts
+		if joining(a) {
+			most += spareForJoins
+		}
+		if t.s.artifacts.len() >= most {
 			return nil, refuse(CodeRefused, "the state holds %d artifacts at most", MaxArtifacts)
 		}
 		a.Holders, a.Seq = holders, t.index

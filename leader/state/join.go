@@ -14,6 +14,9 @@ import (
 // MaxJoined bounds one JoinPacks.
 const MaxJoined = 512
 
+// spareForJoins is room for what makes room, where there is no other left.
+const spareForJoins = 1000
+
 // joining says that an artifact is to become a joined pack and is none yet.
 func joining(a ring.Artifact) bool { return a.Kind == ring.KindFile && a.Labels[ring.LabelJoins] != "" }
 

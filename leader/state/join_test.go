@@ -60,7 +60,9 @@ func (r joinRig) counted() (games int64, packs int) {
 func (r joinRig) joinedList() []id.Digest {
 	var out []id.Digest
 	for a := range r.m.View().Artifacts(ring.ListJoined, c4, 0) {
-		out = append(out, a.Digest)
+		if a.Joined != "" {
+			out = append(out, a.Digest)
+		}
 	}
 	return out
 }
@@ -256,5 +258,33 @@ func TestForgottenNodesHoldNoJoinedPacks(t *testing.T) {
 	r.ok(Forget{nodeB}, nil)
 	if got := r.joinedList(); !slices.Equal(got, r.packs[1:]) {
 		t.Fatalf("%v", got)
+	}
+}
+
+// A full state takes no artifact but what makes room.
+func TestFullStateTakesJoinedPacks(t *testing.T) {
+	t.Parallel()
+	tx := txn{s: *emptyState(), m: New()}
+	tx.s.members.put(string(nodeA), memberRow{Member: ring.Member{ID: nodeA, Class: id.Core, Status: ring.Alive}})
+	fill := func(upTo int) {
+		for n := tx.s.artifacts.len(); n < upTo; n++ {
+			tx.s.artifacts.put(fmt.Sprint(n), artifactRow{})
+		}
+	}
+	r := joinRig{}
+	for _, c := range []struct {
+		have int
+		a    ring.Artifact
+		ok   bool
+	}{
+		{MaxArtifacts - 1, r.games(digest("last"), ring.KindPack, nodeA), true},
+		{MaxArtifacts, r.games(digest("pack"), ring.KindPack, nodeA), false},
+		{MaxArtifacts, r.games(digest("join"), ring.KindFile, nodeA), true},
+		{MaxArtifacts + spareForJoins, r.games(digest("more"), ring.KindFile, nodeA), false},
+	} {
+		fill(c.have)
+		if _, err := tx.addArtifacts([]ring.Artifact{c.a}); (err == nil) != c.ok {
+			t.Errorf("with %d: %v", c.have, err)
+		}
 	}
 }

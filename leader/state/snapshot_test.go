@@ -170,7 +170,7 @@ func randomEntries(rt *rapid.T, n int) [][]byte {
 					packs = append(packs, a.Digest)
 				}
 			}
-			for a := range m.View().Artifacts(ring.KindFile, c4, 0) {
+			for a := range m.View().Artifacts(ring.ListJoined, c4, 0) {
 				if joining(a) {
 					return JoinPacks{a.Digest, 6, packs}
 				}

@@ -165,7 +165,7 @@ func (s *snapshot) Item(workID string) (ring.WorkItem, bool) {
 func (s *snapshot) Artifacts(k ring.Kind, c id.Config) []ring.Artifact {
 	return slices.DeleteFunc(slices.Clone(s.artifacts), func(a ring.Artifact) bool {
 		list := a.Kind
-		if a.Joined != "" {
+		if a.Joined != "" || a.Labels[ring.LabelJoins] != "" {
 			list = ring.ListJoined
 		}
 		return k != "" && list != k || c != "" && a.Config != c
