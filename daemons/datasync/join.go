@@ -34,7 +34,8 @@ type joiner struct {
 	views   kit.Views
 	effects kit.Effects
 	courier *kit.Courier
-	unfit   map[id.Digest]bool // packs that are not joined, for as long as this agent runs
+	wanted  map[id.Config][]kit.Delivery // of the one courier
+	unfit   map[id.Digest]bool           // packs that are not joined, for as long as this agent runs
 }
 
 // JoinSettings say when AUTO_SYNC joins packs.
@@ -66,7 +67,7 @@ const (
 
 func newJoiner(env kit.Env, set JoinSettings) *joiner {
 	return &joiner{self: env.Self, set: set, log: env.Log, now: env.Now, staging: env.Dirs.Staging, store: env.Store, local: env.Local, views: env.View,
-		effects: env.Effects, unfit: map[id.Digest]bool{},
+		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, unfit: map[id.Digest]bool{},
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 1})}
 }
 
@@ -281,7 +282,7 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 	}
 	a, known := v.Library.Artifact(p.Digest)
 	if known && a.Kind == ring.KindPack && a.Place != 0 {
-		j.courier.Want(ctx, nil, j.now())
+		j.want(ctx, c, nil)
 		return j.done(c)
 	}
 	_, here := j.store.Path(p.Digest)
@@ -311,7 +312,7 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 		for _, n := range targets {
 			wanted = append(wanted, kit.Delivery{Digest: p.Digest, Node: n})
 		}
-		j.courier.Want(ctx, wanted, j.now())
+		j.want(ctx, c, wanted)
 		return nil
 	}
 	if !v.Joins || needed(v, c, p.Packs) {
@@ -328,8 +329,14 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 		return errors.Join(fmt.Errorf("join packs: %w", err), j.keep(c, p))
 	}
 	j.log.Info().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("packs", len(p.Packs)).Int64("games", p.Games).Msg("packs joined")
-	j.courier.Want(ctx, nil, j.now())
+	j.want(ctx, c, nil)
 	return j.done(c)
+}
+
+// want has the config's joined pack brought to nodes, and leaves those of other configs on their way.
+func (j *joiner) want(ctx context.Context, c id.Config, wanted []kit.Delivery) {
+	j.wanted[c] = wanted
+	j.courier.Want(ctx, slices.Concat(slices.Collect(maps.Values(j.wanted))...), j.now())
 }
 
 // needed says whether unfinished work reads one of the packs, or a list of packs of the config. The state has the last word.
@@ -355,7 +362,7 @@ func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined) error {
 			j.unfit[d] = true
 		}
 	}
-	j.courier.Want(ctx, nil, j.now())
+	j.want(ctx, c, nil)
 	if err := j.store.Discard(ctx, p.Digest); err != nil {
 		j.log.Debug().Err(err).Str("pack", p.Digest.Short()).Msg("a joined pack that nobody wants stays")
 	}

@@ -348,3 +348,49 @@ func TestFilesThatNeverJoinedAnythingGo(t *testing.T) {
 		}
 	})
 }
+
+// Joined packs of several configs are on their way at the same time: none ends the transfer of another.
+func TestConfigsAreJoinedSideBySide(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const hex = id.Config("hex8_2p")
+		r := kittest.New(t, c4, hex)
+		r.Joins(true)
+		one, two := r.AddNode("one", id.Core, ring.Slots{}), r.AddNode("two", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		for _, n := range []*kittest.Node{one, two} {
+			n.Set(func(n *kittest.Node) {
+				n.FetchFault = func(ctx context.Context, d id.Digest) error {
+					if a, _ := r.View("").Library.Artifact(d); a.Kind == ring.KindFile {
+						return pauseFor(ctx, 90*time.Second)
+					}
+					return nil
+				}
+			})
+			n.Start(AutoSync(), joinSoon)
+		}
+		edge.Start(EphemeralSync(), "")
+		for i := range 12 {
+			for _, c := range []id.Config{c4, hex} {
+				edge.Play(fmt.Sprint("job-", c, i), c, true, fmt.Sprint(c, "-", i))
+			}
+			time.Sleep(3 * time.Second)
+		}
+		r.Eventually(time.Hour, "packs of both are joined", func() bool {
+			joined := map[id.Config]bool{}
+			for _, a := range r.Artifacts(ring.KindPack) {
+				joined[a.Config] = joined[a.Config] || a.Place != 0
+			}
+			return joined[c4] && joined[hex]
+		})
+	})
+}
+
+func pauseFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
