@@ -27,7 +27,7 @@ type discarder struct {
 	open  func(id.Digest) bool                        // the pack is this node's own and not settled: nothing of it goes
 	holds func(context.Context, string, string) error // gamedb.Holds, but for tests
 	since map[id.Digest]time.Time                     // when a joined pack was first seen here
-	later map[id.Digest]time.Time                     // until when one whose games were not found stays unasked
+	later map[id.Digest]time.Time                     // until when one that may not go, as far as is known, stays unasked
 }
 
 const (
@@ -36,8 +36,10 @@ const (
 	discardAfter = time.Minute
 	// neverJoined is how long a file that was to take the place of packs is kept for it: another node may have been faster.
 	neverJoined = 24 * time.Hour
-	// discardRetry is when a pack is looked at again whose games are not all in the joined one.
+	// discardRetry is when a pack is looked at again whose games are not all in the joined one, or cannot be compared.
 	discardRetry = time.Hour
+	// refusedRetry is when a permit is asked for again that was refused. Each question is an entry of the log.
+	refusedRetry = 10 * time.Minute
 	// perDiscard bounds one permit.
 	perDiscard = 64
 )
@@ -54,6 +56,7 @@ func (d *discarder) step(ctx context.Context) error {
 	}
 	now := d.now()
 	since, later := map[id.Digest]time.Time{}, map[id.Digest]time.Time{}
+	safe := map[id.Digest]bool{} // joined packs
 	var old []ring.Artifact
 	for _, a := range v.Library.Artifacts(ring.ListJoined, "") {
 		if !a.Held(d.self.ID) {
@@ -67,41 +70,80 @@ func (d *discarder) step(ctx context.Context) error {
 		if a.Joined == "" {
 			stays = neverJoined
 		}
-		if now.Sub(since[a.Digest]) >= stays && !now.Before(later[a.Digest]) && !d.open(a.Digest) {
+		if now.Sub(since[a.Digest]) < stays || now.Before(later[a.Digest]) || d.open(a.Digest) {
+			continue
+		}
+		if _, known := safe[a.Joined]; !known {
+			safe[a.Joined] = a.Joined == "" || carries(v, a.Joined)
+		}
+		if safe[a.Joined] {
 			old = append(old, a)
 		}
 	}
 	d.since, d.later = since, later
+	var errs []error
 	for some := range slices.Chunk(old, perDiscard) {
 		if err := d.some(ctx, some); err != nil {
-			return err
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil || errors.Is(errors.Join(errs...), kit.ErrNoCoordinator) {
+			break
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// carries says whether a joined pack has its copies as far as v knows. The state has the last word; but whoever asks it in vain for
+// each pack, again and again while a machine is down, fills the log with that.
+func carries(v kit.View, joined id.Digest) bool {
+	to, ok := v.Library.Artifact(joined)
+	if !ok {
+		return false
+	}
+	members := v.Fleet.Members()
+	n, core := kit.Copies(members, to, "")
+	return core && n >= max(1, min(v.Ring.CopiesOf(ring.KindPack), potential(members, "")))
 }
 
 func (d *discarder) some(ctx context.Context, old []ring.Artifact) error {
 	var may []id.Digest
+	var errs []error
 	for _, a := range old {
 		ok, err := d.carried(ctx, a)
-		if err != nil {
-			return err
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // whatever is wrong with one pack, the others go
+			d.later[a.Digest] = d.now().Add(discardRetry)
+			errs = append(errs, err)
 		}
 		if ok {
 			may = append(may, a.Digest)
 		}
 	}
-	if len(may) == 0 {
-		return nil
+	if len(may) > 0 {
+		errs = append(errs, d.discard(ctx, may))
 	}
+	return errors.Join(errs...)
+}
+
+// discard deletes all of them, or those that do not hold the others up.
+func (d *discarder) discard(ctx context.Context, may []id.Digest) error {
 	err := d.store.Discard(ctx, may...)
-	if err == nil || len(may) == 1 || ctx.Err() != nil || errors.Is(err, kit.ErrNoCoordinator) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, kit.ErrNoCoordinator) {
 		return err
 	}
-	for _, one := range may { // one of them holds the others up
-		err = errors.Join(err, d.store.Discard(ctx, one))
+	if len(may) == 1 {
+		d.later[may[0]] = d.now().Add(refusedRetry)
+		d.log.Debug().Err(err).Str("pack", may[0].Short()).Msg("copy of a joined pack stays for now")
+		return nil
 	}
-	return err
+	for _, one := range may {
+		if err := d.discard(ctx, []id.Digest{one}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // carried says that as far as this node can see nothing is lost with its copy of a.

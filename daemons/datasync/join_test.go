@@ -281,6 +281,114 @@ func TestCoreNodesKeepWhatIsNotInTheJoinedPack(t *testing.T) {
 	}
 }
 
+// asking counts the permits that are asked for, and what they are answered.
+type asking struct {
+	kit.Store
+	asked   int
+	answers func(ds []id.Digest) error
+}
+
+func (s *asking) Discard(ctx context.Context, ds ...id.Digest) error {
+	s.asked++
+	if s.answers != nil {
+		if err := s.answers(ds); err != nil {
+			return err
+		}
+	}
+	return s.Store.Discard(ctx, ds...)
+}
+
+// While the joined pack has not got its copies, nobody asks for a permit, which would be an entry of the log each time; a permit that
+// is refused all the same is asked for again after a while.
+func TestPermitsAreNotAskedForInVain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, n, old := discardRig(t, "a", "b", "c")
+		env := n.Env(AutoSync(), "")
+		store := &asking{Store: env.Store, answers: func([]id.Digest) error { return errors.New("refused") }}
+		env.Store = store
+		d := newDiscarder(env, func(id.Digest) bool { return false })
+		hours := func(h int) (asked int) {
+			before := store.asked
+			for range h * int(time.Hour/discardEvery) {
+				if err := d.step(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(discardEvery)
+			}
+			return store.asked - before
+		}
+		r.SetStatus(n, ring.Failed)
+		if n := hours(1); n != 0 {
+			t.Errorf("asked for %d permits while there is no copy", n)
+		}
+		r.SetStatus(n, ring.Alive)
+		if n := hours(1); n < 2 || n > 8 {
+			t.Errorf("asked for %d permits that were refused", n)
+		}
+		store.answers = nil
+		if hours(1); n.Holds(old) {
+			t.Error("it stays")
+		}
+	})
+}
+
+// One pack that cannot be compared, and one whose permit is refused, hold nobody up.
+func TestOnePackHoldsNoOtherUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		n := r.AddNode("core", id.Core, ring.Slots{})
+		env := n.Env(AutoSync(), "")
+		var packs []id.Digest
+		for i := range perDiscard + 6 {
+			packs = append(packs, r.AddArtifact(ring.KindPack, c4, fmt.Sprint("pack", i), map[string]int64{kit.CounterGames: 1}, nil, n).Digest)
+		}
+		file := filepath.Join(n.Dir(), "staging", "joined")
+		if err := os.WriteFile(file, []byte("joined"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		to, size, err := env.Store.PutFile(t.Context(), file)
+		if err == nil {
+			err = env.Effects.AddArtifacts(t.Context(), ring.Artifact{Digest: to, Kind: ring.KindFile, Config: c4, Bytes: size, Holders: []id.Node{n.ID},
+				Labels: map[string]string{ring.LabelJoins: string(c4)}})
+		}
+		if err == nil {
+			err = env.Effects.JoinPacks(t.Context(), to, int64(len(packs)), packs...)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := packs[3]
+		env.Store = &asking{Store: env.Store, answers: func(ds []id.Digest) error {
+			if slices.Contains(ds, refused) {
+				return errors.New("refused")
+			}
+			return nil
+		}}
+		d := newDiscarder(env, func(id.Digest) bool { return false })
+		d.holds = func(_ context.Context, _, pack string) error {
+			if filepath.Base(pack) == string(packs[1]) {
+				return gamedb.ErrNewerSchema
+			}
+			return nil
+		}
+		_ = d.step(t.Context())
+		time.Sleep(discardAfter)
+		if err := d.step(t.Context()); !errors.Is(err, gamedb.ErrNewerSchema) {
+			t.Errorf("step: %v", err)
+		}
+		if err := d.step(t.Context()); err != nil {
+			t.Errorf("next step: %v", err)
+		}
+		for i, p := range packs {
+			if n.Holds(p) != (i == 1 || i == 3) {
+				t.Errorf("pack %d is here: %v", i, n.Holds(p))
+			}
+		}
+	})
+}
+
 // A node's own pack stays as long as its books do not know that it is safe: its games would be packed again.
 func TestOpenPacksAreNotDiscarded(t *testing.T) {
 	t.Parallel()
