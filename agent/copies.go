@@ -219,8 +219,8 @@ func (s *artifacts) reconcileOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, d := range lost {
-		if err := s.admit(ctx, d); err != nil {
+	for _, a := range lost {
+		if err := s.admit(ctx, a); err != nil {
 			return err
 		}
 	}
@@ -249,11 +249,11 @@ func (s *artifacts) sweepPartial() error {
 }
 
 // lost are the artifacts that this node has a receipt for and no file.
-func (s *artifacts) lost(ctx context.Context) ([]id.Digest, error) {
-	var out []id.Digest
+func (s *artifacts) lost(ctx context.Context) ([]ring.Artifact, error) {
+	var out []ring.Artifact
 	missing := func(a ring.Artifact) {
 		if a.Held(s.a.node.ID) && s.absent(a.Digest) {
-			out = append(out, a.Digest)
+			out = append(out, a)
 		}
 	}
 	if s.a.node.Class != id.Edge {
@@ -281,7 +281,8 @@ func (s *artifacts) lost(ctx context.Context) ([]id.Digest, error) {
 }
 
 // admit takes back the receipt of a copy that is not here.
-func (s *artifacts) admit(ctx context.Context, d id.Digest) error {
+func (s *artifacts) admit(ctx context.Context, a ring.Artifact) error {
+	d := a.Digest
 	end, err := s.turns.take(ctx, d)
 	if err != nil {
 		return err
@@ -293,6 +294,9 @@ func (s *artifacts) admit(ctx context.Context, d id.Digest) error {
 	if err := s.takeBack(ctx, d); err != nil {
 		return fmt.Errorf("take back receipt of %s: %w", d.Short(), err)
 	}
+	if a.Joined != "" { // deleted by permit since the list was read, or as good as that
+		return nil
+	}
 	s.a.log.Error().Str("artifact", string(d)).Msg("a copy is not here any more; its receipt is taken back")
 	if _, no := s.refused.why(d); !no {
 		s.missed.add(d)
@@ -300,10 +304,14 @@ func (s *artifacts) admit(ctx context.Context, d id.Digest) error {
 	return nil
 }
 
-// again fetches a copy that got lost, if others have it.
+// again fetches a copy that got lost, if others have it, and if it is still to be here.
 func (s *artifacts) again(ctx context.Context, d id.Digest) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileFetch)
 	defer cancel()
+	if a, err := s.known(ctx, d); err == nil && a.Joined != "" {
+		s.missed.tried(d, true)
+		return nil
+	}
 	err := s.hold(ctx, d)
 	var bad *unfit
 	s.missed.tried(d, err == nil || errors.As(err, &bad))

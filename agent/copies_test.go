@@ -173,6 +173,80 @@ func TestLostCopiesAreNoticedAndFetchedAgain(t *testing.T) {
 	})
 }
 
+// A pack whose games another one has by now goes by permit, all of them or none, and stays away: a copy that is missed, or found to be
+// damaged, is not fetched again.
+func TestJoinedPacksStayAway(t *testing.T) {
+	t.Parallel()
+	var s seats
+	r := agenttest.Start(t, agenttest.Options{Core: 3, Specs: base(s.spec())})
+	first, second := s.at(t, r, "c1"), s.at(t, r, "c2")
+	n := r.Node("c2")
+	spread := func(k ring.Kind, b []byte, labels map[string]string) id.Digest {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, size, err := first.Store.PutFile(t.Context(), path)
+		if err == nil {
+			err = first.Effects.AddArtifacts(t.Context(), ring.Artifact{Digest: d, Kind: k, Config: "connect4_2p", Bytes: size, Origin: first.Self.ID,
+				Holders: []id.Node{first.Self.ID}, Counters: map[string]int64{kit.CounterGames: 1}, Labels: labels})
+		}
+		if err == nil {
+			err = first.Orders.Fetch(t.Context(), second.Self.ID, d)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	var packs []id.Digest
+	for i := range 4 {
+		packs = append(packs, spread(ring.KindPack, packBytes(t, i, 1), nil))
+	}
+	to := spread(ring.KindFile, packBytes(t, 0, 4), map[string]string{ring.LabelJoins: "connect4_2p"})
+	if err := second.Store.Discard(t.Context(), packs...); err == nil || !rightBytes(n, packs[0]) {
+		t.Fatalf("copies of packs that count may go: %v", err)
+	}
+	if err := first.Effects.JoinPacks(t.Context(), to, 4, packs...); err != nil {
+		t.Fatal(err)
+	}
+	r.Until("c2 knows it", func(context.Context) error {
+		if a, _ := second.View.Near().Library.Artifact(packs[0]); a.Joined != to {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	if err := second.Store.Discard(t.Context(), packs[2], packs[3]); err != nil || rightBytes(n, packs[2]) {
+		t.Fatalf("they stay: %v", err)
+	}
+	if err := os.Remove(blobPath(n, packs[0])); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(blobPath(n, packs[1]), 0o600), os.WriteFile(blobPath(n, packs[1]), []byte("damaged"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Store.Verify(t.Context(), packs[1]); err == nil {
+		t.Fatal("it is not found to be damaged")
+	}
+	control := spread(ring.KindModel, modelBytes(t, 1), nil)
+	for range 2 { // what got lost is looked for at the same time
+		if err := os.Remove(blobPath(n, control)); err != nil {
+			t.Fatal(err)
+		}
+		r.Until("another copy is back", func(context.Context) error {
+			if !rightBytes(n, control) {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+	}
+	for i, d := range packs {
+		if hs := mustReceipts(t, first, d); rightBytes(n, d) || !slices.Equal(hs, []id.Node{first.Self.ID}) {
+			t.Errorf("pack %d: here %v, receipts of %v", i, rightBytes(n, d), hs)
+		}
+	}
+}
+
 // A model that is put again as something that it is not stays what it was.
 func TestWrongKindTakesNoGoodCopy(t *testing.T) {
 	t.Parallel()

@@ -291,10 +291,10 @@ func (a *Agent) verifyArtifacts(ctx context.Context, prefix string) (api.Verifie
 	if err != nil {
 		a.log.Warn().Err(err).Msg("it is not known which copies should be here")
 	}
-	for _, d := range lost {
-		if strings.HasPrefix(string(d), prefix) {
+	for _, l := range lost {
+		if strings.HasPrefix(string(l.Digest), prefix) {
 			out.OK = false
-			out.Files = append(out.Files, api.VerifiedBytes{SHA256: d, Error: "the ring counts on this copy, and it is not here"})
+			out.Files = append(out.Files, api.VerifiedBytes{SHA256: l.Digest, Error: "the ring counts on this copy, and it is not here"})
 		}
 	}
 	if prefix != "" && len(out.Files) == 0 {
