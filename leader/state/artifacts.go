@@ -1,6 +1,7 @@
 package state
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -194,6 +195,7 @@ func (t *txn) dropHolder(n id.Node) {
 
 // dropCopies is the permit to delete: all of it or nothing, judged as if every copy named were gone already.
 func (t *txn) dropCopies(b DropCopies) error {
+	joined := map[id.Config]map[id.Digest]bool{}
 	for _, r := range b.Receipts {
 		a, ok := t.s.artifact(r.Digest)
 		if !ok {
@@ -207,6 +209,17 @@ func (t *txn) dropCopies(b DropCopies) error {
 		}
 		a.Holders = without(a.Holders, r.Node)
 		t.s.putArtifact(a)
+		if a.Joined != "" && !b.Lost {
+			if joined[a.Config] == nil {
+				joined[a.Config] = map[id.Digest]bool{}
+			}
+			joined[a.Config][a.Digest] = true
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(joined)) { // not once for each pack: that goes through the whole queue
+		if w, used := t.needs(c, joined[c]); used { // it was asked for from an older view
+			return refuse(CodeConflict, "work %s needs a pack of %s", w, c)
+		}
 	}
 	for _, r := range b.Receipts {
 		a, ok := t.s.artifact(r.Digest)
@@ -227,9 +240,6 @@ func (t *txn) dropCopies(b DropCopies) error {
 func (t *txn) mayGo(a ring.Artifact) error {
 	switch {
 	case a.Joined != "":
-		if w, used := t.needs(a.Config, map[id.Digest]bool{a.Digest: true}); used { // it was asked for from an older view
-			return refuse(CodeConflict, "work %s needs pack %s", w, a.Digest.Short())
-		}
 		return t.carried(a)
 	case joining(a):
 		return nil // it never became a pack

@@ -229,6 +229,11 @@ func TestJoinedCopiesStayForWork(t *testing.T) {
 	r.ok(JoinPacks{r.file, 15, r.packs}, nil)
 	r.ok(Enqueue{Items: []ring.WorkItem{{ID: "w1", Type: TypeExport, Config: c4, Key: "k", Inputs: []ring.Input{{Role: "pack", Digest: r.packs[1]}}}}}, nil)
 	r.refused(CodeConflict, dropOf(r.packs[1], nodeA), nil)
+	both := DropCopies{Receipts: []ring.Receipt{{Node: nodeB, Digest: r.packs[0]}, {Node: nodeB, Digest: r.packs[1]}}}
+	r.refused(CodeConflict, both, nil)
+	if a, _ := r.m.View().Artifact(r.packs[0]); !a.Held(nodeB) {
+		t.Fatal("half a permit")
+	}
 	r.ok(dropOf(r.packs[0], nodeA), nil)
 	r.ok(CancelWork{Work: "w1", Reason: "x"}, nil)
 	r.ok(dropOf(r.packs[1], nodeA), nil)
