@@ -122,19 +122,34 @@ func joinedBefore(known map[id.Digest]gamedb.Entered, listed map[id.Digest]bool,
 }
 
 // repeated is what the ledger says and the state does not say yet. A state that lacks a pack of the ledger, or its receipts, does
-// not count its games: then nothing is said.
+// not count its games: then nothing is said. A joined pack that the ledger has not got yet, and may never get if all its copies are
+// lost, is counted all the same, and with it what the ledger still has of the packs in it.
 func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (said []ring.Repeat, err error) {
 	known, counted := m.entered[c], 0
-	coming := uint64(0) // joined packs that are not entered yet have the games of what was in the ledger up to here
+	coming := uint64(0) // up to here the ledger has packs whose games are in joined ones that it has not got
+	listed := make(map[id.Digest]bool, len(packs))
 	for _, a := range packs {
-		e, ok := known[a.Digest]
-		if !ok && a.Place != 0 && !m.odd[a.Digest] {
+		listed[a.Digest] = true
+		if _, ok := known[a.Digest]; !ok && a.Place != 0 && a.Safe && !m.odd[a.Digest] {
 			coming = max(coming, a.Place)
 		}
+	}
+	first := coming + 1 // from here on
+	for d, e := range known {
+		if e.Seq <= coming && !listed[d] {
+			counted++
+			first = min(first, e.Seq)
+		}
+	}
+	for _, a := range packs {
+		e, ok := known[a.Digest]
 		if !ok || !a.Safe || a.Order() != e.Seq {
 			continue
 		}
 		counted++
+		if e.Seq >= first && e.Seq <= coming {
+			continue // it may be older than the games that it repeats, where they are now
+		}
 		if n := min(e.Repeats, a.Counters[ring.CounterGames]); n > a.Counters[ring.CounterRepeats] {
 			said = append(said, ring.Repeat{Digest: a.Digest, Games: n})
 		}
@@ -143,8 +158,6 @@ func (m *merger) repeated(c id.Config, packs []ring.Artifact, cursor merged) (sa
 	case counted == len(known):
 		delete(m.missing, c)
 		return said, nil
-	case coming > 0:
-		return nil, nil
 	case len(packs) > 0 && packs[len(packs)-1].Seq >= cursor.Seq: // the view is not older than the cursor, as after a restart
 		since, seen := m.missing[c]
 		if !seen {

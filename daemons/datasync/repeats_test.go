@@ -90,6 +90,8 @@ func TestNothingIsSubtractedForAPackThatDoesNotCount(t *testing.T) {
 	pack := func(seq uint64, safe bool) ring.Artifact {
 		return ring.Artifact{Digest: id.DigestOf([]byte{byte(seq)}), Seq: seq, Safe: safe, Counters: map[string]int64{ring.CounterGames: 3}}
 	}
+	lost := pack(4, true) // joined of others, and nobody has a copy any more
+	joined := func(place uint64) ring.Artifact { a := lost; a.Place = place; return a }
 	m := &merger{entered: map[id.Config]map[id.Digest]gamedb.Entered{c4: {
 		pack(1, true).Digest: {Seq: 1}, pack(2, true).Digest: {Seq: 2, Repeats: 2}}}}
 	for _, c := range []struct {
@@ -101,6 +103,10 @@ func TestNothingIsSubtractedForAPackThatDoesNotCount(t *testing.T) {
 		{"both count", []ring.Artifact{pack(1, true), pack(2, true), pack(3, false)}, 1, false},
 		{"the older is unknown", []ring.Artifact{pack(2, true), pack(3, false)}, 0, true},
 		{"the older has no receipts", []ring.Artifact{pack(1, false), pack(2, true), pack(3, false)}, 0, true},
+		{"the older is joined into one that is not here", []ring.Artifact{pack(2, true), pack(3, false), joined(1)}, 1, false},
+		{"one that was joined later is not here", []ring.Artifact{pack(1, true), pack(2, true), pack(3, false), joined(3)}, 1, false},
+		{"the older is in the place of a younger one", []ring.Artifact{pack(2, true), pack(3, false), joined(3)}, 0, false},
+		{"a younger one is joined", []ring.Artifact{pack(1, true), pack(3, false), joined(2)}, 0, false},
 		{"the view is old", []ring.Artifact{pack(2, true)}, 0, false},
 		{"there is no view", nil, 0, false},
 	} {
