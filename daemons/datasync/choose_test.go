@@ -44,6 +44,13 @@ func TestWhichPacksAreJoined(t *testing.T) {
 			a.Created = now.Add(time.Duration(i-119) * time.Minute)
 			return false
 		}},
+		"the clock of one is ahead": {n: 100, want: "0-69", spoil: func(i int, a *ring.Artifact, _ *gamedb.Entered) bool {
+			a.Created = now.Add(time.Duration(i-129) * time.Minute)
+			if i%50 == 7 {
+				a.Created = now.Add(1000 * time.Hour)
+			}
+			return false
+		}},
 		"large in games":      {n: 100, want: "0-19", spoil: func(_ int, a *ring.Artifact, _ *gamedb.Entered) bool { a.Counters["games"] = 500; return false }},
 		"large in bytes":      {n: 100, want: "0-31", spoil: func(_ int, a *ring.Artifact, _ *gamedb.Entered) bool { a.Bytes = 1 << 20; return false }},
 		"large enough":        {n: 100, want: "", spoil: func(_ int, a *ring.Artifact, _ *gamedb.Entered) bool { a.Bytes = 9 << 20; return false }},

@@ -153,7 +153,9 @@ func (j *joiner) choose(packs []ring.Artifact, entered map[id.Digest]gamedb.Ente
 	slices.SortStableFunc(packs, func(a, b ring.Artifact) int {
 		return cmp.Or(cmp.Compare(a.Order(), b.Order()), cmp.Compare(a.Digest, b.Digest))
 	})
-	young := j.now().Add(-j.set.After.D())
+	// The time of a pack is what its node said. One that is yet to come says nothing: what stands around it in the order does.
+	now := j.now()
+	young := now.Add(-j.set.After.D())
 	fits := func(a ring.Artifact) bool {
 		e, ok := entered[a.Digest]
 		if !ok || e.Seq != a.Order() || e.Repeats != a.Counters[ring.CounterRepeats] { // what is counted twice is known, and said
@@ -175,7 +177,7 @@ func (j *joiner) choose(packs []ring.Artifact, entered map[id.Digest]gamedb.Ente
 		}
 		cell := packs[:n]
 		packs = packs[n:]
-		if slices.ContainsFunc(cell, func(a ring.Artifact) bool { return a.Created.After(young) }) {
+		if slices.ContainsFunc(cell, func(a ring.Artifact) bool { return a.Created.After(young) && !a.Created.After(now) }) {
 			break
 		}
 		var cellGames, cellBytes int64
@@ -207,10 +209,11 @@ func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (
 	p := joined{Packs: digests(group), Made: j.now().UTC()}
 	of := map[string]id.Digest{}
 	var paths []string
+	sound, err := j.sound(ctx, group)
+	if err != nil || !sound {
+		return joined{}, err
+	}
 	for _, a := range group {
-		if err := j.store.Verify(ctx, a.Digest); err != nil {
-			return joined{}, fmt.Errorf("check pack %s: %w", a.Digest.Short(), err)
-		}
 		file, here := j.store.Path(a.Digest)
 		if !here {
 			return joined{}, nil
@@ -255,6 +258,23 @@ func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (
 		return joined{}, fmt.Errorf("store joined pack: %w", err)
 	}
 	return p, j.keep(c, p)
+}
+
+// sound checks the copies of all packs before any is used. Those that are damaged are put aside, all of them in one step: the
+// next one makes do without them until they have been fetched again, and the merging of new packs is not held up by them.
+func (j *joiner) sound(ctx context.Context, group []ring.Artifact) (bool, error) {
+	all := true
+	for _, a := range group {
+		err := j.store.Verify(ctx, a.Digest)
+		if err == nil {
+			continue
+		}
+		if _, here := j.store.Path(a.Digest); here || ctx.Err() != nil {
+			return false, fmt.Errorf("check pack %s: %w", a.Digest.Short(), err)
+		}
+		all = false
+	}
+	return all, nil
 }
 
 // leave has a pack stay as it is.

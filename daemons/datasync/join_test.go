@@ -209,6 +209,36 @@ func TestJoinerDies(t *testing.T) {
 	}
 }
 
+// Copies that the joiner's disk has spoilt cost one look at the packs, not one each, and come back.
+func TestDamagedPacksDoNotHoldTheMergerUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		r.Joins(true)
+		one, two := r.AddNode("one", id.Core, ring.Slots{}), r.AddNode("two", id.Core, ring.Slots{})
+		edge := r.AddNode("edge", id.Edge, ring.Slots{})
+		for _, n := range []*kittest.Node{one, two} {
+			n.Start(AutoSync(), `{"every":"5s","join_after":"0s"}`)
+		}
+		edge.Start(EphemeralSync(), "")
+		play(edge, "g", 20)
+		r.Eventually(time.Minute, "all is safe and here", func() bool { return safe(r) == 60 && len(games(r, one)) == 60 })
+		group := r.Artifacts(ring.KindPack)
+		for _, a := range group[:5] {
+			one.Damage(a.Digest)
+		}
+		j := newJoiner(one.Env(AutoSync(), ""), JoinSettings{After: kit.Duration(time.Second), Packs: 8})
+		if p, err := j.make(t.Context(), c4, group); err != nil || p.Digest != "" {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		for _, a := range group[:5] {
+			if _, here := j.store.Path(a.Digest); here {
+				t.Error("a damaged copy is still in use")
+			}
+		}
+	})
+}
+
 // discardRig is a core node with a pack that was joined into another one.
 func discardRig(t *testing.T, there ...string) (r *kittest.Ring, n *kittest.Node, old id.Digest) {
 	r = kittest.New(t, c4)
