@@ -223,7 +223,7 @@ func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (
 		if err == nil && int64(n.Games) != a.Counters[ring.CounterGames] {
 			err = fmt.Errorf("%d games are counted in it, and %d are there: %w", a.Counters[ring.CounterGames], n.Games, gamedb.ErrUnsafe)
 		}
-		if gamedb.Damaged(err) {
+		if gamedb.Damaged(err) || errors.Is(err, gamedb.ErrNewerSchema) {
 			j.leave(a.Digest, err)
 			return joined{}, nil
 		}
