@@ -36,6 +36,7 @@ type joiner struct {
 	courier *kit.Courier
 	wanted  map[id.Config][]kit.Delivery // of the one courier
 	unfit   map[id.Digest]bool           // packs that are not joined, for as long as this agent runs
+	later   map[id.Config]time.Time      // when packs are joined again after a failure
 }
 
 // JoinSettings say when AUTO_SYNC joins packs.
@@ -63,11 +64,13 @@ const (
 	joinTurn = time.Hour
 	// joinTries is how often a joined pack is proposed that is refused for a reason that should not be.
 	joinTries = 10
+	// joinRetry is when packs are joined again after this machine could not, for want of room or whatever: it costs much each time.
+	joinRetry = 10 * time.Minute
 )
 
 func newJoiner(env kit.Env, set JoinSettings) *joiner {
 	return &joiner{self: env.Self, set: set, log: env.Log, now: env.Now, staging: env.Dirs.Staging, store: env.Store, local: env.Local, views: env.View,
-		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, unfit: map[id.Digest]bool{},
+		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, unfit: map[id.Digest]bool{}, later: map[id.Config]time.Time{},
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 1})}
 }
 
@@ -97,7 +100,7 @@ func (j *joiner) step(ctx context.Context, v kit.View, c id.Config, packs []ring
 	if under {
 		return j.finish(ctx, c, p)
 	}
-	if j.set.After == 0 || !j.turn(v, c) {
+	if j.set.After == 0 || j.now().Before(j.later[c]) || !j.turn(v, c) {
 		return nil
 	}
 	group := j.choose(packs, entered)
@@ -111,6 +114,9 @@ func (j *joiner) step(ctx context.Context, v kit.View, c id.Config, packs []ring
 		return nil
 	}
 	if p, err = j.make(ctx, c, group); err != nil || p.Digest == "" {
+		if err != nil {
+			j.later[c] = j.now().Add(joinRetry)
+		}
 		return err
 	}
 	return j.finish(ctx, c, p)
@@ -307,7 +313,7 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 	}
 	_, here := j.store.Path(p.Digest)
 	if !here || known && a.Kind != ring.KindFile || !intact(v, p.Packs) || p.Tries >= joinTries {
-		return j.giveUp(ctx, c, p)
+		return j.giveUp(ctx, c, p, known && a.Kind != ring.KindFile)
 	}
 	if !known || !a.Held(j.self.ID) {
 		file := ring.Artifact{Digest: p.Digest, Kind: ring.KindFile, Config: c, Bytes: p.Bytes, Created: p.Made, Origin: j.self.ID,
@@ -374,17 +380,20 @@ func needed(v kit.View, c id.Config, packs []id.Digest) bool {
 	return false
 }
 
-// giveUp leaves the packs as they are. They are not tried again together: whatever is wrong may be wrong for good.
-func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined) error {
+// giveUp leaves the packs as they are. Where that may be so for good they are not tried again together: the joined pack is refused,
+// or its bytes are those of another artifact, which is not to go for that.
+func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined, another bool) error {
 	j.log.Warn().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("tries", p.Tries).Msg("packs stay as they are")
-	if p.Tries >= joinTries {
+	if p.Tries >= joinTries || another {
 		for _, d := range p.Packs {
 			j.unfit[d] = true
 		}
 	}
 	j.want(ctx, c, nil)
-	if err := j.store.Discard(ctx, p.Digest); err != nil {
-		j.log.Debug().Err(err).Str("pack", p.Digest.Short()).Msg("a joined pack that nobody wants stays")
+	if !another {
+		if err := j.store.Discard(ctx, p.Digest); err != nil {
+			j.log.Debug().Err(err).Str("pack", p.Digest.Short()).Msg("a joined pack that nobody wants stays")
+		}
 	}
 	return j.done(c)
 }

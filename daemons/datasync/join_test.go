@@ -239,6 +239,76 @@ func TestDamagedPacksDoNotHoldTheMergerUp(t *testing.T) {
 	})
 }
 
+// sick is a store on a disk that does not answer.
+type sick struct {
+	kit.Store
+	asked int
+}
+
+func (s *sick) Verify(context.Context, id.Digest) error {
+	s.asked++
+	return errors.New("input/output error")
+}
+
+// A machine that cannot join packs now does not try it all the time.
+func TestJoiningIsNotTriedAllTheTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		r.Joins(true)
+		n := r.AddNode("core", id.Core, ring.Slots{})
+		entered := map[id.Digest]gamedb.Entered{}
+		for i := range 10 {
+			a := r.AddArtifact(ring.KindPack, c4, fmt.Sprint("pack", i), map[string]int64{kit.CounterGames: 1}, nil, n)
+			entered[a.Digest] = gamedb.Entered{Seq: a.Seq}
+		}
+		time.Sleep(time.Hour)
+		env := n.Env(AutoSync(), "")
+		store := &sick{Store: env.Store}
+		env.Store = store
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		failed := 0
+		for range 60 {
+			v := r.View("")
+			if err := j.step(t.Context(), v, c4, v.Library.Artifacts(ring.KindPack, c4), entered); err != nil {
+				failed++
+			}
+			time.Sleep(time.Minute)
+		}
+		if failed != 6 || store.asked != failed {
+			t.Errorf("%d steps failed, %d looks at packs", failed, store.asked)
+		}
+	})
+}
+
+// A joined pack whose bytes another pack has already, as where that has the games of all the others, is given up; that pack stays.
+func TestJoinedPackThatIsThereAlready(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		n := r.AddNode("core", id.Core, ring.Slots{})
+		env := n.Env(AutoSync(), "")
+		store := &asking{Store: env.Store}
+		env.Store = store
+		one := r.AddArtifact(ring.KindPack, c4, "one", map[string]int64{kit.CounterGames: 1}, nil, n)
+		two := r.AddArtifact(ring.KindPack, c4, "two", map[string]int64{kit.CounterGames: 1}, nil, n)
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		p := joined{Digest: two.Digest, Bytes: two.Bytes, Games: 1, Packs: []id.Digest{one.Digest, two.Digest}}
+		if err := j.keep(c4, p); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.step(t.Context(), r.View(""), c4, r.Artifacts(ring.KindPack), nil); err != nil {
+			t.Fatal(err)
+		}
+		if store.asked != 0 || !j.unfit[one.Digest] || !j.unfit[two.Digest] {
+			t.Errorf("asked for %d permits, left alone: %v", store.asked, j.unfit)
+		}
+		if _, under, _ := env.Local.Get(joinKey(c4)); under {
+			t.Error("it is under way still")
+		}
+	})
+}
+
 // discardRig is a core node with a pack that was joined into another one.
 func discardRig(t *testing.T, there ...string) (r *kittest.Ring, n *kittest.Node, old id.Digest) {
 	r = kittest.New(t, c4)
