@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -27,6 +28,7 @@ type discarder struct {
 	open  func(id.Digest) bool                        // the pack is this node's own and not settled: nothing of it goes
 	holds func(context.Context, string, string) error // gamedb.Holds, but for tests
 	since map[id.Digest]time.Time                     // when a joined pack was first seen here
+	found map[id.Digest]bool                          // packs whose games were found in the joined one: to look again costs as much
 	later map[id.Digest]time.Time                     // until when one that may not go, as far as is known, stays unasked
 }
 
@@ -46,7 +48,7 @@ const (
 
 func newDiscarder(env kit.Env, open func(id.Digest) bool) *discarder {
 	return &discarder{self: env.Self, log: env.Log, now: env.Now, store: env.Store, views: env.View, open: open, holds: gamedb.Holds,
-		since: map[id.Digest]time.Time{}, later: map[id.Digest]time.Time{}}
+		since: map[id.Digest]time.Time{}, later: map[id.Digest]time.Time{}, found: map[id.Digest]bool{}}
 }
 
 func (d *discarder) step(ctx context.Context) error {
@@ -81,6 +83,8 @@ func (d *discarder) step(ctx context.Context) error {
 		}
 	}
 	d.since, d.later = since, later
+	maps.DeleteFunc(d.found, func(p id.Digest, _ bool) bool { return since[p].IsZero() })
+	old = unread(v, old)
 	var errs []error
 	for some := range slices.Chunk(old, perDiscard) {
 		if err := d.some(ctx, some); err != nil {
@@ -91,6 +95,16 @@ func (d *discarder) step(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unread leaves out the packs of configs in which unfinished work reads one of them, or may. The state would refuse them.
+func unread(v kit.View, old []ring.Artifact) []ring.Artifact {
+	of := map[id.Config][]id.Digest{}
+	for _, a := range old {
+		of[a.Config] = append(of[a.Config], a.Digest)
+	}
+	maps.DeleteFunc(of, func(c id.Config, packs []id.Digest) bool { return needed(v, c, packs) })
+	return slices.DeleteFunc(old, func(a ring.Artifact) bool { return of[a.Config] == nil })
 }
 
 // carries says whether a joined pack has its copies as far as v knows. The state has the last word; but whoever asks it in vain for
@@ -133,6 +147,10 @@ func (d *discarder) discard(ctx context.Context, may []id.Digest) error {
 	if err == nil || ctx.Err() != nil || errors.Is(err, kit.ErrNoCoordinator) {
 		return err
 	}
+	if errors.Is(err, kit.ErrConflict) { // work reads one of them, and ends; each alone would be asked for in vain until then
+		d.log.Debug().Err(err).Msg("copies of joined packs stay for now")
+		return nil
+	}
 	if len(may) == 1 {
 		d.later[may[0]] = d.now().Add(refusedRetry)
 		d.log.Debug().Err(err).Str("pack", may[0].Short()).Msg("copy of a joined pack stays for now")
@@ -149,7 +167,7 @@ func (d *discarder) discard(ctx context.Context, may []id.Digest) error {
 // carried says that as far as this node can see nothing is lost with its copy of a.
 func (d *discarder) carried(ctx context.Context, a ring.Artifact) (bool, error) {
 	path, here := d.store.Path(a.Digest)
-	if !here || a.Joined == "" {
+	if !here || a.Joined == "" || d.found[a.Digest] {
 		return true, nil
 	}
 	if _, there := d.store.Path(a.Joined); !there {
@@ -168,5 +186,6 @@ func (d *discarder) carried(ctx context.Context, a ring.Artifact) (bool, error) 
 	if err != nil {
 		return false, fmt.Errorf("compare pack %s: %w", a.Digest.Short(), err)
 	}
+	d.found[a.Digest] = true
 	return true, nil
 }
