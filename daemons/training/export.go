@@ -193,6 +193,9 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	}
 	var deadline time.Time
 	if len(inputs) > kit.MaxInputs {
+		if w, known := v.Queue.ByKey(kit.ExportKey(c, state.Generation)); known && now.Sub(w.Finished) < listPause {
+			return
+		}
 		deadline = now.Add(listFor)
 	}
 	state.Late, state.Caught = state.passed(packs, last)
@@ -217,6 +220,10 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 // listFor is how long an item with a list of packs may wait: the queue does not see what a list names, so that nothing else
 // ends it when one of those packs is lost.
 const listFor = 2 * time.Hour
+
+// listPause is between the end of an item and one with a list: while that is unfinished no packs of its config are joined or deleted,
+// since what it reads is not known, and in a ring that plays more than it exports there would be no other time for it.
+const listPause = 45 * time.Second
 
 // window lists the packs with receipts after from up to last that somebody still has, oldest first; with most, only the
 // newest that hold so many games, so that a dataset costs the same however fast the ring plays.

@@ -223,6 +223,33 @@ func TestExportWindowAndPackList(t *testing.T) {
 	})
 }
 
+// Where every item has a list there is a while between them, however fast the ring plays: only then are packs joined.
+func TestExportsWithListsLeaveTimeForJoins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, n := ringOf(t, c4)
+		n.Start(Export(), `{"window":0,"every":"5s","cooldown":"1s"}`)
+		for i := range kit.MaxInputs + 1 {
+			pack(r, n, c4, fmt.Sprint("small", i), 1)
+		}
+		var ended time.Time
+		for g := range 3 {
+			pack(r, n, c4, fmt.Sprint("gen", g), 1000)
+			r.Eventually(2*time.Minute, "export", func() bool { return len(r.Work(kit.StageExport)) == g+1 })
+			w, _ := r.Claim(n)
+			if _, list := kit.InputOf(w, kit.RolePackList); !list && g > 0 {
+				t.Fatalf("generation %d has %d inputs and no list", g+1, len(w.Inputs))
+			}
+			if rest := w.Created.Sub(ended); g > 0 && (rest < listPause || rest > 2*listPause) {
+				t.Errorf("generation %d was asked for %v after the one before", g+1, rest)
+			}
+			d := n.Store(ring.KindDataset, fmt.Sprint("data", g), nil)
+			r.Finish(n, w.ID, kittest.Outcome{Artifacts: []ring.Artifact{d}})
+			ended = time.Now()
+		}
+	})
+}
+
 func TestTrainingConditions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
