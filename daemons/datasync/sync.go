@@ -33,8 +33,9 @@ func EphemeralSync() kit.Spec {
 func AutoSync() kit.Spec {
 	s := gathering(kit.Spec{
 		Name: "AUTO_SYNC", Classes: []id.Class{id.Core}, Every: 60 * time.Second,
-		Doc:   "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
-		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type()},
+		Doc: "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
+		// While an export reads packs they are not joined.
+		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type(), event.NPZExportComplete.Type()},
 	})
 	defaults := AutoSyncSettings{gatherDefaults(), JoinSettings{After: kit.Duration(time.Hour), Packs: 64}}
 	s.Settings = defaults

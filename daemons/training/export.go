@@ -87,7 +87,11 @@ func (e exported) mark() uint64 {
 // counts says whether a pack's games are new since the last export. Only what has its receipts counts: a dataset must not
 // wait for bytes that one disk holds.
 func (e exported) counts(a ring.Artifact) bool {
-	return a.Safe && (a.Order() > e.mark() || slices.Contains(e.Late, a.Digest))
+	from := a.Order()
+	if a.First != 0 {
+		from = a.First // of a pack joined of old ones and new ones most games are old
+	}
+	return a.Safe && (from > e.mark() || slices.Contains(e.Late, a.Digest))
 }
 
 // passed is Late and Caught for a mark at last.

@@ -41,8 +41,9 @@ type Artifact struct {
 	// Joined is the pack that has this pack's games since. A pack that has been joined is counted no more, is in no list but
 	// that of ListJoined, and its holders may delete it.
 	Joined id.Digest `json:"joined,omitempty"`
-	// Place is 0, or of a pack that was joined of others the greatest Order of those.
+	// Place and First are 0, or of a pack that was joined of others the greatest and the least Order of those.
 	Place uint64 `json:"place,omitempty"`
+	First uint64 `json:"first,omitempty"`
 }
 
 // ListJoined is no kind of an artifact: it lists the packs whose games are in another one by now, and the files that are to become

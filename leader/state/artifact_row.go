@@ -25,13 +25,13 @@ type artifactRow struct {
 	parents []id.Digest
 	seq     uint64
 	safe    bool
-	packed  string // counters, labels, place, joined
+	packed  string // counters, labels, place, first, joined
 }
 
 func packArtifact(a ring.Artifact) artifactRow {
 	b := packMap(nil, a.Counters, func(b []byte, v int64) []byte { return binary.AppendVarint(b, v) })
 	b = packMap(b, a.Labels, func(b []byte, v string) []byte { return field.Append(b, v) })
-	b = field.Append(binary.AppendUvarint(b, a.Place), string(a.Joined))
+	b = field.Append(binary.AppendUvarint(binary.AppendUvarint(b, a.Place), a.First), string(a.Joined))
 	holders := make([]id.Node, len(a.Holders)) // never in place: an older state may have the slice
 	for i, n := range a.Holders {
 		holders[i] = shared(n)
@@ -46,7 +46,8 @@ func (r artifactRow) artifact() ring.Artifact {
 	in := field.Read([]byte(r.packed))
 	a.Counters = unpackMap(&in, (*field.Reader).Varint)
 	a.Labels = unpackMap(&in, func(in *field.Reader) string { return string(in.Bytes()) })
-	a.Place, a.Joined = in.Uvarint(), id.Digest(in.Bytes())
+	a.Place, a.First = in.Uvarint(), in.Uvarint()
+	a.Joined = id.Digest(in.Bytes())
 	return a
 }
 

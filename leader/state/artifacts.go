@@ -103,7 +103,7 @@ func (t *txn) addArtifacts(list []ring.Artifact) (any, error) {
 		if a.Origin == "" {
 			a.Origin = t.by()
 		}
-		a.Safe, a.Joined, a.Place = false, "", 0
+		a.Safe, a.Joined, a.Place, a.First = false, "", 0, 0
 		t.s.putArtifact(t.receipted(a))
 		t.s.byKind.put(kindKey(a), kindRowOf(a))
 		fresh = append(fresh, a.Digest)

@@ -63,7 +63,8 @@ func (t *txn) joinPacks(b JoinPacks) error {
 		return refuse(CodeConflict, "work %s needs the packs", w)
 	}
 	t.s.byKind.del(kindKey(to))
-	to.Kind, to.Seq, to.Place, to.Safe = ring.KindPack, t.index, 0, true
+	to.Kind, to.Seq, to.Safe = ring.KindPack, t.index, true
+	to.Place, to.First = 0, packs[0].Order()
 	to.Labels = maps.Clone(to.Labels)
 	delete(to.Labels, ring.LabelJoins)
 	to.Counters = map[string]int64{ring.CounterGames: b.Games}
@@ -72,7 +73,7 @@ func (t *txn) joinPacks(b JoinPacks) error {
 	}
 	to.Created = packs[0].Created
 	for _, a := range packs {
-		to.Place = max(to.Place, a.Order())
+		to.Place, to.First = max(to.Place, a.Order()), min(to.First, a.Order())
 		if a.Created.After(to.Created) {
 			to.Created = a.Created
 		}

@@ -82,12 +82,13 @@ func TestPacksAreJoined(t *testing.T) {
 	r.ok(StateRepeats{[]ring.Repeat{{Digest: r.packs[1], Games: 2}}}, nil)
 	r.addFile(nodeA, nodeC)
 	older, _ := r.m.View().Artifact(r.packs[2])
+	oldest, _ := r.m.View().Artifact(r.packs[0])
 	r.ok(JoinPacks{r.file, 13, r.packs[:3]}, nil)
 	if games, packs := r.counted(); games != 18 || packs != 2 {
 		t.Fatalf("%d games in %d packs, want 18 in 2", games, packs)
 	}
 	to, _ := r.m.View().Artifact(r.file)
-	if to.Kind != ring.KindPack || !to.Safe || to.Order() != older.Seq || to.Seq <= older.Seq || joining(to) || to.Labels["a"] != "b" || to.Games() != 13 {
+	if to.Kind != ring.KindPack || !to.Safe || to.Order() != older.Seq || to.First != oldest.Seq || to.Seq <= older.Seq || joining(to) || to.Labels["a"] != "b" || to.Games() != 13 {
 		t.Fatalf("%+v", to)
 	}
 	if got := slices.Collect(r.m.View().Artifacts(ring.KindFile, c4, 0)); len(got) != 0 {

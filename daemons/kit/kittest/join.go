@@ -47,6 +47,9 @@ func (r *Ring) join(to id.Digest, games int64, packs []id.Digest) error {
 		k := at(d)
 		r.artifacts[k].Joined = to
 		j.Place = max(j.Place, r.artifacts[k].Order())
+		if j.First == 0 || r.artifacts[k].Order() < j.First {
+			j.First = r.artifacts[k].Order()
+		}
 	}
 	j.Kind, j.Seq, j.Safe, j.Labels = ring.KindPack, r.index, true, maps.Clone(j.Labels)
 	delete(j.Labels, ring.LabelJoins)
