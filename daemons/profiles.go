@@ -77,7 +77,7 @@ func DevOverlay() map[string]json.RawMessage {
 			"first":{"2":{"random":0.75,"heuristic":0}},"floor":{"2":{"random":0.7,"heuristic":0.2}}}`),
 		"NPZ_DISTRIBUTION":    raw(`{"every":"5s","retry":"2s"}`),
 		"MODEL_DISTRIBUTION":  raw(`{"every":"5s","retry":"2s"}`),
-		"AUTO_SYNC":           raw(`{"every":"5s","retry":"1s","batch":40,"join_after":"30s","join_packs":16}`),
+		"AUTO_SYNC":           raw(`{"every":"5s","retry":"1s","batch":40,"join_after":"1m","join_packs":32}`),
 		"EPHEMERAL_SYNC":      raw(`{"every":"5s","retry":"1s","batch":40}`),
 		"NODE_HEALTH_MONITOR": raw(`{"every":"5s"}`),
 		"DLQ_RETRY":           raw(`{"every":"10s","first":"10s"}`),

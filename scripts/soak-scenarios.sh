@@ -235,11 +235,18 @@ accepted() { cat "$WORK"/pub-n? | wc -l; }
 # past N PID: so many events are accepted; or the publishers have ended, which the caller finds out soon enough.
 past() { [ "$(accepted)" -ge "$1" ] || ! kill -0 "$2" 2>/dev/null; }
 
-# played NODE LOG sums the games of the node's finished items; packed NODE-NAME VIA those in packs of its that others hold.
+# played NODE LOG sums the games of the node's finished items; packed NODE LOG those in packs of its that others hold. Packs that have
+# been joined are in no list any more: those that were safe are in the log, and the others noted in time.
 played() { grep '"type":"SELFPLAY_COMPLETE"' "$2" | cols node games | awk -v n="$1" '$1 == n { s += $2 } END { print s + 0 }'; }
 packed() {
-  ra "$2" data ls --kind games --json | rows | cols origin holders games |
-    awk -v n="$1" '$1 == n { h = $2; gsub(n, "", h); gsub(/[-,]/, "", h); if (h != "") s += $3 } END { print s + 0 }'
+  grep '"type":"NEW_GAMES_AVAILABLE"' "$2" | cols node pack_sha256 new_games | awk -v n="$1" '$1 == n { print $2, $3 }' |
+    sort -u - "$WORK/packs-of" | awk '{ s += $2 } END { print s + 0 }'
+}
+
+# note_packs NODE-NAME VIA notes the node's packs that others hold.
+note_packs() {
+  ra "$2" data ls --kind games --json | rows | cols origin holders sha256 games |
+    awk -v n="$1" '$1 == n { h = $2; gsub(n, "", h); gsub(/[-,]/, "", h); if (h != "") print $3, $4 }' >> "$WORK/packs-of"
 }
 
 # in_database N: a core node's merged database really has N games, and each can be read.
@@ -270,6 +277,8 @@ scenario_edge() {
   await 60000 "$victim at play" playing "$victim"
   before=$(games "$via")
   ra "$via" data ls --kind games --json | rows | cols sha256 > "$WORK/packs"
+  : > "$WORK/packs-of"
+  note_packs "$victim" "$via"
   asked=$(now)
   unsynced=$(ra "$victim" members --json | rows | cols name unsynced_games | awk -v n="$victim" '$1 == n { print $2 }')
   kill_agent "$victim"
@@ -291,6 +300,7 @@ scenario_edge() {
     counted=$(not_fewer "$counted" "$victim" "$via") || exit 1
     sleep 0.2
   done
+  note_packs "$victim" "$via"
   count 'edge: games counted before, and never less' "$before"
   await 60000 "all $counted counted games in n1's database" in_database "$counted"
   await 60000 "every pack of before read back: $(cat "$WORK/readback.txt" 2>/dev/null)" read_back "$before"
@@ -301,7 +311,8 @@ scenario_edge() {
   count 'edge: games missing' "$MISSING"
   log_of "$via" > "$WORK/log"
   [ "$(grep -F '"type":"P2P_NODE_DEAD"' "$WORK/log" | grep -cF "\"$id\"")" -eq 1 ] || fail "$victim was not declared dead exactly once"
-  missed=$(($(played "$id" "$WORK/log") - $(packed "$victim" "$via")))
+  note_packs "$victim" "$via"
+  missed=$(($(played "$id" "$WORK/log") - $(packed "$id" "$WORK/log")))
   [ $missed -le $((unsynced + after)) ] || fail "$missed games of $victim's finished items are in no pack, but only $unsynced + $after were unsynced"
   sound "$via"
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -19,8 +20,8 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// joiner makes one pack of many old ones, so that the ring's room lasts. It runs beside a core node's merger, one core node at a
-// time for a config; should two be at it, the state lets one of them through. Nothing goes by its word alone: whoever holds an
+// joiner makes one pack of many old ones, so that the ring's room lasts. It runs beside a core node's merger, which offers it what to
+// join and does not wait for it, one core node at a time for a config; should two be at it, the state lets one of them through. Nothing goes by its word alone: whoever holds an
 // old pack looks for its games in the joined one before it asks for the permit to delete.
 type joiner struct {
 	self    kit.Self
@@ -34,8 +35,11 @@ type joiner struct {
 	effects kit.Effects
 	courier *kit.Courier
 	wanted  map[id.Config][]kit.Delivery // of the one courier
-	unfit   map[id.Digest]bool           // packs that are not joined, for as long as this agent runs
-	later   map[id.Config]time.Time      // when packs are joined again after a failure
+
+	mu     sync.Mutex // of these
+	offers map[id.Config][]ring.Artifact
+	unfit  map[id.Digest]bool      // packs that are not joined, for as long as this agent runs
+	later  map[id.Config]time.Time // when packs are joined again after a failure
 }
 
 // JoinSettings say when AUTO_SYNC joins packs.
@@ -69,7 +73,8 @@ const (
 
 func newJoiner(env kit.Env, set JoinSettings) *joiner {
 	return &joiner{self: env.Self, set: set, log: env.Log, now: env.Now, staging: env.Dirs.Staging, store: env.Store, local: env.Local, views: env.View,
-		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, unfit: map[id.Digest]bool{}, later: map[id.Config]time.Time{},
+		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, offers: map[id.Config][]ring.Artifact{},
+		unfit: map[id.Digest]bool{}, later: map[id.Config]time.Time{},
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 1})}
 }
 
@@ -85,9 +90,38 @@ type joined struct {
 
 func joinKey(c id.Config) string { return "join/" + string(c) }
 
-// step goes on with the joined pack that is under way, or begins one. Packs are those of the config with what the ledger says of
-// each.
-func (j *joiner) step(ctx context.Context, v kit.View, c id.Config, packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) error {
+// offer chooses from a config's packs, with what the ledger says of each, what is joined next.
+func (j *joiner) offer(v kit.View, c id.Config, packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.set.After == 0 || len(j.offers[c]) > 0 || j.now().Before(j.later[c]) || !j.turn(v, c) {
+		return
+	}
+	j.offers[c] = j.choose(packs, entered)
+}
+
+// taken is what was offered, and makes room for the next offer.
+func (j *joiner) taken(c id.Config) []ring.Artifact {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	group := j.offers[c]
+	delete(j.offers, c)
+	return group
+}
+
+func (j *joiner) step(ctx context.Context) error {
+	var errs []error
+	for _, c := range j.views.Near().Ring.Configs {
+		if err := j.config(ctx, c); err != nil {
+			errs = append(errs, fmt.Errorf("join packs of %s: %w", c, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// config goes on with the joined pack that is under way, or begins one.
+func (j *joiner) config(ctx context.Context, c id.Config) error {
+	group := j.taken(c)
 	var p joined
 	raw, under, err := j.local.Get(joinKey(c))
 	if err == nil && under {
@@ -99,14 +133,11 @@ func (j *joiner) step(ctx context.Context, v kit.View, c id.Config, packs []ring
 	if under {
 		return j.finish(ctx, c, p)
 	}
-	if j.set.After == 0 || j.now().Before(j.later[c]) || !j.turn(v, c) {
-		return nil
-	}
-	group := j.choose(packs, entered)
 	if len(group) == 0 {
 		return nil
 	}
-	if v, err = j.views.Current(ctx); err != nil {
+	v, err := j.views.Current(ctx)
+	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
 	if !v.Joins || !intact(v, digests(group)) {
@@ -114,7 +145,9 @@ func (j *joiner) step(ctx context.Context, v kit.View, c id.Config, packs []ring
 	}
 	if p, err = j.make(ctx, c, group); err != nil || p.Digest == "" {
 		if err != nil {
+			j.mu.Lock()
 			j.later[c] = j.now().Add(joinRetry)
+			j.mu.Unlock()
 		}
 		return err
 	}
@@ -229,6 +262,8 @@ func (j *joiner) sound(ctx context.Context, group []ring.Artifact) (bool, error)
 
 // leave has a pack stay as it is.
 func (j *joiner) leave(d id.Digest, why error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.unfit[d] = true
 	j.log.Warn().Err(why).Str("pack", d.Short()).Msg("pack is not joined with others")
 }
@@ -329,9 +364,11 @@ func needed(v kit.View, c id.Config, packs []id.Digest) bool {
 func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined, another bool) error {
 	j.log.Warn().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("tries", p.Tries).Msg("packs stay as they are")
 	if p.Tries >= joinTries || another {
+		j.mu.Lock()
 		for _, d := range p.Packs {
 			j.unfit[d] = true
 		}
+		j.mu.Unlock()
 	}
 	j.want(ctx, c, nil)
 	if !another {

@@ -270,7 +270,8 @@ func TestJoiningIsNotTriedAllTheTime(t *testing.T) {
 		failed := 0
 		for range 60 {
 			v := r.View("")
-			if err := j.step(t.Context(), v, c4, v.Library.Artifacts(ring.KindPack, c4), entered); err != nil {
+			j.offer(v, c4, v.Library.Artifacts(ring.KindPack, c4), entered)
+			if err := j.step(t.Context()); err != nil {
 				failed++
 			}
 			time.Sleep(time.Minute)
@@ -297,7 +298,7 @@ func TestJoinedPackThatIsThereAlready(t *testing.T) {
 		if err := j.keep(c4, p); err != nil {
 			t.Fatal(err)
 		}
-		if err := j.step(t.Context(), r.View(""), c4, r.Artifacts(ring.KindPack), nil); err != nil {
+		if err := j.step(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if store.asked != 0 || !j.unfit[one.Digest] || !j.unfit[two.Digest] {

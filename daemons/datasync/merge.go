@@ -100,10 +100,10 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	if errors.Is(err, gamedb.ErrTarget) {
 		err = errors.Join(err, m.anew(ctx, path, err))
 	}
-	if err = errors.Join(err, m.count(ctx, c, packs, cursor)); err != nil {
-		return err
+	if err = errors.Join(err, m.count(ctx, c, packs, cursor)); err == nil {
+		m.join.offer(v, c, packs, m.entered[c])
 	}
-	return m.join.step(ctx, v, c, packs, m.entered[c])
+	return err
 }
 
 func (m *merger) database(c id.Config) string { return filepath.Join(m.games, string(c)+".db") }

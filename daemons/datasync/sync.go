@@ -52,7 +52,8 @@ func AutoSync() kit.Spec {
 		d.couriers = append(d.couriers, m.join.courier)
 		// The books of progress belong to the loop that games depend on.
 		env.Progress = nil
-		d.loops = append(d.loops, kit.NewLoop(env, kit.Loop{Step: m.step, Wake: s.Reads, Poke: m.join.courier.Poked()}))
+		d.loops = append(d.loops, kit.NewLoop(env, kit.Loop{Step: m.step, Wake: s.Reads}),
+			kit.NewLoop(env, kit.Loop{Step: m.join.step, Wake: s.Reads, Poke: m.join.courier.Poked()}))
 		return d, nil
 	}
 	return s
