@@ -28,7 +28,8 @@ type dataDir struct {
 	lock *os.File
 }
 
-func (d dataDir) path(parts ...string) string {
+// path copies nothing of d: what still ends after the agent may ask for one while the lock is given up.
+func (d *dataDir) path(parts ...string) string {
 	return filepath.Join(append([]string{d.root}, parts...)...)
 }
 
