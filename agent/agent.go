@@ -89,6 +89,8 @@ type Agent struct {
 	dispatcher   *eventlog.Dispatcher
 	router       *router
 	localLetters *eventlog.LocalLetters
+	cursors      *eventlog.LocalCursors
+	generation   uint64 // of the ring, which the copy of the log follows; its follower alone looks
 	local        *localStore
 	store        *artifacts
 	worker       *worker.Worker

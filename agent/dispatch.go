@@ -90,14 +90,14 @@ func (r *router) during(ctx context.Context, f func(context.Context) error) erro
 }
 
 func (a *Agent) openDispatcher() error {
-	cursors, err := eventlog.NewLocalCursors(a.local.db)
-	if err != nil {
+	var err error
+	if a.cursors, err = eventlog.NewLocalCursors(a.local.db); err != nil {
 		return fmt.Errorf("open cursors: %w", err)
 	}
 	if a.localLetters, err = eventlog.NewLocalLetters(a.local.db); err != nil {
 		return fmt.Errorf("open dead letters: %w", err)
 	}
-	o := eventlog.DispatcherOptions{Replica: a.replica, Node: a.node.ID, Cursors: cursors, Letters: a.localLetters, Log: a.log}
+	o := eventlog.DispatcherOptions{Replica: a.replica, Node: a.node.ID, Cursors: a.cursors, Letters: a.localLetters, Log: a.log}
 	o.Deadline = a.lastTiming().Times().HandlerLimit
 	a.dispatcher = eventlog.NewDispatcher(o)
 	return nil

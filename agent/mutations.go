@@ -93,6 +93,13 @@ func (a *Agent) mutations() []httpd.Route {
 			}
 			return done(decided(a.leader.Transfer(r.Context(), to)))
 		}),
+		post("/api/v1/leader/recover", func(r *http.Request) (any, error) {
+			var in api.Recover
+			if err := httpd.Decode(r, &in); err != nil {
+				return nil, err
+			}
+			return a.recoverRing(r.Context(), in)
+		}),
 		post("/api/v1/daemons/{name}/{verb}", func(r *http.Request) (any, error) {
 			var in struct {
 				Node string `json:"node"`

@@ -83,6 +83,9 @@ func registerLeader(m *mesh.Mesh, n *leader.Node) {
 		if h.MaxIn > 0 {
 			opts = append(opts, mesh.BodyLimit(int64(h.MaxIn)))
 		}
+		if h.Former {
+			opts = append(opts, mesh.Former())
+		}
 		m.Handle(name, allowed, func(ctx context.Context, r *mesh.Request) (any, error) {
 			return h.Serve(ctx, r.Peer.Node, r.Body)
 		}, opts...)

@@ -71,6 +71,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			part{"supervisor", a.supervisor.Run},
 			part{"copies", func(ctx context.Context) error { a.store.reconcile(ctx); return nil }},
 			part{"leases", func(ctx context.Context) error { a.passLeases(ctx); return nil }},
+			part{"generations", func(ctx context.Context) error { a.followGenerations(ctx); return nil }},
 			part{"settings", func(ctx context.Context) error { a.followSettings(ctx); return nil }},
 		)
 	}()

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -66,6 +67,31 @@ func (c *LocalCursors) Save(_ context.Context, consumer string, seq uint64) erro
 	})
 	if err != nil {
 		return fmt.Errorf("save cursor of %s: %w", consumer, err)
+	}
+	return nil
+}
+
+// Rewind takes all cursors that are behind seq back to it: the records that follow it are others now. None of the subscribers
+// may be running, or it would save its own again.
+func (c *LocalCursors) Rewind(seq uint64) error {
+	err := guard(c.db.Path(), func() error {
+		return c.db.Update(func(tx *bolt.Tx) error {
+			b := tx.Bucket(bucketCursors)
+			var ahead [][]byte
+			err := b.ForEach(func(key, v []byte) error {
+				if body, good := unseal(key, v); good && len(body) == 8 && binary.BigEndian.Uint64(body) > seq {
+					ahead = append(ahead, bytes.Clone(key))
+				}
+				return nil
+			})
+			for _, key := range ahead {
+				err = errors.Join(err, putSealed(b, key, beKey(seq)))
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("rewind cursors: %w", err)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func TestDivergedCopyIsLoudAndReconciled(t *testing.T) {
 			if s := r.Status(); s.Last != 20 || s.Diverged == nil {
 				t.Errorf("%+v", s)
 			}
-			path, err := r.Reconcile(t.Context())
+			moved, err := r.Reconcile(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +82,7 @@ func TestDivergedCopyIsLoudAndReconciled(t *testing.T) {
 				t.Error("the alarm is not over")
 			}
 			// The moved tail is a log of its own that can be looked at.
-			side, err := OpenReplica(ReplicaOptions{Path: path})
+			side, err := OpenReplica(ReplicaOptions{Path: moved.Path})
 			if err != nil {
 				t.Fatal(err)
 			}

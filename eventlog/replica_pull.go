@@ -227,36 +227,41 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 }
 
 // Reconcile makes a copy that differs follow the ring again: it finds the last seq at which both agree, moves what is after
-// it to quarantine and pulls the rest. It is for a new generation after a recovery, or by an operator's hand; nothing calls
-// it by itself. The path is that of the moved tail, or "".
-func (r *Replica) Reconcile(ctx context.Context) (path string, err error) {
+// it to quarantine and pulls the rest. It is for a new generation after a recovery: nothing of this package calls it.
+func (r *Replica) Reconcile(ctx context.Context) (m Moved, err error) {
 	done := make(chan struct{})
 	job := func(ctx context.Context) {
 		defer close(done)
-		path, err = r.reconcile(ctx)
+		m, err = r.reconcile(ctx)
 	}
 	select {
 	case r.control <- job:
 		<-done
-		return path, err
+		return m, err
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return Moved{}, ctx.Err()
 	case <-r.stopped:
-		return "", ErrClosed
+		return Moved{}, ErrClosed
 	}
 }
 
-func (r *Replica) reconcile(ctx context.Context) (string, error) {
+// Moved is what Reconcile took off.
+type Moved struct {
+	After uint64 // the seq up to which the copy was the ring's
+	Path  string // of the records behind it, or "" where there were none
+}
+
+func (r *Replica) reconcile(ctx context.Context) (Moved, error) {
 	if r.opt.Sources == nil {
-		return "", errNoSource
+		return Moved{}, errNoSource
 	}
 	head, err := r.askHead(ctx)
 	if err != nil {
-		return "", err
+		return Moved{}, err
 	}
 	peers, err := r.opt.Sources.Near(ctx)
 	if err != nil {
-		return "", fmt.Errorf("list replicas: %w", err)
+		return Moved{}, fmt.Errorf("list replicas: %w", err)
 	}
 	errs := []error{errNoSource}
 	for _, p := range peers {
@@ -265,10 +270,10 @@ func (r *Replica) reconcile(ctx context.Context) (string, error) {
 			errs = append(errs, err)
 			continue
 		}
-		path := ""
+		m := Moved{After: keep}
 		if keep < r.head.Last {
-			if path, err = r.moveTail(keep); err != nil {
-				return "", err
+			if m.Path, err = r.moveTail(keep); err != nil {
+				return Moved{}, err
 			}
 		}
 		r.mu.Lock()
@@ -279,9 +284,9 @@ func (r *Replica) reconcile(ctx context.Context) (string, error) {
 		if was != nil {
 			r.alarms.clear(AlarmReplicaDiverged, fmt.Sprintf("copy of the log follows the ring again, from %d on", keep+1))
 		}
-		return path, nil
+		return m, nil
 	}
-	return "", errors.Join(errs...)
+	return Moved{}, errors.Join(errs...)
 }
 
 // fork finds the highest seq up to which p, which must itself agree with head, has the same log as we have.

@@ -131,8 +131,10 @@ type Faults struct {
 	WrapStore func(Logs) Logs
 	// Canary replaces the write and fsync that probes the disk.
 	Canary func() error
-	prove  func(*raft.Raft) error // a round, instead of asking the voters
-	late   bool                   // see contacts
+	// HearBarred takes calls of Raft from nodes that are shut out.
+	HearBarred bool
+	prove      func(*raft.Raft) error // a round, instead of asking the voters
+	late       bool                   // see contacts
 	// strictBallot leaves it to the library alone who may stand for election.
 	strictBallot bool
 	// keepOverBoots leaves a node's assignments to its new boot, under their epochs.

@@ -58,13 +58,17 @@ func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return snapshot{s}, nil
 }
 
-// Restore installs a snapshot. An older state than the present one is let go by: see Apply.
+// Restore installs a snapshot. An older state than the present one is let go by: see Apply. One of a former generation is
+// refused: it can only come from who was left behind by a recovery.
 func (f fsm) Restore(r io.ReadCloser) error {
 	s, err := state.ReadSnapshot(r)
 	if err != nil {
 		return fmt.Errorf("read snapshot: %w", err)
 	}
 	now := f.n.machine.View()
+	if s.Generation() < now.Generation() {
+		return fmt.Errorf("snapshot of generation %d: this node is in %d", s.Generation(), now.Generation())
+	}
 	if s.Generation() == now.Generation() && s.Index() <= now.Index() {
 		return nil
 	}

@@ -23,6 +23,7 @@ const (
 	methodStats     = "leader.stats"
 	methodTransfer  = "leader.transfer"
 	methodFaulty    = "leader.faulty"
+	methodLogEnd    = "leader.logend"
 	methodRelay     = "leader.relay"
 	methodForward   = "leader.forward"
 	methodClaim     = "work.claim"
@@ -37,8 +38,10 @@ type Handler struct {
 	Edge  bool // edge nodes may call it; core nodes may call everything
 	MaxIn int  // bytes
 	// Long says that the call may be held open for up to a minute before it is answered.
-	Long  bool
-	Serve func(ctx context.Context, from id.Node, in []byte) ([]byte, error)
+	Long bool
+	// Former says that nodes of a former generation may call it: it is how they learn of the present one.
+	Former bool
+	Serve  func(ctx context.Context, from id.Node, in []byte) ([]byte, error)
 }
 
 const smallCall = 64 << 10
@@ -58,10 +61,16 @@ func (n *Node) Handlers() map[string]Handler {
 		methodDigest:  plain(false, smallCall, n.serveDigest),
 		methodStats:   plain(true, 0, func(context.Context, id.Node, []byte) ([]byte, error) { return json.Marshal(n.Stats()) }),
 		methodPull:    plain(true, smallCall, n.serveExcerpt),
+		methodLogEnd:  plain(false, 0, func(context.Context, id.Node, []byte) ([]byte, error) { return json.Marshal(n.logEnd()) }),
 	}
 	pull := h[methodPull]
 	pull.Long = true
 	h[methodPull] = pull
+	for _, name := range []string{methodWho, methodPull} {
+		learning := h[name]
+		learning.Former = true
+		h[name] = learning
+	}
 	for name, c := range n.coordinatorMethods() {
 		h[name] = plain(c.edge, c.limit, func(ctx context.Context, from id.Node, in []byte) ([]byte, error) {
 			t := n.term.Load()

@@ -48,6 +48,9 @@ type Node struct {
 	// behind is up to which index this node must read before it may stand for election, as on disk; 0 = it may.
 	behind atomic.Uint64
 	markMu sync.Mutex // held while that changes
+	// recovering is set while this node looks whether it may recover the ring, and does.
+	recovering atomic.Bool
+	recoveries chan recoverCall
 	// agreed is the newest configuration that was committed, exact while this node coordinates.
 	agreed atomic.Pointer[raft.Configuration]
 
@@ -83,7 +86,7 @@ func open(c Config, bootstrap bool) (*Node, error) {
 	n := &Node{
 		cfg: c, log: c.Log.With().Str("component", "leader").Logger(), machine: state.New(),
 		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), runs: make(chan struct{}),
-		closed: make(chan struct{}), whole: make(chan struct{}, wholeReads),
+		closed: make(chan struct{}), whole: make(chan struct{}, wholeReads), recoveries: make(chan recoverCall),
 	}
 	if c.Faults.keepOverBoots {
 		n.machine.KeepOverBoots()

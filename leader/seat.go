@@ -88,11 +88,14 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open snapshots: %w", err), store.Close())
 	}
+	if err := tidy(s.guard, snaps); err != nil {
+		return nil, errors.Join(fmt.Errorf("tidy raft store: %w", err), store.Close())
+	}
 	cache, err := raft.NewLogCache(cachedEntries, s.guard)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), store.Close())
 	}
-	s.trans = newTransport(n.cfg.Self.Node, n.board, n.times().Heartbeat, logger)
+	s.trans = newTransport(n.cfg.Self.Node, n.board, n.times().Heartbeat, n.barred, logger)
 	s.trans.heard.late = n.cfg.Faults.late
 	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
 	s.heartbeat = n.times().Heartbeat
@@ -120,6 +123,24 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	s.trans.ballot.raft.Store(s.raft)
 	go n.watchLeadership(s)
 	return s, nil
+}
+
+// barred says that a node is shut out of the ring.
+func (n *Node) barred(peer id.Node) bool {
+	return n.machine.View().IsRevoked(peer) && !n.cfg.Faults.HearBarred
+}
+
+// tidy clears a log that ends before the newest snapshot: a recovery, or the taking over of a snapshot, ended between the two.
+// What would be stored next would leave a hole behind it.
+func tidy(logs raft.LogStore, snaps raft.SnapshotStore) error {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("find last entry: %w", err)
+	}
+	if end, err := endOf(logs, snaps); err != nil || end == last {
+		return err
+	}
+	return clearLog(logs)
 }
 
 // cutOff undoes a ring's first start that ended between the two writes with which the library begins, its term and its first

@@ -44,6 +44,7 @@ type Transport struct {
 	wg     sync.WaitGroup
 	beat   time.Duration // the heartbeat timeout
 	heard  contacts
+	barred func(id.Node) bool // shut out of the ring
 	told   told
 
 	answers answers
@@ -61,7 +62,7 @@ type receiver struct {
 	trans *raft.NetworkTransport
 }
 
-func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, log hclog.Logger) *Transport {
+func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, barred func(id.Node) bool, log hclog.Logger) *Transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &dialer{ctx: ctx, self: self, board: s}
 	config := raft.NetworkTransportConfig{
@@ -70,7 +71,7 @@ func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, log hcl
 	t := &Transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&config),
 		self:             self, dialer: d, calls: make(chan raft.RPC), config: config, ctx: ctx, cancel: cancel,
-		beat: heartbeat, receivers: make(map[id.Node]*receiver),
+		beat: heartbeat, barred: barred, receivers: make(map[id.Node]*receiver),
 	}
 	t.holds, t.letGo = context.WithCancel(ctx)
 	s.attach(t)
@@ -158,6 +159,11 @@ func (t *Transport) pump(r *receiver) {
 		case rpc := <-r.trans.Consumer():
 			if err := checkSender(rpc, r.peer); err != nil {
 				rpc.Respond(nil, err)
+				continue
+			}
+			// The mesh ends the streams of who is shut out; a call that is under way then must do nothing either.
+			if t.barred(r.peer) {
+				rpc.Respond(nil, fmt.Errorf("%s is shut out of the ring", r.peer))
 				continue
 			}
 			t.told.hear(rpc.Command, t.ballot.raft.Load())

@@ -184,6 +184,9 @@ func (n *Node) mendSeats(ctx context.Context) {
 		var cause error
 		select {
 		case cause = <-n.bad:
+		case c := <-n.recoveries:
+			c.done <- n.succeed(ctx, c.lost)
+			continue
 		case <-ctx.Done():
 			return
 		}

@@ -127,6 +127,9 @@ func IsCode(err error, codes ...Code) bool { return wire.IsCode(err, codes...) }
 // BodyLimit sets the largest request body of a method in bytes, up to 64 MiB; the default is 4 MiB.
 func BodyLimit(n int64) rpc.Option { return rpc.BodyLimit(n) }
 
+// Former lets nodes of a former generation of the ring call a method.
+func Former() rpc.Option { return rpc.Former() }
+
 // ParseToken reads a token's text.
 func ParseToken(text string) (Token, error) { return identity.ParseToken(text) }
 

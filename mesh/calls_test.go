@@ -116,6 +116,12 @@ func TestGenerationTravelsBothWays(t *testing.T) {
 		if err := echo(t.Context(), b, a); !mesh.IsCode(err, mesh.CodeStaleEpoch) {
 			t.Errorf("answer of an older generation: %v", err)
 		}
+		// What teaches the present generation answers those of a former one.
+		b.mesh.Handle("test.learn", mesh.Everybody, func(context.Context, *mesh.Request) (any, error) { return "new", nil }, mesh.Former())
+		var answer string
+		if err := a.mesh.Call(t.Context(), b.id, "test.learn", nil, &answer); err != nil || answer != "new" {
+			t.Errorf("learning of a newer generation: %q, %v", answer, err)
+		}
 		generations[0].Store(2)
 		must(t, echo(t.Context(), a, b))
 	})

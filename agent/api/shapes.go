@@ -332,6 +332,18 @@ type CreateToken struct {
 	Uses       int      `json:"uses"`
 }
 
+// Recover asks a node to make the ring decide again that has lost the majority of its voters.
+type Recover struct {
+	Lost []string `json:"lost"` // nodes that will not come back: they are shut out
+}
+
+// Recovered says that it does.
+type Recovered struct {
+	Generation uint64   `json:"generation"`
+	Voter      string   `json:"voter"` // the only one for now
+	ShutOut    []string `json:"shut_out"`
+}
+
 // Leave asks a node to leave the ring.
 type Leave struct {
 	Drain bool `json:"drain"` // running jobs may come to their own end first

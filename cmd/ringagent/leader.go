@@ -46,6 +46,31 @@ func leaderCommand() *cli.Command {
 				}
 				return post(c, "/api/v1/leader/transfer", map[string]string{"node": node}, "coordination handed over")
 			},
+		}, {
+			Name:  "recover",
+			Usage: "make this node the only voter of a ring that has lost the majority of its voters for good",
+			Description: "Every voter that does not answer must be named by --lost; it is shut out of the ring for good, as by force-leave, and\n" +
+				"games that only it has are lost. Refused while there is a coordinator, while a majority answers, and where another\n" +
+				"core node has a newer log. The ring goes on with what this node knows and takes other core nodes in as voters.",
+			Flags: []cli.Flag{&cli.StringSliceFlag{Name: "lost", Usage: "a `NODE` that will not come back; once for each"}},
+			Action: func(c *cli.Context) error {
+				if err := noArgs(c); err != nil {
+					return err
+				}
+				ctx, cancel := ask(c)
+				defer cancel()
+				var out api.Recovered
+				if err := client(c).Post(ctx, "/api/v1/leader/recover", api.Recover{Lost: c.StringSlice("lost")}, &out); err != nil {
+					return err
+				}
+				return show(c, out, func(w io.Writer, r api.Recovered) {
+					fmt.Fprintf(w, "the ring is in generation %d, and %s its only voter", r.Generation, printable(r.Voter))
+					if len(r.ShutOut) > 0 {
+						fmt.Fprintf(w, "; shut out: %s", printable(strings.Join(r.ShutOut, ", ")))
+					}
+					fmt.Fprintln(w)
+				})
+			},
 		}},
 	}
 }

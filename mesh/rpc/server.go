@@ -98,6 +98,7 @@ type Method struct {
 
 type method struct {
 	Method
+	former bool
 	limit  int64
 	call   Handler
 	stream StreamHandler
@@ -152,6 +153,9 @@ type Option func(*method)
 
 // BodyLimit sets the largest request body in bytes, up to MaxBody.
 func BodyLimit(n int64) Option { return func(m *method) { m.limit = min(n, MaxBody) } }
+
+// Former lets nodes of a former generation of the ring call: it is how they learn of the present one.
+func Former() Option { return func(m *method) { m.former = true } }
 
 // Handle registers a method for the classes that may call it. Registering a name twice, or for nobody, is a programmer's
 // error and panics.
@@ -260,7 +264,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, peer wire.Peer, r
 		s.fail(w, wire.Errorf(wire.CodeInvalid, "not a call of an agent"))
 		return
 	}
-	if err := s.hooks.Seen(peer, generation); err != nil {
+	if err := s.hooks.Seen(peer, generation); err != nil && !m.former {
 		s.fail(w, s.coded(err))
 		return
 	}

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
+)
+
+const (
+	generationRetry = 2 * time.Second
+	// subscribersEnd is how long the subscribers of this node have to end before their cursors are taken back.
+	subscribersEnd = 10 * time.Second
+
+	keyGeneration = "generation" // the one that this node's copy of the log follows
+	keyRewind     = "rewind"     // the seq to which cursors are still to be taken back
+)
+
+// followGenerations has this node's copy of the log, and what has read it, follow the ring into a new generation: what only
+// the voters that were lost had of the log is not in it, and other events stand in its place.
+func (a *Agent) followGenerations(ctx context.Context) {
+	shelf := a.local.shelf("agent")
+	failed := false
+	for ctx.Err() == nil {
+		more := a.leader.Changes()
+		var retry <-chan time.Time
+		err := a.followGeneration(ctx, shelf)
+		if err != nil && ctx.Err() == nil {
+			if !failed {
+				a.log.Warn().Err(err).Msg("this node's copy of the log does not follow the new generation of the ring yet")
+			}
+			retry = time.After(generationRetry)
+		}
+		failed = err != nil
+		if failed {
+			more = nil // what changes meanwhile is no reason to hurry
+		}
+		select {
+		case <-more:
+		case <-retry:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (a *Agent) followGeneration(ctx context.Context, shelf shelf) error {
+	now := a.leader.View().Generation()
+	if now == a.generation {
+		return nil
+	}
+	known, _, err := numberAt(shelf, keyGeneration)
+	if err != nil {
+		return err
+	}
+	if now > known {
+		m, err := a.replica.Reconcile(ctx)
+		if err != nil {
+			return fmt.Errorf("reconcile the copy of the log: %w", err)
+		}
+		if m.Path != "" {
+			a.log.Warn().Uint64("after", m.After).Str("moved_to", m.Path).Msg("the end of this node's copy of the log is not the ring's any more")
+			if err := putNumber(shelf, keyRewind, m.After); err != nil {
+				return err
+			}
+		}
+	}
+	to, due, err := numberAt(shelf, keyRewind)
+	if err != nil {
+		return err
+	}
+	if due {
+		if err := a.rewind(ctx, to); err != nil {
+			return err
+		}
+	}
+	if now > known {
+		if err := putNumber(shelf, keyGeneration, now); err != nil {
+			return err
+		}
+	}
+	if due {
+		if err := shelf.Delete(keyRewind); err != nil {
+			return err
+		}
+	}
+	a.generation = now
+	return nil
+}
+
+// rewind takes back the cursors of all that have read beyond seq. Events that come again are dealt with twice, which whoever
+// reads the log must bear.
+func (a *Agent) rewind(ctx context.Context, seq uint64) error {
+	return a.router.rest(func() error {
+		ctx, cancel := context.WithTimeout(ctx, subscribersEnd)
+		defer cancel()
+		for len(a.dispatcher.Status()) > 0 {
+			if !pause(ctx, 20*time.Millisecond) {
+				return errors.New("a subscriber does not end")
+			}
+		}
+		return errors.Join(a.cursors.Rewind(seq), a.external.rewind(seq))
+	})
+}
+
+// rest runs f while no subscriber is served.
+func (r *router) rest(f func() error) error {
+	r.mu.Lock()
+	was := r.running
+	r.mu.Unlock()
+	if was == nil {
+		return f()
+	}
+	r.set(nil)
+	defer func() {
+		if was.Err() == nil { // else Run is about to say so itself
+			r.set(was)
+		}
+	}()
+	return f()
+}
+
+// rewind takes the consumers of other processes back. A stream that is open goes on where it is; its client may acknowledge
+// no further than the log reaches.
+func (x *external) rewind(seq uint64) error {
+	keys, err := x.cursors.Keys("cursor/")
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		at, err := x.cursor(strings.TrimPrefix(key, "cursor/"))
+		if err != nil {
+			return err
+		}
+		if at <= seq {
+			continue
+		}
+		if err := x.cursors.Put(key, binary.BigEndian.AppendUint64(nil, seq)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func numberAt(s shelf, key string) (n uint64, found bool, err error) {
+	b, found, err := s.Get(key)
+	if err != nil || !found {
+		return 0, false, err
+	}
+	if len(b) != 8 {
+		return 0, false, fmt.Errorf("%s in state.db is damaged", key)
+	}
+	return binary.BigEndian.Uint64(b), true, nil
+}
+
+func putNumber(s shelf, key string, n uint64) error {
+	return s.Put(key, binary.BigEndian.AppendUint64(nil, n))
+}
+
+// recoverRing makes this node the only voter of the ring, without the lost ones.
+func (a *Agent) recoverRing(ctx context.Context, in api.Recover) (any, error) {
+	near := a.near()
+	var lost []id.Node
+	out := api.Recovered{Voter: near.name(a.node.ID), ShutOut: []string{}}
+	for _, who := range in.Lost {
+		m, err := near.find(who)
+		if err != nil {
+			return nil, err
+		}
+		lost = append(lost, m.ID)
+		out.ShutOut = append(out.ShutOut, m.Name)
+	}
+	var err error
+	out.Generation, err = a.leader.Recover(ctx, lost)
+	if err != nil {
+		err = decided(err)
+		if e := (*api.Error)(nil); errors.As(err, &e) && e.Code == api.CodeRefused && e.Hint == "" {
+			e.Hint = "who votes and who answers: ringagent leader; what a recovery does: docs/operations.md"
+		}
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,373 @@
+package leader
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+const (
+	logEndTimeout   = 3 * time.Second // for what another core node answers about itself
+	recoverPatience = 15 * time.Second
+	// termStride is how far the term of a recovered log is above the one before. No voter of the old generation, wherever it
+	// is, has an entry of that term, so that the library finds no end in its log that fits and sends it the whole state.
+	termStride = 1 << 20
+)
+
+// logEnd is how far a core node's log reaches, and whether it knows a way on.
+type logEnd struct {
+	Index       uint64  `json:"index"`
+	Term        uint64  `json:"term"` // of the entry at Index
+	Coordinator id.Node `json:"coordinator,omitempty"`
+	Recovering  bool    `json:"recovering,omitempty"`
+}
+
+// newer compares ends of logs as an election does.
+func (s logEnd) newer(than logEnd) bool {
+	return cmp.Or(cmp.Compare(s.Term, than.Term), cmp.Compare(s.Index, than.Index)) > 0
+}
+
+func (n *Node) logEnd() logEnd {
+	st := logEnd{Coordinator: n.who().Coordinator, Recovering: n.recovering.Load()}
+	if s := n.seat.Load(); s != nil {
+		st.Index = s.raft.LastIndex()
+		// The library has no other way to say it. An empty log has term 0.
+		st.Term, _ = strconv.ParseUint(s.raft.Stats()["last_log_term"], 10, 64)
+	}
+	return st
+}
+
+// recoverCall is a recovery that was looked at and may be.
+type recoverCall struct {
+	lost []id.Node
+	done chan error
+}
+
+// Recover makes a ring that has lost the majority of its voters for good decide again: this node becomes its only voter, with
+// the log as it has it, under a new generation, and takes others in as a young ring does. The voters named are shut out for
+// good; all that do not answer must be named, none that answers may be. It is refused while there is a coordinator or while
+// enough voters answer to elect one, and where another node that answers has a newer log. Run must be running.
+//
+// What only lost voters had of the log is lost with them; what its publishers still keep they publish again.
+func (n *Node) Recover(ctx context.Context, lost []id.Node) (generation uint64, err error) {
+	s := n.seat.Load()
+	switch {
+	case n.cfg.Self.Class != id.Core:
+		return 0, refuseRecovery("an edge node has no log to go on with")
+	case s == nil || n.behind.Load() > 0:
+		return 0, refuseRecovery("this node's own log is not whole")
+	case s.raft.LastIndex() == 0:
+		return 0, refuseRecovery("this node has no log yet")
+	case !n.recovering.CompareAndSwap(false, true):
+		return 0, refuseRecovery("a recovery is under way here")
+	}
+	defer n.recovering.Store(false)
+	servers := configuration(s.raft)
+	if err := mayRecover(n.cfg.Self.Node, servers, n.logEnd(), n.logEnds(ctx, servers), lost, n.nameOf); err != nil {
+		return 0, err
+	}
+	call := recoverCall{lost, make(chan error, 1)}
+	select {
+	case n.recoveries <- call:
+	case <-n.ended:
+		return 0, ErrNoCoordinator
+	case <-ctx.Done():
+		return 0, fmt.Errorf("%w: %w", ErrNoCoordinator, ctx.Err())
+	}
+	select {
+	case err = <-call.done:
+	case <-n.ended:
+		err = ErrUnknownOutcome
+	case <-ctx.Done(): // a full disk has the files wait for space
+		err = fmt.Errorf("%w: the recovery is under way: %w", ErrUnknownOutcome, ctx.Err())
+	}
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
+	defer cancel()
+	for n.term.Load() == nil {
+		if !sleep(ctx, retryPause) {
+			return 0, fmt.Errorf("%w: the ring was recovered, but this node does not coordinate yet", ErrUnknownOutcome)
+		}
+	}
+	return n.machine.View().Generation(), nil
+}
+
+func refuseRecovery(format string, args ...any) error {
+	return &Refused{Code: string(state.CodeRefused), Message: fmt.Sprintf(format, args...)}
+}
+
+func (n *Node) nameOf(node id.Node) string {
+	if m, ok := n.machine.View().Member(node); ok && m.Name != "" {
+		return m.Name
+	}
+	return string(node)
+}
+
+// logEnds asks all other nodes of the configuration. Who does not answer is left out.
+func (n *Node) logEnds(ctx context.Context, servers []raft.Server) map[id.Node]logEnd {
+	ctx, cancel := context.WithTimeout(ctx, logEndTimeout)
+	defer cancel()
+	out := make(map[id.Node]logEnd)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, v := range servers {
+		node := id.Node(v.ID)
+		if node == n.cfg.Self.Node {
+			continue
+		}
+		wg.Go(func() {
+			var st logEnd
+			b, err := n.cfg.Caller.CallRaw(ctx, node, methodLogEnd, nil)
+			if err == nil {
+				if b, err = open1(b); err == nil {
+					err = json.Unmarshal(b, &st)
+				}
+			}
+			if err != nil {
+				n.log.Info().Err(err).Str("node", string(node)).Msg("a recovery looks: this node does not answer")
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out[node] = st
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// mayRecover says why a recovery must not be, or nil.
+func mayRecover(self id.Node, servers []raft.Server, own logEnd, others map[id.Node]logEnd, lost []id.Node, name func(id.Node) string) error {
+	if own.Coordinator != "" {
+		return refuseRecovery("%s coordinates the ring", name(own.Coordinator))
+	}
+	voters, here := 0, 0
+	var missing []string
+	for _, v := range servers {
+		node := id.Node(v.ID)
+		st, answers := others[node]
+		if v.Suffrage == raft.Voter {
+			voters++
+			switch {
+			case node == self || answers:
+				here++
+			case !slices.Contains(lost, node):
+				missing = append(missing, name(node))
+			}
+		}
+		switch {
+		case st.Coordinator != "":
+			return refuseRecovery("%s says that %s coordinates the ring", name(node), name(st.Coordinator))
+		case st.Recovering:
+			return refuseRecovery("%s is recovering the ring at this moment", name(node))
+		case answers && st.newer(own):
+			return refuseRecovery("%s answers and has a newer log than this node: recover there", name(node))
+		}
+	}
+	if here > voters/2 {
+		return refuseRecovery("%d of %d voters answer, enough to elect a coordinator: wait for one", here, voters)
+	}
+	for _, node := range lost {
+		_, answers := others[node]
+		seated := slices.ContainsFunc(servers, func(v raft.Server) bool { return id.Node(v.ID) == node })
+		switch {
+		case node == self || answers:
+			return refuseRecovery("%s answers: it is not lost", name(node))
+		case !seated:
+			return refuseRecovery("%s does not vote: shut it out with force-leave once there is a coordinator", name(node))
+		}
+	}
+	if len(missing) > 0 {
+		return refuseRecovery("%s: no answer. Voters that come back must be waited for; name those that are lost for good", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// succeed puts a seat with this node as its only voter in the place of the one that there is. Whatever its error, the files
+// are those of before or those of after, and a seat is taken on them.
+func (n *Node) succeed(ctx context.Context, lost []id.Node) error {
+	if s := n.seat.Swap(nil); s != nil {
+		n.loseTerm()
+		if err := s.close(closePatience); errors.Is(err, ErrStuck) {
+			n.fail(err)
+			return err
+		}
+	}
+	err := n.rewrite(ctx, lost)
+	s, opened := n.openSeat(false)
+	if opened != nil {
+		opened = fmt.Errorf("open raft after a recovery: %w", opened)
+		n.fail(opened)
+		return errors.Join(err, opened)
+	}
+	if !n.sit(s) {
+		return ErrUnknownOutcome
+	}
+	if err == nil {
+		n.log.Warn().Strs("shut_out", idStrings(lost)).Uint64("generation", n.machine.View().Generation()).
+			Msg("the ring was recovered: this node is its only voter")
+	}
+	return wrap("recover the ring", err)
+}
+
+func idStrings(nodes []id.Node) []string {
+	out := make([]string, len(nodes))
+	for i, n := range nodes {
+		out[i] = string(n)
+	}
+	return out
+}
+
+// rewrite makes of the files those of a ring with one voter. Until the library has put the new snapshot in its place nothing
+// is changed but the term.
+func (n *Node) rewrite(ctx context.Context, lost []id.Node) (err error) {
+	store, err := OpenStore(n.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	var logs Logs = store
+	if wrap := n.cfg.Faults.WrapStore; wrap != nil {
+		logs = wrap(store)
+	}
+	logger := newRaftLogger(n.log)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, snapshotsKept, logger)
+	if err != nil {
+		return fmt.Errorf("open snapshots: %w", err)
+	}
+	term, err := logs.GetUint64(keyTerm)
+	if err != nil {
+		return fmt.Errorf("read term: %w", err)
+	}
+	term += termStride
+	if err := logs.SetUint64(keyTerm, term); err != nil {
+		return fmt.Errorf("write term: %w", err)
+	}
+	last, err := endOf(logs, snaps)
+	if err != nil {
+		return err
+	}
+	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
+	conf.Logger = logger
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(n.cfg.Self.Node)) // only asked how it writes addresses
+	return raft.RecoverCluster(conf, &successor{n: n, ctx: ctx, lost: lost, machine: state.New()},
+		extended{logs, &raft.Log{Index: last + 1, Term: term, Type: raft.LogNoop}}, logs, snaps, trans,
+		raft.Configuration{Servers: []raft.Server{server(n.cfg.Self.Node)}})
+}
+
+// endOf is the index at which log and snapshots end.
+func endOf(logs raft.LogStore, snaps raft.SnapshotStore) (uint64, error) {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return 0, fmt.Errorf("find last entry: %w", err)
+	}
+	kept, err := snaps.List()
+	if err != nil {
+		return 0, fmt.Errorf("list snapshots: %w", err)
+	}
+	if len(kept) > 0 { // newest first
+		last = max(last, kept[0].Index)
+	}
+	return last, nil
+}
+
+// extended is a log with one more entry, which is never stored: the place at which the recovered state stands.
+type extended struct {
+	raft.LogStore
+	end *raft.Log
+}
+
+func (e extended) LastIndex() (uint64, error) { return e.end.Index, nil }
+
+func (e extended) GetLog(index uint64, l *raft.Log) error {
+	if index == e.end.Index {
+		*l = *e.end
+		return nil
+	}
+	return e.LogStore.GetLog(index, l)
+}
+
+// DeleteRange empties the log: all of it is behind the new snapshot.
+func (e extended) DeleteRange(uint64, uint64) error { return clearLog(e.LogStore) }
+
+func clearLog(logs raft.LogStore) error {
+	first, err := logs.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("find first entry: %w", err)
+	}
+	last, err := logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("find last entry: %w", err)
+	}
+	if last == 0 {
+		return nil
+	}
+	return wrap("clear log", logs.DeleteRange(first, last))
+}
+
+// successor is the state machine of a recovery. It applies the whole log, sees to it that every event of it is in this node's
+// copy of the event log, since the entries go, and hands out the first state of the new generation.
+type successor struct {
+	n       *Node
+	ctx     context.Context //nolint:containedctx // of the one call during which it lives
+	lost    []id.Node
+	machine *state.Machine
+	failed  error
+}
+
+// Apply implements raft.FSM.
+func (s *successor) Apply(l *raft.Log) any {
+	res, placed, err := s.machine.Apply(l.Index, l.Data)
+	if err != nil && !errors.Is(err, state.ErrReplayed) && s.failed == nil {
+		s.failed = fmt.Errorf("apply entry %d: %w", l.Index, err)
+	}
+	if len(placed) > 0 && s.n.cfg.Ports.Placed != nil {
+		s.n.cfg.Ports.Placed(placed, s.machine.View().LogHead())
+	}
+	return res
+}
+
+// Snapshot implements raft.FSM.
+func (s *successor) Snapshot() (raft.FSMSnapshot, error) {
+	if s.failed != nil {
+		return nil, s.failed
+	}
+	if gate := s.n.cfg.Ports.Replica; gate != nil {
+		ctx, cancel := context.WithTimeout(s.ctx, recoverPatience)
+		defer cancel()
+		for want := s.machine.View().LogHead().Seq; gate.Durable() < want; {
+			if !sleep(ctx, retryPause) {
+				return nil, fmt.Errorf("this node's copy of the event log ends at %d, and %d are needed", gate.Durable(), want)
+			}
+		}
+	}
+	if err := s.machine.Succeed(time.Now(), s.lost); err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
+	return snapshot{s.machine.View()}, nil
+}
+
+// Restore implements raft.FSM.
+func (s *successor) Restore(r io.ReadCloser) error {
+	st, err := state.ReadSnapshot(r)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	s.machine.Restore(st)
+	return nil
+}
