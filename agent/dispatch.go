@@ -22,7 +22,9 @@ type router struct {
 	wakes wakes
 
 	mu      sync.Mutex
-	running context.Context //nolint:containedctx // the router's own life, which its subscribers share
+	life    context.Context //nolint:containedctx // of Run
+	running context.Context //nolint:containedctx // part of it, which the subscribers share
+	end     context.CancelFunc
 	changed chan struct{}
 	placed  chan []event.Record
 }
@@ -56,9 +58,36 @@ func (r *router) Run(ctx context.Context) error {
 func (r *router) set(ctx context.Context) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.running = ctx
+	r.life = ctx
+	r.serve(ctx)
+}
+
+// serve has subscribers served for as long as ctx lives, or no longer where it is nil. The caller holds mu.
+func (r *router) serve(ctx context.Context) {
+	if r.end != nil {
+		r.end()
+		r.end = nil
+	}
+	if r.running = ctx; ctx != nil {
+		r.running, r.end = context.WithCancel(ctx)
+	}
 	close(r.changed)
 	r.changed = make(chan struct{})
+}
+
+// rest runs f while no subscriber is served.
+func (r *router) rest(f func() error) error {
+	r.mu.Lock()
+	r.serve(nil)
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.running == nil && r.life != nil {
+			r.serve(r.life)
+		}
+	}()
+	return f()
 }
 
 // during runs f while the router runs, again after each time that the router was off.

@@ -58,6 +58,7 @@ func (a *Agent) followGeneration(ctx context.Context, shelf shelf) error {
 		return err
 	}
 	if now > known {
+		a.outbox.AskAgain() // the ring may lack what it had acknowledged
 		m, err := a.replica.Reconcile(ctx)
 		if err != nil {
 			return fmt.Errorf("reconcile the copy of the log: %w", err)
@@ -105,23 +106,6 @@ func (a *Agent) rewind(ctx context.Context, seq uint64) error {
 		}
 		return errors.Join(a.cursors.Rewind(seq), a.external.rewind(seq))
 	})
-}
-
-// rest runs f while no subscriber is served.
-func (r *router) rest(f func() error) error {
-	r.mu.Lock()
-	was := r.running
-	r.mu.Unlock()
-	if was == nil {
-		return f()
-	}
-	r.set(nil)
-	defer func() {
-		if was.Err() == nil { // else Run is about to say so itself
-			r.set(was)
-		}
-	}()
-	return f()
 }
 
 // rewind takes the consumers of other processes back. A stream that is open goes on where it is; its client may acknowledge

@@ -162,6 +162,7 @@ type Outbox struct {
 	puts    chan *put
 	control chan func() // run by the writer between two commits
 	wake    chan struct{}
+	again   chan struct{} // ask once more how far the log has got with this outbox
 	lost    chan struct{} // somebody may wait for a seq whose answer was lost
 	closed  chan struct{}
 	once    sync.Once
@@ -341,6 +342,7 @@ func OpenOutbox(opt OutboxOptions) (*Outbox, error) {
 		puts:    make(chan *put, 1024),
 		control: make(chan func()),
 		wake:    make(chan struct{}, 1),
+		again:   make(chan struct{}, 1),
 		lost:    make(chan struct{}, 1),
 		closed:  make(chan struct{}),
 	}

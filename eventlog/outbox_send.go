@@ -189,6 +189,8 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-o.again:
+			return errAgain
 		case <-wake:
 		case a := <-head:
 			flights[0].done()
@@ -207,6 +209,15 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 				return err
 			}
 		}
+	}
+}
+
+// AskAgain has the outbox compare itself once more with what the log has of it, and publish again what is not there: a ring
+// that was recovered may have lost what it had acknowledged.
+func (o *Outbox) AskAgain() {
+	select {
+	case o.again <- struct{}{}:
+	default:
 	}
 }
 
