@@ -73,6 +73,12 @@ func (f fsm) Restore(r io.ReadCloser) error {
 		return nil
 	}
 	f.n.machine.Restore(s)
+	if s.Generation() > now.Generation() && f.n.seat.Load() != nil { // else a seat is being opened, on nothing else
+		select {
+		case f.n.succeeded <- struct{}{}:
+		default:
+		}
+	}
 	f.n.noteTiming(now)
 	if f.n.cfg.Ports.Placed != nil {
 		f.n.cfg.Ports.Placed(nil, s.LogHead())

@@ -88,7 +88,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open snapshots: %w", err), store.Close())
 	}
-	if err := tidy(s.guard, snaps); err != nil {
+	if err := tidy(logs, s.guard, snaps); err != nil {
 		return nil, errors.Join(fmt.Errorf("tidy raft store: %w", err), store.Close())
 	}
 	cache, err := raft.NewLogCache(cachedEntries, s.guard)
@@ -130,17 +130,29 @@ func (n *Node) barred(peer id.Node) bool {
 	return n.machine.View().IsRevoked(peer) && !n.cfg.Faults.HearBarred
 }
 
-// tidy clears a log that ends before the newest snapshot: a recovery, or the taking over of a snapshot, ended between the two.
-// What would be stored next would leave a hole behind it.
-func tidy(logs raft.LogStore, snaps raft.SnapshotStore) error {
+// tidy clears a log that ends before the newest snapshot, or in an older term than it and so does not go on from it: a
+// recovery, or the taking over of a snapshot, ended between the two. What would be stored next would leave a hole behind it, or
+// never fit. The guard only writes: it would end the goroutine that reads a bad entry.
+func tidy(logs, guarded raft.LogStore, snaps raft.SnapshotStore) error {
 	last, err := logs.LastIndex()
 	if err != nil {
 		return fmt.Errorf("find last entry: %w", err)
 	}
-	if end, err := endOf(logs, snaps); err != nil || end == last {
-		return err
+	kept, err := snaps.List()
+	if err != nil {
+		return fmt.Errorf("list snapshots: %w", err)
 	}
-	return clearLog(logs)
+	if last == 0 || len(kept) == 0 {
+		return nil
+	}
+	var end raft.Log
+	if err := logs.GetLog(last, &end); err != nil {
+		return fmt.Errorf("read last entry: %w", err)
+	}
+	if newest := kept[0]; last >= newest.Index && end.Term >= newest.Term {
+		return nil
+	}
+	return clearLog(guarded)
 }
 
 // cutOff undoes a ring's first start that ended between the two writes with which the library begins, its term and its first

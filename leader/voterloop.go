@@ -187,6 +187,11 @@ func (n *Node) mendSeats(ctx context.Context) {
 		case c := <-n.recoveries:
 			c.done <- n.succeed(ctx, c.lost)
 			continue
+		case <-n.succeeded:
+			if !n.reopen(ctx) {
+				return
+			}
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -223,6 +228,29 @@ func (n *Node) mendSeats(ctx context.Context) {
 		n.log.Warn().Msg("the raft files were wiped; this node begins anew without a vote")
 		n.catchUp(ctx)
 	}
+}
+
+// reopen begins the seat anew after it has taken over a snapshot of a newer generation. The log that this node had may have
+// been longer than what that holds; the library clears it, but goes by its end until it starts again, and would be sent the
+// same snapshot for ever.
+func (n *Node) reopen(ctx context.Context) bool {
+	if s := n.seat.Swap(nil); s != nil {
+		n.loseTerm()
+		if err := s.close(closePatience); errors.Is(err, ErrStuck) {
+			n.fail(err)
+			return false
+		}
+	}
+	s, err := n.openSeat(false)
+	if err != nil {
+		n.fail(fmt.Errorf("open raft in a new generation: %w", err))
+		return false
+	}
+	if !n.sit(s) {
+		return false
+	}
+	n.catchUp(ctx)
+	return true
 }
 
 // sit makes a seat the node's, or closes it if Close has passed by while it was being opened.
