@@ -67,6 +67,8 @@ func (n *Node) Recover(ctx context.Context, lost []id.Node) (generation uint64, 
 	switch {
 	case n.cfg.Self.Class != id.Core:
 		return 0, refuseRecovery("an edge node has no log to go on with")
+	case n.recovering.Load(): // before what that makes of the seat is looked at
+		return 0, refuseRecovery("a recovery is under way here")
 	case s == nil || n.behind.Load() > 0:
 		return 0, refuseRecovery("this node's own log is not whole")
 	case s.raft.LastIndex() == 0:
@@ -74,7 +76,12 @@ func (n *Node) Recover(ctx context.Context, lost []id.Node) (generation uint64, 
 	case !n.recovering.CompareAndSwap(false, true):
 		return 0, refuseRecovery("a recovery is under way here")
 	}
-	defer n.recovering.Store(false)
+	under := false // it is still under way when this returns
+	defer func() {
+		if !under {
+			n.recovering.Store(false)
+		}
+	}()
 	servers := configuration(s.raft)
 	if err := mayRecover(n.cfg.Self.Node, servers, n.logEnd(), n.logEnds(ctx, servers), lost, n.nameOf); err != nil {
 		return 0, err
@@ -92,6 +99,15 @@ func (n *Node) Recover(ctx context.Context, lost []id.Node) (generation uint64, 
 	case <-n.ended:
 		err = ErrUnknownOutcome
 	case <-ctx.Done(): // a full disk has the files wait for space
+		// Others that look must go on hearing of it: without its seat this node seems to have no log.
+		under = true
+		n.begin(func() {
+			select {
+			case <-call.done:
+			case <-n.ended:
+			}
+			n.recovering.Store(false)
+		})
 		err = fmt.Errorf("%w: the recovery is under way: %w", ErrUnknownOutcome, ctx.Err())
 	}
 	if err != nil {

@@ -298,6 +298,16 @@ func TestRecoverWaitsForTheCopyOfTheLog(t *testing.T) {
 		}
 		r.Wait(20*time.Second, "the loss to be noticed", func() bool { return survivor.Node.Stats().Coordinator == nil })
 		behind.Store(true)
+		// Who gives up waiting does not end it: whoever looks meanwhile must hear of it.
+		short, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		_, err := survivor.Node.Recover(short, []id.Node{lost[0].ID, lost[1].ID})
+		cancel()
+		if !errors.Is(err, leader.ErrUnknownOutcome) {
+			t.Errorf("given up: %v", err)
+		}
+		_, err = recoverAt(survivor, lost...)
+		refusedWith(t, err, "is under way")
+		time.Sleep(time.Minute)
 		if _, err := recoverAt(survivor, lost...); err == nil || !strings.Contains(err.Error(), "copy of the event log") {
 			t.Errorf("got %v", err)
 		}
