@@ -222,7 +222,7 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err := a.openWorker(c); err != nil {
 		return nil, err
 	}
-	a.external = &external{a: a, cursors: a.local.shelf("external")}
+	a.external = &external{a: a, cursors: a.local.shelf("external"), turned: make(chan struct{})}
 	if err := a.openSupervisor(); err != nil {
 		return nil, err
 	}

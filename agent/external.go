@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,9 @@ type external struct {
 	a       *Agent
 	cursors shelf
 	running atomic.Bool
+
+	mu     sync.Mutex    // held while a cursor moves
+	turned chan struct{} // closed when other events than those that were streamed stand in the log
 }
 
 const (
@@ -214,10 +218,22 @@ func (a *Agent) streamConsumer(w http.ResponseWriter, r *http.Request) error {
 	if err := x.ready(r.Context()); err != nil {
 		return err
 	}
+	x.mu.Lock()
 	after, err := x.cursor(name)
+	turned := x.turned
+	x.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	go func() {
+		select {
+		case <-turned:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	var f eventlog.Filter
 	if t := r.URL.Query().Get("type"); t != "" {
 		f.Types = []string{t}
@@ -225,13 +241,13 @@ func (a *Agent) streamConsumer(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	httpd.Flush(w)
 	enc := json.NewEncoder(w)
-	for rec, err := range a.replica.Tail(r.Context(), eventlog.After(after), f, true) {
+	for rec, err := range a.replica.Tail(ctx, eventlog.After(after), f, true) {
 		var gap *eventlog.Compacted
 		switch {
 		case errors.As(err, &gap):
 			err = enc.Encode(api.CompactedLine{Compacted: api.Compacted{From: gap.From, To: gap.To, Oldest: gap.Oldest}})
 		case err != nil:
-			if r.Context().Err() != nil {
+			if ctx.Err() != nil {
 				return nil
 			}
 		default:
@@ -264,6 +280,8 @@ func (x *external) ack(ctx context.Context, name string, seq uint64) error {
 	if err := x.ready(ctx); err != nil {
 		return err
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if last := x.a.replica.Status().Last; seq > last {
 		return api.Errorf(api.CodeInvalid, "seq %d: the log ends at %d here", seq, last)
 	}

@@ -59,15 +59,18 @@ func (a *Agent) followGeneration(ctx context.Context, shelf shelf) error {
 	}
 	if now > known {
 		a.outbox.AskAgain() // the ring may lack what it had acknowledged
-		m, err := a.replica.Reconcile(ctx)
+		m, err := a.replica.Reconcile(ctx, func(after uint64) error {
+			// Before the records go: what has read them could not be told afterwards.
+			if to, due, err := numberAt(shelf, keyRewind); err != nil || due && to <= after {
+				return err
+			}
+			return putNumber(shelf, keyRewind, after)
+		})
 		if err != nil {
 			return fmt.Errorf("reconcile the copy of the log: %w", err)
 		}
 		if m.Path != "" {
 			a.log.Warn().Uint64("after", m.After).Str("moved_to", m.Path).Msg("the end of this node's copy of the log is not the ring's any more")
-			if err := putNumber(shelf, keyRewind, m.After); err != nil {
-				return err
-			}
 		}
 	}
 	to, due, err := numberAt(shelf, keyRewind)
@@ -108,9 +111,12 @@ func (a *Agent) rewind(ctx context.Context, seq uint64) error {
 	})
 }
 
-// rewind takes the consumers of other processes back. A stream that is open goes on where it is; its client may acknowledge
-// no further than the log reaches.
+// rewind takes the consumers of other processes back, and ends their streams.
 func (x *external) rewind(seq uint64) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	close(x.turned)
+	x.turned = make(chan struct{})
 	keys, err := x.cursors.Keys("cursor/")
 	if err != nil {
 		return err

@@ -73,7 +73,12 @@ func TestDivergedCopyIsLoudAndReconciled(t *testing.T) {
 			if s := r.Status(); s.Last != 20 || s.Diverged == nil {
 				t.Errorf("%+v", s)
 			}
-			moved, err := r.Reconcile(t.Context())
+			moved, err := r.Reconcile(t.Context(), func(after uint64) error {
+				if s := r.Status(); s.Last != 20 || after != 15 {
+					t.Errorf("told of %d while the copy ends at %d", after, s.Last)
+				}
+				return nil
+			})
 			if err != nil {
 				t.Fatal(err)
 			}

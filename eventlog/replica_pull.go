@@ -227,12 +227,13 @@ func (r *Replica) moveTail(keep uint64) (string, error) {
 }
 
 // Reconcile makes a copy that differs follow the ring again: it finds the last seq at which both agree, moves what is after
-// it to quarantine and pulls the rest. It is for a new generation after a recovery: nothing of this package calls it.
-func (r *Replica) Reconcile(ctx context.Context) (m Moved, err error) {
+// it to quarantine and pulls the rest. It is for a new generation after a recovery: nothing of this package calls it. Before
+// anything is moved, moving is told up to where the copy was the ring's; its error ends it there.
+func (r *Replica) Reconcile(ctx context.Context, moving func(after uint64) error) (m Moved, err error) {
 	done := make(chan struct{})
 	job := func(ctx context.Context) {
 		defer close(done)
-		m, err = r.reconcile(ctx)
+		m, err = r.reconcile(ctx, moving)
 	}
 	select {
 	case r.control <- job:
@@ -251,7 +252,7 @@ type Moved struct {
 	Path  string // of the records behind it, or "" where there were none
 }
 
-func (r *Replica) reconcile(ctx context.Context) (Moved, error) {
+func (r *Replica) reconcile(ctx context.Context, moving func(uint64) error) (Moved, error) {
 	if r.opt.Sources == nil {
 		return Moved{}, errNoSource
 	}
@@ -272,6 +273,9 @@ func (r *Replica) reconcile(ctx context.Context) (Moved, error) {
 		}
 		m := Moved{After: keep}
 		if keep < r.head.Last {
+			if err := moving(keep); err != nil {
+				return Moved{}, err
+			}
 			if m.Path, err = r.moveTail(keep); err != nil {
 				return Moved{}, err
 			}

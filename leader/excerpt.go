@@ -289,7 +289,9 @@ func (n *Node) pullFrom(ctx context.Context, from id.Node, sum []byte) ([]byte, 
 			return nil, fmt.Errorf("read pull: %w", err)
 		}
 		// Core nodes may be behind each other: an older copy than ours is let go by.
-		if now := n.machine.View(); s.Generation() > now.Generation() || s.Generation() == now.Generation() && s.Index() > now.Index() {
+		if now := n.machine.View(); s.Generation() < now.Generation() {
+			return nil, fmt.Errorf("pull: %s is in generation %d of the ring, this node in %d", from, s.Generation(), now.Generation())
+		} else if s.Generation() > now.Generation() || s.Generation() == now.Generation() && s.Index() > now.Index() {
 			n.machine.Restore(s)
 			n.changed.tell()
 		}

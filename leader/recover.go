@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +23,7 @@ import (
 const (
 	logEndTimeout   = 3 * time.Second // for what another core node answers about itself
 	recoverPatience = 15 * time.Second
-	// termStride is how far the term of a recovered log is above the one before. No voter of the old generation, wherever it
+	// termStride is how far the term of a recovered log is above the one before, and as much again by chance. No voter of the old generation, wherever it
 	// is, has an entry of that term, so that the library finds no end in its log that fits and sends it the whole state.
 	termStride = 1 << 20
 )
@@ -33,6 +34,7 @@ type logEnd struct {
 	Term        uint64  `json:"term"` // of the entry at Index
 	Coordinator id.Node `json:"coordinator,omitempty"`
 	Recovering  bool    `json:"recovering,omitempty"`
+	Opening     bool    `json:"opening,omitempty"` // nothing can be said of the log now
 }
 
 // newer compares ends of logs as an election does.
@@ -41,8 +43,9 @@ func (s logEnd) newer(than logEnd) bool {
 }
 
 func (n *Node) logEnd() logEnd {
-	st := logEnd{Coordinator: n.who().Coordinator, Recovering: n.recovering.Load()}
-	if s := n.seat.Load(); s != nil {
+	s := n.seat.Load()
+	st := logEnd{Coordinator: n.who().Coordinator, Recovering: n.recovering.Load(), Opening: s == nil}
+	if s != nil {
 		st.Index = s.raft.LastIndex()
 		// The library has no other way to say it. An empty log has term 0.
 		st.Term, _ = strconv.ParseUint(s.raft.Stats()["last_log_term"], 10, 64)
@@ -83,6 +86,10 @@ func (n *Node) Recover(ctx context.Context, lost []id.Node) (generation uint64, 
 		}
 	}()
 	servers := configuration(s.raft)
+	if !slices.ContainsFunc(servers, func(v raft.Server) bool { return id.Node(v.ID) == n.cfg.Self.Node }) {
+		return 0, refuseRecovery("this node was taken out of those that decide: its log may be old")
+	}
+	servers = n.couldDecide(servers)
 	if err := mayRecover(n.cfg.Self.Node, servers, n.logEnd(), n.logEnds(ctx, servers), lost, n.nameOf); err != nil {
 		return 0, err
 	}
@@ -134,7 +141,18 @@ func (n *Node) nameOf(node id.Node) string {
 	return string(node)
 }
 
-// logEnds asks all other nodes of the configuration. Who does not answer is left out.
+// couldDecide adds to a configuration, which may be of long ago, the core nodes of the roster.
+func (n *Node) couldDecide(servers []raft.Server) []raft.Server {
+	for m := range n.machine.View().Members() {
+		seated := slices.ContainsFunc(servers, func(v raft.Server) bool { return id.Node(v.ID) == m.ID })
+		if m.Class == id.Core && m.Live() && !seated {
+			servers = append(servers, raft.Server{ID: raft.ServerID(m.ID), Suffrage: raft.Nonvoter})
+		}
+	}
+	return servers
+}
+
+// logEnds asks all other nodes. Who does not answer is left out.
 func (n *Node) logEnds(ctx context.Context, servers []raft.Server) map[id.Node]logEnd {
 	ctx, cancel := context.WithTimeout(ctx, logEndTimeout)
 	defer cancel()
@@ -191,6 +209,8 @@ func mayRecover(self id.Node, servers []raft.Server, own logEnd, others map[id.N
 			return refuseRecovery("%s says that %s coordinates the ring", name(node), name(st.Coordinator))
 		case st.Recovering:
 			return refuseRecovery("%s is recovering the ring at this moment", name(node))
+		case st.Opening:
+			return refuseRecovery("%s answers, but cannot say yet how far its log reaches", name(node))
 		case answers && st.newer(own):
 			return refuseRecovery("%s answers and has a newer log than this node: recover there", name(node))
 		}
@@ -270,7 +290,7 @@ func (n *Node) rewrite(ctx context.Context, lost []id.Node) (err error) {
 	if err != nil {
 		return fmt.Errorf("read term: %w", err)
 	}
-	term += termStride
+	term += termStride + rand.Uint64N(termStride)
 	if err := logs.SetUint64(keyTerm, term); err != nil {
 		return fmt.Errorf("write term: %w", err)
 	}
