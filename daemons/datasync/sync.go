@@ -33,7 +33,7 @@ func EphemeralSync() kit.Spec {
 func AutoSync() kit.Spec {
 	s := gathering(kit.Spec{
 		Name: "AUTO_SYNC", Classes: []id.Class{id.Core}, Every: 60 * time.Second,
-		Doc: "Copies a core node's own games with receipts and merges every pack of the ring into its game databases.",
+		Doc: "Copies a core node's own games with receipts, merges every pack of the ring into its game databases and joins old packs into larger ones.",
 		// While an export reads packs they are not joined.
 		Reads: []event.Type{event.NewGamesAvailable.Type(), event.HostOnline.Type(), event.NPZExportComplete.Type()},
 	})
