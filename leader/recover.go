@@ -23,8 +23,9 @@ import (
 const (
 	logEndTimeout   = 3 * time.Second // for what another core node answers about itself
 	recoverPatience = 15 * time.Second
-	// termStride is how far the term of a recovered log is above the one before, and as much again by chance. No voter of the old generation, wherever it
-	// is, has an entry of that term, so that the library finds no end in its log that fits and sends it the whole state.
+	// termStride is how far the term of a recovered log is above the one before, and as much again by chance: no voter of the
+	// old generation, wherever it is, has an entry of that term, so that the library finds no end in its log that fits and
+	// sends it the whole state.
 	termStride = 1 << 20
 )
 
