@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
 )
 
 const (
@@ -154,12 +156,18 @@ func putNumber(s shelf, key string, n uint64) error {
 // recoverRing makes this node the only voter of the ring, without the lost ones.
 func (a *Agent) recoverRing(ctx context.Context, in api.Recover) (any, error) {
 	near := a.near()
+	known := a.roster.file().Members
 	var lost []id.Node
 	out := api.Recovered{Voter: near.name(a.node.ID), ShutOut: []string{}}
 	for _, who := range in.Lost {
 		m, err := near.find(who)
 		if err != nil {
-			return nil, err
+			// A node that has started since the loss knows no state yet, only what it wrote down.
+			i := slices.IndexFunc(known, func(k ring.Member) bool { return k.Name == who || string(k.ID) == who })
+			if i < 0 {
+				return nil, err
+			}
+			m = known[i]
 		}
 		lost = append(lost, m.ID)
 		out.ShutOut = append(out.ShutOut, m.Name)
