@@ -116,3 +116,17 @@ func TestRecoveredRingIsFollowed(t *testing.T) {
 		return err
 	})
 }
+
+// A survivor that has started since the loss knows no state until it decides, and so no names but those it wrote down.
+func TestRecoverAfterARestart(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Core: 3, Specs: base()})
+	mustNote(t, r, r.Node("c3"), "before")
+	r.Node("c1").Kill()
+	r.Node("c2").Kill()
+	r.Node("c3").Restart(true)
+	r.Until("a recovery", func(ctx context.Context) error {
+		return r.Node("c3").Client().Post(ctx, "/api/v1/leader/recover", api.Recover{Lost: []string{"c1", "c2"}}, nil)
+	})
+	mustNote(t, r, r.Node("c3"), "after")
+}
