@@ -251,7 +251,7 @@ func (s *seat) settle() {
 
 // wipe removes a seat's files, for a voter that must not trust them any more.
 func wipe(dir string) error {
-	for _, name := range []string{storeFile, "snapshots"} {
+	for _, name := range []string{storeFile, bulkFolder, "snapshots"} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("wipe raft folder: %w", err)
 		}

@@ -68,7 +68,11 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open raft store: %w", err)
 	}
-	return newStore(db), nil
+	b, err := openBulk(dir, db, bulkSizes{from: 64 << 10, segment: 16 << 20, spares: 4})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open data of large entries: %w", err), db.Close())
+	}
+	return newStore(b), nil
 }
 
 func newStore(db bolt) *Store {

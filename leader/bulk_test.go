@@ -1,0 +1,513 @@
+package leader
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"pgregory.net/rapid"
+)
+
+// small are sizes with which a few entries of a hundred bytes fill a segment.
+var small = bulkSizes{from: 64, segment: 400, spares: 2}
+
+func openSmall(t rapid.TB, dir string) (*Store, *bulk) {
+	t.Helper()
+	db, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, storeFile), NoSync: true}) // no power is cut here
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := openBulk(dir, db, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newStore(b), b
+}
+
+// sized is an entry with n bytes that no other one has.
+func sized(index uint64, n int) *raft.Log {
+	data := make([]byte, n)
+	binary.BigEndian.PutUint64(data, rand.Uint64())
+	for i := 8; i < n; i++ {
+		data[i] = data[i-8] + 1
+	}
+	return &raft.Log{Index: index, Term: 2, Type: raft.LogCommand, Data: data}
+}
+
+func storeAll(t rapid.TB, s *Store, logs ...*raft.Log) {
+	t.Helper()
+	if err := s.StoreLogs(logs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// holds says that the store has these entries and no others.
+func holds(t rapid.TB, s *Store, want []*raft.Log) {
+	t.Helper()
+	first, err1 := s.FirstIndex()
+	last, err2 := s.LastIndex()
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	if len(want) == 0 {
+		if first != 0 || last != 0 {
+			t.Fatalf("entries %d to %d, want none", first, last)
+		}
+		return
+	}
+	if first != want[0].Index || last != want[len(want)-1].Index {
+		t.Fatalf("entries %d to %d, want %d to %d", first, last, want[0].Index, want[len(want)-1].Index)
+	}
+	for _, w := range want {
+		var l raft.Log
+		if err := s.GetLog(w.Index, &l); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(l.Data, w.Data) || l.Term != w.Term || l.Type != w.Type || !bytes.Equal(l.Extensions, w.Extensions) {
+			t.Fatalf("entry %d is another one", w.Index)
+		}
+	}
+	if err := s.Verify(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func segmentFiles(t rapid.TB, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, bulkFolder, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// Whatever is stored, cut off at either end and opened again, the log is the one that a list would be, and the files stay
+// as few as its entries need.
+func TestBulkIsAList(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "bulk")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		s, b := openSmall(t, dir)
+		defer func() { _ = s.Close() }()
+		var model []*raft.Log
+		next, term := uint64(1), uint64(1)
+		t.Repeat(map[string]func(*rapid.T){
+			"store": func(t *rapid.T) {
+				var logs []*raft.Log
+				for range rapid.IntRange(1, 5).Draw(t, "entries") {
+					l := sized(next, rapid.IntRange(8, 450).Draw(t, "bytes"))
+					l.Term = term
+					logs, next = append(logs, l), next+1
+				}
+				storeAll(t, s, logs...)
+				model = append(model, logs...)
+			},
+			"drop the front": func(t *rapid.T) {
+				if len(model) == 0 {
+					t.Skip("nothing is there")
+				}
+				n := rapid.IntRange(1, len(model)).Draw(t, "entries")
+				if err := s.DeleteRange(model[0].Index, model[n-1].Index); err != nil {
+					t.Fatal(err)
+				}
+				model = model[n:]
+			},
+			"drop the end": func(t *rapid.T) {
+				if len(model) == 0 {
+					t.Skip("nothing is there")
+				}
+				n := rapid.IntRange(0, len(model)-1).Draw(t, "kept")
+				if err := s.DeleteRange(model[n].Index, next-1); err != nil {
+					t.Fatal(err)
+				}
+				next, term, model = model[n].Index, term+1, model[:n]
+			},
+			"open again": func(t *rapid.T) {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				s, b = openSmall(t, dir)
+			},
+			"": func(t *rapid.T) {
+				holds(t, s, model)
+				for _, l := range model {
+					var kept raft.Log
+					if err := b.bolt.GetLog(l.Index, &kept); err != nil || outside(&kept) != b.large(l) {
+						t.Fatalf("entry %d of %d bytes is in raft.db as %+v: %v", l.Index, len(l.Data), kept, err)
+					}
+				}
+				empty := 0
+				for _, g := range b.segments {
+					if g.last == 0 {
+						empty++
+					} else if len(model) == 0 || g.last < model[0].Index || g.first >= next {
+						t.Fatalf("segment %d is kept for entries %d to %d, which are gone", g.number, g.first, g.last)
+					}
+				}
+				if files := len(segmentFiles(t, dir)); files != len(b.segments) || empty > small.spares+1 {
+					t.Fatalf("%d files, %d known, %d empty", files, len(b.segments), empty)
+				}
+			},
+		})
+	})
+}
+
+// A segment that is written over too early is noticed: the deliberately broken variant of the bookkeeping.
+func TestBulkNoticesASegmentWrittenOver(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]bool{"as it is": false, "taken for empty": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, b := openSmall(t, t.TempDir())
+			defer s.Close()
+			var logs []*raft.Log
+			for i := uint64(1); i <= 4; i++ { // three fill a segment
+				logs = append(logs, sized(i, 120))
+				storeAll(t, s, logs[i-1])
+			}
+			if broken {
+				b.mu.Lock()
+				one := b.segments[1]
+				one.first, one.last = 0, 0
+				b.spareIfEmpty(one)
+				b.mu.Unlock()
+			}
+			for i := uint64(5); i <= 9; i++ {
+				logs = append(logs, sized(i, 120))
+				storeAll(t, s, logs[i-1])
+			}
+			if !broken {
+				holds(t, s, logs)
+				return
+			}
+			if err := s.GetLog(1, new(raft.Log)); !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestBulkFlippedByteIsCaught(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, _ := openSmall(t, dir)
+	storeAll(t, s, sized(1, 100), sized(2, 100), sized(3, 20))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := segmentFiles(t, dir)[0]
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[100+rand.IntN(100)] ^= 1 << rand.IntN(8)
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, without := openSmall(t, dir)
+	defer s.Close()
+	if err := without.GetLog(2, new(raft.Log)); err != nil {
+		t.Fatalf("it is noticed without the store's checksum: %v", err)
+	}
+	if err := s.GetLog(2, new(raft.Log)); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("got %v", err)
+	}
+	if err := s.Verify(); !errors.Is(err, ErrCorrupt) {
+		t.Fatalf("verify: %v", err)
+	}
+	for _, i := range []uint64{1, 3} {
+		if err := s.GetLog(i, new(raft.Log)); err != nil {
+			t.Fatalf("its neighbour %d: %v", i, err)
+		}
+	}
+}
+
+// What is gone or cut with the file is as bad as what is altered, and says so; it neither panics nor asks for memory that a
+// damaged position names.
+func TestBulkWithoutItsFile(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(t *testing.T, dir string){
+		"segment gone": func(t *testing.T, dir string) {
+			if err := os.Remove(segmentFiles(t, dir)[0]); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"segment cut": func(t *testing.T, dir string) {
+			if err := os.Truncate(segmentFiles(t, dir)[0], 50); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"folder gone": func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, bulkFolder)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"wrong position": func(t *testing.T, dir string) { moved(t, dir, position{1, 100, 4}.bytes()) },
+		"no position":    func(t *testing.T, dir string) { moved(t, dir, []byte("short")) },
+		"endless":        func(t *testing.T, dir string) { moved(t, dir, position{1, 1<<32 - 1, 0}.bytes()) },
+		"before the beginning": func(t *testing.T, dir string) {
+			moved(t, dir, position{1, 100, -8}.bytes())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s, _ := openSmall(t, dir)
+			storeAll(t, s, sized(1, 100), sized(2, 20))
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			harm(t, dir)
+			s, _ = openSmall(t, dir)
+			defer s.Close()
+			if err := s.GetLog(1, new(raft.Log)); !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("got %v", err)
+			}
+			if err := s.GetLog(2, new(raft.Log)); err != nil {
+				t.Fatalf("its neighbour: %v", err)
+			}
+			storeAll(t, s, sized(3, 100))
+			if err := s.GetLog(3, new(raft.Log)); err != nil {
+				t.Fatalf("what is stored afterwards: %v", err)
+			}
+		})
+	}
+}
+
+// moved gives entry 1 another position.
+func moved(t *testing.T, dir string, to []byte) {
+	t.Helper()
+	db, err := openBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := db.GetLog(1, &l); err != nil {
+		t.Fatal(err)
+	}
+	l.Data = to
+	if err := errors.Join(db.StoreLog(&l), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cutBolt fails to store, as on a machine whose power goes at that moment.
+type cutBolt struct {
+	bolt
+	off bool
+}
+
+var errPower = errors.New("power is gone")
+
+func (c *cutBolt) StoreLogs(l []*raft.Log) error {
+	if c.off {
+		return errPower
+	}
+	return c.bolt.StoreLogs(l)
+}
+
+// After a power cut at any moment the files have what was synced to them and nothing else. What was stored without an error is
+// there whole. The broken variant says that it has synced, and has not.
+func TestBulkAfterAPowerCut(t *testing.T) {
+	t.Parallel()
+	for name, lies := range map[string]bool{"as it is": false, "without its sync": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lost := 0
+			for round := range uint64(20) {
+				if n := powerCut(t, rand.New(rand.NewPCG(round, 7)), lies); n > 0 {
+					lost++
+				}
+			}
+			if lost > 0 != lies {
+				t.Fatalf("%d of 20 power cuts lost entries", lost)
+			}
+		})
+	}
+}
+
+// powerCut stores, cuts the log and switches off. It returns how many of the stored entries cannot be read afterwards.
+func powerCut(t *testing.T, r *rand.Rand, lies bool) (lost int) {
+	dir := t.TempDir()
+	db, err := openBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	power := &cutBolt{bolt: db}
+	b, err := openBulk(dir, power, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onDisk := map[string][]byte{}
+	b.sync = func(f *os.File) error {
+		if lies {
+			return nil
+		}
+		data, err := os.ReadFile(f.Name())
+		onDisk[f.Name()] = data
+		return err
+	}
+	s := newStore(b)
+	first, next := uint64(1), uint64(1)
+	kept := map[uint64]*raft.Log{}
+	for range 10 + r.IntN(20) {
+		if r.IntN(5) == 0 && next > first {
+			to := first + r.Uint64N(next-first)
+			if err := s.DeleteRange(first, to); err != nil {
+				t.Fatal(err)
+			}
+			for ; first <= to; first++ {
+				delete(kept, first)
+			}
+			continue
+		}
+		var logs []*raft.Log
+		for range 1 + r.IntN(4) {
+			logs = append(logs, sized(next, 8+r.IntN(200)))
+			kept[next] = logs[len(logs)-1]
+			next++
+		}
+		storeAll(t, s, logs...)
+	}
+	power.off = true
+	if err := s.StoreLogs([]*raft.Log{sized(next, 100), sized(next+1, 300)}); !errors.Is(err, errPower) {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range segmentFiles(t, dir) {
+		if err := os.WriteFile(f, onDisk[f], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, _ = openSmall(t, dir)
+	defer s.Close()
+	for i, want := range kept {
+		var l raft.Log
+		if err := s.GetLog(i, &l); err != nil || !bytes.Equal(l.Data, want.Data) {
+			lost++
+		}
+	}
+	return lost
+}
+
+// A write or a sync that fails stores nothing, and the next one begins where the last good one ended.
+func TestBulkGoesOnAfterAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, b := openSmall(t, dir)
+	defer s.Close()
+	want := []*raft.Log{sized(1, 100)}
+	storeAll(t, s, want...)
+
+	b.sync = func(*os.File) error { return fs.ErrInvalid }
+	if err := s.StoreLogs([]*raft.Log{sized(2, 100)}); !errors.Is(err, fs.ErrInvalid) {
+		t.Fatalf("a failing sync: %v", err)
+	}
+	b.sync = syncData
+
+	good := b.at.file
+	bad, err := os.Open(good.Name()) // cannot be written to
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.at.file = bad
+	if err := s.StoreLogs([]*raft.Log{sized(2, 100), sized(3, 100)}); err == nil {
+		t.Fatal("a failing write passed")
+	}
+	b.at.file = good
+	if err := bad.Close(); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, want)
+	for i := uint64(2); i <= 3; i++ {
+		want = append(want, sized(i, 100))
+		storeAll(t, s, want[i-1])
+	}
+	holds(t, s, want)
+	if info, err := good.Stat(); err != nil || info.Size() != 300 {
+		t.Fatalf("the segment has %d bytes, want 300: %v", info.Size(), err)
+	}
+}
+
+// Who reads an entry while the log is cut and its segment written over gets the entry, or none.
+func TestBulkReadersMeetWriters(t *testing.T) {
+	t.Parallel()
+	s, _ := openSmall(t, t.TempDir())
+	defer s.Close()
+	var mu sync.Mutex
+	data := map[uint64][]byte{}
+	over := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 3 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				first, err := s.FirstIndex()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for i := first; i < first+8; i++ {
+					var l raft.Log
+					switch err := s.GetLog(i, &l); {
+					case errors.Is(err, raft.ErrLogNotFound):
+						continue
+					case err != nil:
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					same := bytes.Equal(l.Data, data[i])
+					mu.Unlock()
+					if !same {
+						t.Errorf("entry %d is another one", i)
+						return
+					}
+				}
+			}
+		})
+	}
+	for i := uint64(1); i <= 300; i++ {
+		l := sized(i, 70+int(i%60))
+		mu.Lock()
+		data[i] = l.Data
+		mu.Unlock()
+		storeAll(t, s, l)
+		if i%6 == 0 {
+			if err := s.DeleteRange(i-5, i-2); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	close(over)
+	readers.Wait()
+}
+
+func TestPositionIsReadAsWritten(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		want := position{rapid.Uint32().Draw(t, "segment"), rapid.Uint32().Draw(t, "length"), rapid.Int64Min(0).Draw(t, "offset")}
+		if got, ok := readPosition(want.bytes()); !ok || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v, %v, want %+v", got, ok, want)
+		}
+	})
+}
