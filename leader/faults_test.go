@@ -4,17 +4,21 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/leadertest"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 func TestTransportKeepsPreVote(t *testing.T) {
@@ -147,10 +151,9 @@ func TestFullDiskOfARingOfOneRecovers(t *testing.T) {
 	})
 }
 
-// flipEntry changes one byte of a marked token's entry in a member's raft.db.
-func flipEntry(t *testing.T, dir, mark string) {
+// flipEntry changes one byte of a marked entry in a member's raft.db, or in another of Raft's files.
+func flipEntry(t *testing.T, path, mark string) {
 	t.Helper()
-	path := filepath.Join(dir, "raft.db")
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -174,30 +177,58 @@ func flipEntry(t *testing.T, dir, mark string) {
 
 func TestVoterWithABadEntryBeginsAnew(t *testing.T) {
 	t.Parallel()
-	bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
-		r.Wait(20*time.Second, "three voters", voters(r, 3))
-		if _, err := r.Coordinator().Node.Propose(t.Context(), token("MARKEDTOKEN")); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Second)
-		m := r.Members[2]
-		r.Stop(m)
-		flipEntry(t, m.Dir, "MARKEDTOKEN")
-		r.Start(m)
-		without := false
-		r.Wait(40*time.Second, "the voter to be removed and to vote again", func() bool {
-			c := r.Coordinator()
-			if c == nil {
-				return false
+	const mark = "MARKEDTOKEN"
+	for name, c := range map[string]struct {
+		file    string
+		propose func(ctx context.Context, at *leader.Node) error
+		there   func(r *leadertest.Ring, m *leadertest.Member) bool
+	}{
+		"small": {"raft.db", func(ctx context.Context, at *leader.Node) error {
+			_, err := at.Propose(ctx, token(mark))
+			return err
+		}, func(_ *leadertest.Ring, m *leadertest.Member) bool {
+			_, ok := m.Node.View().Token(mark)
+			return ok
+		}},
+		"large": {"bulk/00000001", func(ctx context.Context, at *leader.Node) error {
+			b := state.EventBatch{Origin: "00000000000000ff", Node: at.Self().Node, First: 1}
+			for range 4 {
+				b.Drafts = append(b.Drafts, event.AppendDraft(nil, event.Draft{Type: "OPERATOR_NOTE", Node: at.Self().Node,
+					Payload: fmt.Appendf(nil, `{"text":"%s%s"}`, mark, strings.Repeat("x", 30<<10))}))
 			}
-			v := has(c.Node.Stats().Voters, m.ID)
-			without = without || !v
-			return without && v
+			_, err := at.ProposeEvents(ctx, b)
+			return err
+		}, func(r *leadertest.Ring, m *leadertest.Member) bool {
+			head := m.Node.View().LogHead()
+			return head.Seq >= 4 && head == r.Coordinator().Node.View().LogHead()
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+				r.Wait(20*time.Second, "three voters", voters(r, 3))
+				if err := c.propose(t.Context(), r.Coordinator().Node); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Second)
+				m := r.Members[2]
+				r.Stop(m)
+				flipEntry(t, filepath.Join(m.Dir, c.file), mark)
+				r.Start(m)
+				without := false
+				r.Wait(40*time.Second, "the voter to be removed and to vote again", func() bool {
+					c := r.Coordinator()
+					if c == nil {
+						return false
+					}
+					v := has(c.Node.Stats().Voters, m.ID)
+					without = without || !v
+					return without && v
+				})
+				r.Wait(10*time.Second, "the whole state", func() bool { return c.there(r, m) })
+			})
 		})
-		if _, ok := m.Node.View().Token("MARKEDTOKEN"); !ok {
-			t.Fatal("the state did not come back whole")
-		}
-	})
+	}
 }
 
 func TestVoterWithABadEntryThatCannotBeSparedStops(t *testing.T) {
@@ -210,7 +241,7 @@ func TestVoterWithABadEntryThatCannotBeSparedStops(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		r.Kill(r.Members[1])
 		r.Stop(r.Members[2])
-		flipEntry(t, r.Members[2].Dir, "MARKEDTOKEN")
+		flipEntry(t, filepath.Join(r.Members[2].Dir, "raft.db"), "MARKEDTOKEN")
 		r.Start(r.Members[2])
 		r.Wait(2*time.Minute, "the node to stop and say why", func() bool { return r.Members[2].Err() != nil })
 		if err := r.Members[2].Err(); !errors.Is(err, leader.ErrCorrupt) {
