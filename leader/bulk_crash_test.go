@@ -1,0 +1,153 @@
+package leader
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+// cutBolt fails to store, as on a machine whose power goes at that moment.
+type cutBolt struct {
+	bolt
+	off bool
+}
+
+var errPower = errors.New("power is gone")
+
+func (c *cutBolt) StoreLogs(l []*raft.Log) error {
+	if c.off {
+		return errPower
+	}
+	return c.bolt.StoreLogs(l)
+}
+
+// After a power cut at any moment the files have what was synced to them and nothing else. What was stored without an error is
+// there whole. The broken variant says that it has synced, and has not.
+func TestBulkAfterAPowerCut(t *testing.T) {
+	t.Parallel()
+	for name, lies := range map[string]bool{"as it is": false, "without its sync": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			lost := 0
+			for round := range uint64(20) {
+				if n := powerCut(t, rand.New(rand.NewPCG(round, 7)), lies); n > 0 {
+					lost++
+				}
+			}
+			if lost > 0 != lies {
+				t.Fatalf("%d of 20 power cuts lost entries", lost)
+			}
+		})
+	}
+}
+
+// powerCut stores, cuts the log and switches off. It returns how many of the stored entries cannot be read afterwards.
+func powerCut(t *testing.T, r *rand.Rand, lies bool) (lost int) {
+	dir := t.TempDir()
+	db, err := openBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	power := &cutBolt{bolt: db}
+	b, err := openBulk(dir, power, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onDisk := map[string][]byte{}
+	b.sync = func(f *os.File) error {
+		if lies {
+			return nil
+		}
+		data, err := os.ReadFile(f.Name())
+		onDisk[f.Name()] = data
+		return err
+	}
+	s := newStore(b)
+	first, next := uint64(1), uint64(1)
+	kept := map[uint64]*raft.Log{}
+	for range 10 + r.IntN(20) {
+		if r.IntN(5) == 0 && next > first {
+			to := first + r.Uint64N(next-first)
+			if err := s.DeleteRange(first, to); err != nil {
+				t.Fatal(err)
+			}
+			for ; first <= to; first++ {
+				delete(kept, first)
+			}
+			continue
+		}
+		var logs []*raft.Log
+		for range 1 + r.IntN(4) {
+			logs = append(logs, sized(next, 8+r.IntN(200)))
+			kept[next] = logs[len(logs)-1]
+			next++
+		}
+		storeAll(t, s, logs...)
+	}
+	power.off = true
+	if err := s.StoreLogs([]*raft.Log{sized(next, 100), sized(next+1, 300)}); !errors.Is(err, errPower) {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range segmentFiles(t, dir) {
+		if err := os.WriteFile(f, onDisk[f], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, _ = openSmall(t, dir)
+	defer s.Close()
+	for i, want := range kept {
+		var l raft.Log
+		if err := s.GetLog(i, &l); err != nil || !bytes.Equal(l.Data, want.Data) {
+			lost++
+		}
+	}
+	return lost
+}
+
+// A write or a sync that fails stores nothing, and the next one begins where the last good one ended.
+func TestBulkGoesOnAfterAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, b := openSmall(t, dir)
+	defer s.Close()
+	want := []*raft.Log{sized(1, 100)}
+	storeAll(t, s, want...)
+
+	b.sync = func(*os.File) error { return fs.ErrInvalid }
+	if err := s.StoreLogs([]*raft.Log{sized(2, 100)}); !errors.Is(err, fs.ErrInvalid) {
+		t.Fatalf("a failing sync: %v", err)
+	}
+	b.sync = syncData
+
+	good := b.at.file
+	bad, err := os.Open(good.Name()) // cannot be written to
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.at.file = bad
+	if err := s.StoreLogs([]*raft.Log{sized(2, 100), sized(3, 100)}); err == nil {
+		t.Fatal("a failing write passed")
+	}
+	b.at.file = good
+	if err := bad.Close(); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, want)
+	for i := uint64(2); i <= 3; i++ {
+		want = append(want, sized(i, 100))
+		storeAll(t, s, want[i-1])
+	}
+	holds(t, s, want)
+	if info, err := good.Stat(); err != nil || info.Size() != 300 {
+		t.Fatalf("the segment has %d bytes, want 300: %v", info.Size(), err)
+	}
+}
