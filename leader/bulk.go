@@ -18,7 +18,7 @@ import (
 const (
 	bulkFolder = "bulk"
 
-	outsideMark   = 2 // first byte of Log.Extensions in raft.db, in place of checksumMark, where Data is a place
+	outsideMark   = 2 // first byte of Log.Extensions in raft.db, in place of checksumMark, where Data is a position
 	positionBytes = 16
 )
 
@@ -35,8 +35,8 @@ type bulkSizes struct {
 }
 
 // bulk is raft-boltdb with the data of large entries in files beside it, numbered segments that are written over once the
-// log has no entry in them any more. What raft.db has of such an entry is the place of its data; the checksum that the
-// store put into the entry covers the data itself, so that a wrong place and wrong bytes are found alike. Data is synced
+// log has no entry in them any more. What raft.db has of such an entry is the position of its data; the checksum that
+// the store put into the entry covers the data itself, so that a wrong position and wrong bytes are found alike. Data is synced
 // before raft.db speaks of it.
 type bulk struct {
 	bolt
