@@ -66,11 +66,6 @@ func (n *Node) Handlers() map[string]Handler {
 	pull := h[methodPull]
 	pull.Long = true
 	h[methodPull] = pull
-	for _, name := range []string{methodWho, methodPull} {
-		learning := h[name]
-		learning.Former = true
-		h[name] = learning
-	}
 	for name, c := range n.coordinatorMethods() {
 		h[name] = plain(c.edge, c.limit, func(ctx context.Context, from id.Node, in []byte) ([]byte, error) {
 			t := n.term.Load()
@@ -79,6 +74,13 @@ func (n *Node) Handlers() map[string]Handler {
 			}
 			return c.serve(ctx, t, from, in)
 		})
+	}
+	// An edge node learns of the present generation by a pull. A core node does by Raft, into which the coordinator takes whom
+	// it hears; and one that is asked to recover must hear of a recovery that was.
+	for _, name := range []string{methodWho, methodPull, methodRenew, methodLogEnd} {
+		learning := h[name]
+		learning.Former = true
+		h[name] = learning
 	}
 	return h
 }

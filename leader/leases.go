@@ -102,6 +102,14 @@ func (l *leases) another(s *state.State, a ring.Assignment, times ring.Times, no
 	return ok && (u.node != a.Node || u.boot != a.Boot) && now.Before(l.over(s, a, times))
 }
 
+// lately says whether any boot of a node has given a sign of life in this term within d.
+func (l *leases) lately(n id.Node, d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, ok := l.nodes[n]
+	return ok && time.Since(s.at) <= d
+}
+
 // regular says that a renewal brings a node nothing new and comes in good time: then it need not hurry.
 func (l *leases) regular(s *state.State, from id.Node, boot id.Boot, times ring.Times) bool {
 	l.mu.Lock()

@@ -89,7 +89,10 @@ func (t *term) roll(since map[id.Node]time.Time) roll {
 		}
 	}
 	for m := range s.Members() {
-		if m.Class == id.Core && m.Live() && !seated[m.ID] && t.leases.heard(m.ID, m.Boot, times.Lease) {
+		// A new boot, or one that was given up, need not be in the roster yet: who is of a former generation cannot report itself
+		// before it has read this one.
+		here := m.Boot != "" && (m.Status == ring.Alive || m.Status == ring.Failed) && !m.Revoked
+		if m.Class == id.Core && here && !seated[m.ID] && t.leases.lately(m.ID, times.Lease) {
 			r.Spares = append(r.Spares, m.ID)
 		}
 	}

@@ -30,9 +30,11 @@ type way struct{ from, to id.Node }
 type stop struct {
 	inbox    chan *conn
 	handlers map[string]leader.Handler
-	ctx      context.Context
-	cancel   context.CancelFunc
-	conns    map[*conn]struct{}
+	// generation is the one of the ring that the node is in; nil before it is known.
+	generation func() uint64
+	ctx        context.Context
+	cancel     context.CancelFunc
+	conns      map[*conn]struct{}
 }
 
 // NewNet is a network without delay.
@@ -85,8 +87,22 @@ func (n *Net) up(node id.Node) {
 	})
 }
 
-func (n *Net) serve(node id.Node, h map[string]leader.Handler) {
-	n.alter(func() { n.stops[node].handlers = h })
+func (n *Net) serve(node id.Node, h map[string]leader.Handler, generation func() uint64) {
+	n.alter(func() { n.stops[node].handlers, n.stops[node].generation = h, generation })
+}
+
+var errFormer = errors.New("other generation of the ring")
+
+// former says that by's word is one of a generation before that of to, as package agent has the mesh see it.
+func (n *Net) former(by, to *stop) bool {
+	n.mu.Lock()
+	a, b := by.generation, to.generation
+	n.mu.Unlock()
+	if a == nil || b == nil {
+		return false
+	}
+	theirs, ours := a(), b()
+	return theirs != 0 && theirs < ours
 }
 
 func (n *Net) down(node id.Node) {
@@ -215,6 +231,9 @@ func (p port) CallRaw(ctx context.Context, to id.Node, method string, in []byte)
 	if !ok {
 		return nil, fmt.Errorf("%s has no method %s", to, method)
 	}
+	if !h.Former && p.net.former(p.stop, s) {
+		return nil, fmt.Errorf("%s refuses %s: %w", to, method, errFormer)
+	}
 	type answer struct {
 		out []byte
 		err error
@@ -231,6 +250,9 @@ func (p port) CallRaw(ctx context.Context, to id.Node, method string, in []byte)
 	case a := <-done:
 		if err := p.net.pass(ctx, way{to, p.self}); err != nil {
 			return nil, err
+		}
+		if p.net.former(s, p.stop) {
+			return nil, fmt.Errorf("answer of %s: %w", to, errFormer)
 		}
 		return a.out, a.err
 	case <-s.ctx.Done():

@@ -141,7 +141,7 @@ func (r *Ring) start(m *Member, bootstrap bool) {
 	m.Node, m.Boot, m.cancel, m.done, m.err = n, boot, cancel, make(chan struct{}), nil
 	done := m.done
 	m.mu.Unlock()
-	r.Net.serve(m.ID, n.Handlers())
+	r.Net.serve(m.ID, n.Handlers(), func() uint64 { return n.View().Generation() })
 	go func() {
 		if r.opt.BeforeRun != nil {
 			r.opt.BeforeRun(m)
