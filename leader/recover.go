@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader/state"
 )
 
@@ -27,6 +28,9 @@ const (
 	// old generation, wherever it is, has an entry of that term, so that the library finds no end in its log that fits and
 	// sends it the whole state.
 	termStride = 1 << 20
+	// generationsMissed is how many recoveries this node may have slept through. Who tells of more is not believed: there is
+	// a last generation.
+	generationsMissed = 64
 )
 
 // logEnd is how far a core node's log reaches, and whether it knows a way on.
@@ -184,6 +188,33 @@ func (n *Node) logEnds(ctx context.Context, servers []raft.Server) map[id.Node]l
 	}
 	wg.Wait()
 	return out
+}
+
+// newestKnown is the newest generation that any member knows. This node may have been off while the ring was recovered by others
+// that are lost since, of which an edge node has heard: a generation must not be begun twice.
+func (n *Node) newestKnown(ctx context.Context, s *state.State) uint64 {
+	ctx, cancel := context.WithTimeout(ctx, logEndTimeout)
+	defer cancel()
+	newest := s.Generation()
+	limit := newest + generationsMissed
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for m := range s.Members() {
+		if m.ID == n.cfg.Self.Node || m.Revoked || m.Status == ring.Left {
+			continue
+		}
+		wg.Go(func() {
+			a, err := n.askWho(ctx, m.ID)
+			if err != nil || a.Generation > limit {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			newest = max(newest, a.Generation)
+		})
+	}
+	wg.Wait()
+	return newest
 }
 
 // mayRecover says why a recovery must not be, or nil.
@@ -393,7 +424,7 @@ func (s *successor) Snapshot() (raft.FSMSnapshot, error) {
 			}
 		}
 	}
-	if err := s.machine.Succeed(time.Now(), s.lost); err != nil {
+	if err := s.machine.Succeed(time.Now(), s.lost, s.n.newestKnown(s.ctx, s.machine.View())); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
 	return snapshot{s.machine.View()}, nil

@@ -97,3 +97,26 @@ func TestFormerNodeHearsOfARecovery(t *testing.T) {
 		settled(t, r, "BACK", append(rest, cut)...)
 	})
 }
+
+// A core node sleeps while the ring is recovered by another one, which is then lost, too. Its own recovery, from a state before
+// the first, must not begin the same generation again: an edge node would take what comes for what it has.
+func TestNoGenerationTwice(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 4, Edge: 1, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(30*time.Second, "three voters", voters(r, 3))
+		settled(t, r, "BEFORE", r.Members[:4]...)
+		voting, spare := parted(r, r.Members[:4]...)
+		late, edge := spare[0], r.Members[4]
+		r.Kill(late)
+		first, g := recoverNewest(t, r, voting[:2], voting[2])
+		settled(t, r, "FIRST", first)
+		r.Wait(30*time.Second, "the edge node to follow", func() bool { return edge.Node.View().Generation() == g })
+		r.Kill(first)
+		r.Start(late)
+		if _, err := recoverAt(late, voting...); err != nil {
+			t.Fatal(err)
+		}
+		settled(t, r, "SECOND", late)
+		r.Wait(30*time.Second, "the edge node to follow again", func() bool { return edge.Node.View().Generation() == g+1 })
+	})
+}

@@ -260,6 +260,7 @@ func (f *finder) seeds() []id.Node {
 type whoAnswer struct {
 	Coordinator id.Node `json:"coordinator,omitempty"`
 	Term        uint64  `json:"term"`
+	Generation  uint64  `json:"generation,omitempty"` // of the ring, as that node knows it
 }
 
 // ask asks all core nodes at once and believes the newest term; it returns with the first that names a coordinator which
@@ -275,13 +276,7 @@ func (f *finder) ask(ctx context.Context) (remote, bool) {
 	answers := make(chan told, len(seeds))
 	for _, s := range seeds {
 		go func() {
-			var a whoAnswer
-			b, err := f.n.cfg.Caller.CallRaw(ctx, s, methodWho, nil)
-			if err == nil {
-				if b, err = open1(b); err == nil {
-					err = json.Unmarshal(b, &a)
-				}
-			}
+			a, err := f.n.askWho(ctx, s)
 			if err != nil {
 				a = whoAnswer{}
 			}
@@ -308,14 +303,31 @@ func (f *finder) ask(ctx context.Context) (remote, bool) {
 	return r, true
 }
 
+func (n *Node) askWho(ctx context.Context, node id.Node) (a whoAnswer, err error) {
+	b, err := n.cfg.Caller.CallRaw(ctx, node, methodWho, nil)
+	if err == nil {
+		b, err = open1(b)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &a)
+	}
+	return a, wrap("ask who coordinates", err)
+}
+
 // who is this node's own knowledge.
 func (n *Node) who() whoAnswer {
+	a := n.knows()
+	a.Generation = n.machine.View().Generation()
+	return a
+}
+
+func (n *Node) knows() whoAnswer {
 	if t := n.term.Load(); t != nil {
-		return whoAnswer{n.cfg.Self.Node, t.number}
+		return whoAnswer{Coordinator: n.cfg.Self.Node, Term: t.number}
 	}
 	if s := n.seat.Load(); s != nil {
 		if _, leader := s.raft.LeaderWithID(); leader != "" && (id.Node(leader) != n.cfg.Self.Node || s.raft.State() == raft.Leader) {
-			return whoAnswer{id.Node(leader), s.raft.CurrentTerm()}
+			return whoAnswer{Coordinator: id.Node(leader), Term: s.raft.CurrentTerm()}
 		}
 		return whoAnswer{Term: s.raft.CurrentTerm()}
 	}
