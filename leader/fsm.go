@@ -69,22 +69,36 @@ func (f fsm) Restore(r io.ReadCloser) error {
 	if s.Generation() < now.Generation() {
 		return fmt.Errorf("snapshot of generation %d: this node is in %d", s.Generation(), now.Generation())
 	}
+	f.n.takenOver(s, now)
 	if s.Generation() == now.Generation() && s.Index() <= now.Index() {
 		return nil
 	}
 	f.n.machine.Restore(s)
-	if s.Generation() > now.Generation() && f.n.seat.Load() != nil { // else a seat is being opened, on nothing else
-		select {
-		case f.n.succeeded <- struct{}{}:
-		default:
-		}
-	}
 	f.n.noteTiming(now)
 	if f.n.cfg.Ports.Placed != nil {
 		f.n.cfg.Ports.Placed(nil, s.LogHead())
 	}
 	f.n.changed.tell()
 	return nil
+}
+
+// takenOver has the seat begin anew where the library cannot go on from the snapshot that it takes over: it clears the log, but
+// goes by its end until it starts again, and is sent the same snapshot for ever. That is so where the log was longer than what
+// the snapshot holds: after a recovery, or where the answer to what followed an earlier snapshot was lost. No call is taken
+// meanwhile, or what it brings would be the next such log.
+func (n *Node) takenOver(s, before *state.State) {
+	seat := n.seat.Load()
+	if seat == nil { // a seat is being opened, on nothing else
+		return
+	}
+	if s.Generation() == before.Generation() && seat.raft.LastIndex() <= s.Index() {
+		return
+	}
+	seat.trans.over.Store(true)
+	select {
+	case n.overtaken <- struct{}{}:
+	default:
+	}
 }
 
 type snapshot struct{ s *state.State }

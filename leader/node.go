@@ -51,7 +51,7 @@ type Node struct {
 	// recovering is set while this node looks whether it may recover the ring, and does.
 	recovering atomic.Bool
 	recoveries chan recoverCall
-	succeeded  chan struct{} // a snapshot of a newer generation was taken over
+	overtaken  chan struct{} // a snapshot was taken over behind which the seat must begin anew
 	// agreed is the newest configuration that was committed, exact while this node coordinates.
 	agreed atomic.Pointer[raft.Configuration]
 
@@ -88,7 +88,7 @@ func open(c Config, bootstrap bool) (*Node, error) {
 		cfg: c, log: c.Log.With().Str("component", "leader").Logger(), machine: state.New(),
 		failed: make(chan error, 1), bad: make(chan error, 1), ended: make(chan struct{}), runs: make(chan struct{}),
 		closed: make(chan struct{}), whole: make(chan struct{}, wholeReads), recoveries: make(chan recoverCall),
-		succeeded: make(chan struct{}, 1),
+		overtaken: make(chan struct{}, 1),
 	}
 	if c.Faults.keepOverBoots {
 		n.machine.KeepOverBoots()

@@ -249,6 +249,20 @@ func (s *seat) settle() {
 	}
 }
 
+// finish lets the library's loop come to the end of the call in which it is, but no longer than patience: what a snapshot that
+// is being taken over makes needless must be cleared.
+func (s *seat) finish(patience time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.raft.VerifyLeader().Error() // answered by that loop, whatever it says
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+	}
+}
+
 // wipe removes a seat's files, for a voter that must not trust them any more.
 func wipe(dir string) error {
 	for _, name := range []string{storeFile, bulkFolder, "snapshots"} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -45,6 +46,7 @@ type Transport struct {
 	beat   time.Duration // the heartbeat timeout
 	heard  contacts
 	barred func(id.Node) bool // shut out of the ring
+	over   atomic.Bool        // the seat is about to begin anew: no call is taken any more
 	told   told
 
 	answers answers
@@ -164,6 +166,10 @@ func (t *Transport) pump(r *receiver) {
 			// The mesh ends the streams of who is shut out; a call that is under way then must do nothing either.
 			if t.barred(r.peer) {
 				rpc.Respond(nil, fmt.Errorf("%s is shut out of the ring", r.peer))
+				continue
+			}
+			if t.over.Load() {
+				rpc.Respond(nil, raft.ErrTransportShutdown)
 				continue
 			}
 			t.told.hear(rpc.Command, t.ballot.raft.Load())

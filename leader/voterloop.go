@@ -190,7 +190,7 @@ func (n *Node) mendSeats(ctx context.Context) {
 		case c := <-n.recoveries:
 			c.done <- n.succeed(ctx, c.lost)
 			continue
-		case <-n.succeeded:
+		case <-n.overtaken:
 			if !n.reopen(ctx) {
 				return
 			}
@@ -233,12 +233,11 @@ func (n *Node) mendSeats(ctx context.Context) {
 	}
 }
 
-// reopen begins the seat anew after it has taken over a snapshot of a newer generation. The log that this node had may have
-// been longer than what that holds; the library clears it, but goes by its end until it starts again, and would be sent the
-// same snapshot for ever.
+// reopen begins the seat anew after it has taken over a snapshot: see takenOver.
 func (n *Node) reopen(ctx context.Context) bool {
 	if s := n.seat.Swap(nil); s != nil {
 		n.loseTerm()
+		s.finish(closePatience)
 		if err := s.close(closePatience); errors.Is(err, ErrStuck) {
 			n.fail(err)
 			return false
@@ -246,7 +245,7 @@ func (n *Node) reopen(ctx context.Context) bool {
 	}
 	s, err := n.openSeat(false)
 	if err != nil {
-		n.fail(fmt.Errorf("open raft in a new generation: %w", err))
+		n.fail(fmt.Errorf("open raft behind a snapshot: %w", err))
 		return false
 	}
 	if !n.sit(s) {
