@@ -153,6 +153,21 @@ func putNumber(s shelf, key string, n uint64) error {
 	return s.Put(key, binary.BigEndian.AppendUint64(nil, n))
 }
 
+// writtenDown finds a member by its id or name. Of those that have had a name it is the one that has it now: a machine that was
+// wiped has enrolled anew under its name.
+func writtenDown(known []ring.Member, who string) (best ring.Member, found bool) {
+	for _, m := range known {
+		switch {
+		case string(m.ID) == who:
+			return m, true
+		case m.Name != who:
+		case !found, best.Revoked && !m.Revoked, best.Revoked == m.Revoked && m.Enrolled.After(best.Enrolled):
+			best, found = m, true
+		}
+	}
+	return best, found
+}
+
 // recoverRing makes this node the only voter of the ring, without the lost ones.
 func (a *Agent) recoverRing(ctx context.Context, in api.Recover) (any, error) {
 	near := a.near()
@@ -163,11 +178,13 @@ func (a *Agent) recoverRing(ctx context.Context, in api.Recover) (any, error) {
 		m, err := near.find(who)
 		if err != nil {
 			// A node that has started since the loss knows no state yet, only what it wrote down.
-			i := slices.IndexFunc(known, func(k ring.Member) bool { return k.Name == who || string(k.ID) == who })
-			if i < 0 {
+			var ok bool
+			if m, ok = writtenDown(known, who); !ok {
 				return nil, err
 			}
-			m = known[i]
+		}
+		if slices.Contains(lost, m.ID) {
+			continue
 		}
 		lost = append(lost, m.ID)
 		out.ShutOut = append(out.ShutOut, m.Name)

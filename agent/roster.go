@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,9 +19,16 @@ import (
 // rosterFile is the roster as this node last knew it. A copy on disk lets a node that starts admit its peers before it has
 // heard a coordinator: without it, voters that restart together could not even vote.
 type rosterFile struct {
-	Index   uint64        `json:"index"`
-	Members []ring.Member `json:"members"`
-	Revoked []id.Node     `json:"revoked,omitempty"`
+	Generation uint64        `json:"generation,omitempty"`
+	Index      uint64        `json:"index"`
+	Members    []ring.Member `json:"members"`
+	Revoked    []id.Node     `json:"revoked,omitempty"`
+}
+
+// newer says whether a state is newer than the copy. In a new generation of the ring the index may begin below the last one of
+// the former.
+func (f rosterFile) newer(s *state.State) bool {
+	return cmp.Or(cmp.Compare(s.Generation(), f.Generation), cmp.Compare(s.Index(), f.Index)) > 0
 }
 
 // with is the same roster with m in it.
@@ -95,10 +103,10 @@ func (r *roster) file() rosterFile { return r.copy.Load().file }
 // state, as a restarted node has it at first, changes nothing.
 func (r *roster) take(s *state.State) (revoked []id.Node, err error) {
 	old := r.copy.Load()
-	if s.Index() <= old.file.Index {
+	if !old.file.newer(s) {
 		return nil, nil
 	}
-	f := rosterFile{Index: s.Index(), Members: slices.Collect(s.Members())}
+	f := rosterFile{Generation: s.Generation(), Index: s.Index(), Members: slices.Collect(s.Members())}
 	for x := range s.Revoked() {
 		f.Revoked = append(f.Revoked, x.Node)
 	}
