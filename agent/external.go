@@ -218,10 +218,7 @@ func (a *Agent) streamConsumer(w http.ResponseWriter, r *http.Request) error {
 	if err := x.ready(r.Context()); err != nil {
 		return err
 	}
-	x.mu.Lock()
-	after, err := x.cursor(name)
-	turned := x.turned
-	x.mu.Unlock()
+	after, turned, err := x.open(name)
 	if err != nil {
 		return err
 	}
@@ -287,6 +284,9 @@ func (x *external) ack(ctx context.Context, name string, seq uint64) error {
 	}
 	old, err := x.cursor(name)
 	if err != nil || seq <= old {
+		return err
+	}
+	if err := x.stale(name); err != nil {
 		return err
 	}
 	return x.cursors.Put("cursor/"+name, binary.BigEndian.AppendUint64(nil, seq))

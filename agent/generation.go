@@ -124,18 +124,50 @@ func (x *external) rewind(seq uint64) error {
 		return err
 	}
 	for _, key := range keys {
-		at, err := x.cursor(strings.TrimPrefix(key, "cursor/"))
+		name := strings.TrimPrefix(key, "cursor/")
+		at, err := x.cursor(name)
 		if err != nil {
+			return err
+		}
+		// First: without it an acknowledgement could move the cursor forward again.
+		if err := putNumber(x.cursors, "turned/"+name, seq); err != nil {
 			return err
 		}
 		if at <= seq {
 			continue
 		}
-		if err := x.cursors.Put(key, binary.BigEndian.AppendUint64(nil, seq)); err != nil {
+		if err := putNumber(x.cursors, key, seq); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// open begins a stream of a consumer: behind which seq, and until when. From now on it may acknowledge what it is shown.
+func (x *external) open(name string) (after uint64, turned <-chan struct{}, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	after, known, err := numberAt(x.cursors, "cursor/"+name)
+	if err == nil && !known { // rewind must know of it, though it has acknowledged nothing
+		err = putNumber(x.cursors, "cursor/"+name, 0)
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if _, stale, err := numberAt(x.cursors, "turned/"+name); err != nil || !stale {
+		return after, x.turned, err
+	}
+	return after, x.turned, x.cursors.Delete("turned/" + name)
+}
+
+// stale refuses what a consumer acknowledges of what it was shown before other events took its place.
+func (x *external) stale(name string) error {
+	seq, turned, err := numberAt(x.cursors, "turned/"+name)
+	if err != nil || !turned {
+		return err
+	}
+	return api.Errorf(api.CodeConflict, "the ring was recovered: other events than consumer %s was shown stand behind seq %d", name, seq).
+		WithHint("read its stream again, it begins with them")
 }
 
 func numberAt(s shelf, key string) (n uint64, found bool, err error) {

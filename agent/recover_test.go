@@ -56,9 +56,17 @@ func TestRecoveredRingIsFollowed(t *testing.T) {
 		})
 	}
 	hears(e1, "theirs-39")
-	if err := e1.Client().Post(t.Context(), "/api/v1/consume/outside/ack", map[string]uint64{"seq": last}, nil); err != nil {
+	ack := func(name string, seq uint64) error {
+		return e1.Client().Post(t.Context(), "/api/v1/consume/"+name+"/ack", map[string]uint64{"seq": seq}, nil)
+	}
+	if err := ack("outside", last); err != nil {
 		t.Fatal(err)
 	}
+	slow, err := consumed(t.Context(), e1, "slow") // shown all, and acknowledges nothing yet
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow.Close()
 	e2.Stop() // off during all that follows
 	for _, n := range lost {
 		n.Kill()
@@ -89,6 +97,11 @@ func TestRecoveredRingIsFollowed(t *testing.T) {
 		t.Fatalf("the note after the recovery has seq %d, behind %d: nothing is shown", after, last)
 	}
 	hears(e1, "after")
+	for _, name := range []string{"outside", "slow"} {
+		if e := (*api.Error)(nil); !errors.As(ack(name, after), &e) || e.Code != api.CodeConflict {
+			t.Errorf("%s acknowledged what it was shown before the recovery: %v", name, e)
+		}
+	}
 	r.Until("another process on e1 to be told", func(ctx context.Context) error {
 		body, err := consumed(ctx, e1, "outside")
 		if err != nil {
@@ -105,6 +118,9 @@ func TestRecoveredRingIsFollowed(t *testing.T) {
 			}
 		}
 	})
+	if err := ack("outside", after); err != nil {
+		t.Error(err)
+	}
 	e2.Start()
 	hears(e2, "after")
 	r.Until("copies that agree", func(ctx context.Context) error {
