@@ -49,12 +49,12 @@ func (j *joiner) choose(packs []ring.Artifact, entered map[id.Digest]gamedb.Ente
 		}
 		fit := !slices.ContainsFunc(cell, func(a ring.Artifact) bool { return !fits(a) })
 		if !fit || len(run)+n > mostJoined || games+cellGames > mostJoinedGames || bytes+cellBytes > mostJoinedBytes {
-			if len(run) >= fewestFull {
+			if len(run) >= min(fewestFull, j.set.Packs) {
 				return run
 			}
 			run, games, bytes = nil, 0, 0
 		}
-		if fit && n <= mostJoined {
+		if fit && n <= mostJoined && cellGames <= mostJoinedGames && cellBytes <= mostJoinedBytes {
 			run, games, bytes = append(run, cell...), games+cellGames, bytes+cellBytes
 		}
 	}

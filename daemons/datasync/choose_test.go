@@ -1,6 +1,7 @@
 package datasync
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -30,6 +31,7 @@ func TestWhichPacksAreJoined(t *testing.T) {
 	name := func(i int) id.Digest { return id.DigestOf(fmt.Append(nil, i)) }
 	for about, c := range map[string]struct {
 		n     int
+		packs int // join_packs; 0: 64
 		spoil func(i int, a *ring.Artifact, e *gamedb.Entered) (missing bool)
 		want  string // first-last
 	}{
@@ -80,12 +82,28 @@ func TestWhichPacksAreJoined(t *testing.T) {
 			e.Seq = a.Seq
 			return i == 30
 		}},
-		"too many came together": {n: 600, want: "", spoil: func(_ int, a *ring.Artifact, e *gamedb.Entered) bool { a.Seq, e.Seq = 1, 1; return false }},
+		"so large came together": {n: 100, want: "", spoil: func(_ int, a *ring.Artifact, e *gamedb.Entered) bool {
+			a.Seq, e.Seq, a.Counters["games"] = 1, 1, 101
+			return false
+		}},
+		"in so many bytes": {n: 100, want: "", spoil: func(_ int, a *ring.Artifact, e *gamedb.Entered) bool {
+			a.Seq, e.Seq, a.Bytes = 1, 1, 1<<20
+			return false
+		}},
+		"just as large": {n: 100, want: "0-99", spoil: func(_ int, a *ring.Artifact, e *gamedb.Entered) bool {
+			a.Seq, e.Seq, a.Counters["games"] = 1, 1, 100
+			return false
+		}},
+		"few are enough":                {n: 4, packs: 4, want: "0-3"},
+		"and one less is not":           {n: 3, packs: 4, want: ""},
+		"few before one that is not so": {n: 70, packs: 4, want: "0-6", spoil: func(i int, a *ring.Artifact, _ *gamedb.Entered) bool { a.Safe = i != 7; return false }},
+		"fewer before one that is not":  {n: 70, packs: 4, want: "4-69", spoil: func(i int, a *ring.Artifact, _ *gamedb.Entered) bool { a.Safe = i != 3; return false }},
+		"too many came together":        {n: 600, want: "", spoil: func(_ int, a *ring.Artifact, e *gamedb.Entered) bool { a.Seq, e.Seq = 1, 1; return false }},
 	} {
 		t.Run(about, func(t *testing.T) {
 			t.Parallel()
 			store := shelf{missing: map[id.Digest]bool{}}
-			j := &joiner{set: JoinSettings{After: kit.Duration(time.Hour), Packs: 64}, now: func() time.Time { return now }, store: store, unfit: map[id.Digest]bool{}}
+			j := &joiner{set: JoinSettings{After: kit.Duration(time.Hour), Packs: cmp.Or(c.packs, 64)}, now: func() time.Time { return now }, store: store, unfit: map[id.Digest]bool{}}
 			var packs []ring.Artifact
 			entered, at := map[id.Digest]gamedb.Entered{}, map[id.Digest]int{}
 			for i := range c.n {

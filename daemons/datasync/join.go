@@ -61,7 +61,8 @@ const (
 	mostJoined      = 512
 	mostJoinedGames = 10_000
 	mostJoinedBytes = 32 << 20
-	// fewestFull is how many packs are joined at least when more do not fit, or when a pack that cannot be joined is in the way.
+	// fewestFull is how many packs are joined at least when more do not fit, or when a pack that cannot be joined is in the way; or
+	// join_packs, if that is less.
 	fewestFull = 8
 	// joinTurn is how long the same core node joins a config's packs.
 	joinTurn = time.Hour
