@@ -2,16 +2,84 @@ package datasync
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
+	"time"
 
+	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
+// offer chooses from a config's packs, with what the ledger says of each, what is joined next.
+func (j *joiner) offer(v kit.View, c id.Config, packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.set.After == 0 || len(j.offers[c]) > 0 || j.now().Before(j.later[c]) || !j.turn(v, c) {
+		return
+	}
+	over := func(_ id.Digest, until time.Time) bool { return !j.now().Before(until) }
+	maps.DeleteFunc(j.refused, over)
+	maps.DeleteFunc(j.failed, over)
+	j.offers[c] = j.choose(packs, entered)
+}
+
+// taken is what was offered, and makes room for the next offer.
+func (j *joiner) taken(c id.Config) []ring.Artifact {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	group := j.offers[c]
+	delete(j.offers, c)
+	return group
+}
+
+// turn says whether this node joins the config's packs now. All core nodes that see one roster agree.
+func (j *joiner) turn(v kit.View, c id.Config) bool {
+	best, first := id.Digest(""), id.Node("")
+	for _, m := range v.Fleet.Members() {
+		if m.Class != id.Core || !m.Serves() {
+			continue
+		}
+		if d := id.DigestOf(fmt.Appendf(nil, "%s %d %s", c, j.now().Unix()/int64(joinTurn.Seconds()), m.ID)); first == "" || d < best {
+			best, first = d, m.ID
+		}
+	}
+	return first == j.self.ID
+}
+
+// leave has a pack stay as it is.
+func (j *joiner) leave(d id.Digest, why error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.unfit[d] = true
+	j.log.Warn().Err(why).Str("pack", d.Short()).Msg("pack is not joined with others")
+}
+
+// putOff has a group that this machine could not join wait, and others go first then: what is wrong may be one pack's.
+func (j *joiner) putOff(c id.Config, group []ring.Artifact) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.later[c] = j.now().Add(joinRetry)
+	for _, a := range group {
+		j.failed[a.Digest] = j.now().Add(failedRest)
+	}
+}
+
 // choose is the oldest packs that are worth joining, or nothing. They lie next to each other in the order of packs, so that of
-// two games with one id the same one stays the first.
+// two games with one id the same one stays the first. Those that failed come last.
 func (j *joiner) choose(packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) []ring.Artifact {
+	if len(j.failed) > 0 {
+		if run := j.run(packs, entered, j.failed); run != nil {
+			return run
+		}
+	}
+	return j.run(packs, entered, nil)
+}
+
+// run is the oldest packs worth joining, without those in but.
+func (j *joiner) run(packs []ring.Artifact, entered map[id.Digest]gamedb.Entered, but map[id.Digest]time.Time) []ring.Artifact {
 	packs = slices.Clone(packs)
 	slices.SortStableFunc(packs, func(a, b ring.Artifact) int {
 		return cmp.Or(cmp.Compare(a.Order(), b.Order()), cmp.Compare(a.Digest, b.Digest))
@@ -22,6 +90,12 @@ func (j *joiner) choose(packs []ring.Artifact, entered map[id.Digest]gamedb.Ente
 	fits := func(a ring.Artifact) bool {
 		e, ok := entered[a.Digest]
 		if !ok || e.Seq != a.Order() || e.Repeats != a.Counters[ring.CounterRepeats] { // what is counted twice is known, and said
+			return false
+		}
+		if _, no := but[a.Digest]; no {
+			return false
+		}
+		if _, no := j.refused[a.Digest]; no {
 			return false
 		}
 		if !a.Safe || a.Place != 0 || j.unfit[a.Digest] || a.Counters[ring.CounterGames] > mostJoinedGames/4 || a.Bytes > mostJoinedBytes/4 {

@@ -36,10 +36,12 @@ type joiner struct {
 	courier *kit.Courier
 	wanted  map[id.Config][]kit.Delivery // of the one courier
 
-	mu     sync.Mutex // of these
-	offers map[id.Config][]ring.Artifact
-	unfit  map[id.Digest]bool      // packs that are not joined, for as long as this agent runs
-	later  map[id.Config]time.Time // when packs are joined again after a failure
+	mu      sync.Mutex // of these
+	offers  map[id.Config][]ring.Artifact
+	unfit   map[id.Digest]bool      // packs that are not joined, for as long as this agent runs
+	refused map[id.Digest]time.Time // until when packs are not joined whose joined pack was refused
+	failed  map[id.Digest]time.Time // until when packs that could not be joined here let others go first
+	later   map[id.Config]time.Time // when packs are joined again after a failure
 }
 
 // JoinSettings say when AUTO_SYNC joins packs.
@@ -68,6 +70,10 @@ const (
 	joinTurn = time.Hour
 	// joinTries is how often a joined pack is proposed that is refused for a reason that should not be.
 	joinTries = 10
+	// refusedRest is how long packs stay as they are after that: the reason may have passed, as when a node was away.
+	refusedRest = 6 * time.Hour
+	// failedRest is how long packs that this machine could not join let others of their config go first.
+	failedRest = time.Hour
 	// joinRetry is when packs are joined again after this machine could not, for want of room or whatever: it costs much each time.
 	joinRetry = 10 * time.Minute
 )
@@ -75,7 +81,7 @@ const (
 func newJoiner(env kit.Env, set JoinSettings) *joiner {
 	return &joiner{self: env.Self, set: set, log: env.Log, now: env.Now, staging: env.Dirs.Staging, store: env.Store, local: env.Local, views: env.View,
 		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, offers: map[id.Config][]ring.Artifact{},
-		unfit: map[id.Digest]bool{}, later: map[id.Config]time.Time{},
+		unfit: map[id.Digest]bool{}, refused: map[id.Digest]time.Time{}, failed: map[id.Digest]time.Time{}, later: map[id.Config]time.Time{},
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 1})}
 }
 
@@ -90,25 +96,6 @@ type joined struct {
 }
 
 func joinKey(c id.Config) string { return "join/" + string(c) }
-
-// offer chooses from a config's packs, with what the ledger says of each, what is joined next.
-func (j *joiner) offer(v kit.View, c id.Config, packs []ring.Artifact, entered map[id.Digest]gamedb.Entered) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.set.After == 0 || len(j.offers[c]) > 0 || j.now().Before(j.later[c]) || !j.turn(v, c) {
-		return
-	}
-	j.offers[c] = j.choose(packs, entered)
-}
-
-// taken is what was offered, and makes room for the next offer.
-func (j *joiner) taken(c id.Config) []ring.Artifact {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	group := j.offers[c]
-	delete(j.offers, c)
-	return group
-}
 
 func (j *joiner) step(ctx context.Context) error {
 	var errs []error
@@ -146,9 +133,7 @@ func (j *joiner) config(ctx context.Context, c id.Config) error {
 	}
 	if p, err = j.make(ctx, c, group); err != nil || p.Digest == "" {
 		if err != nil {
-			j.mu.Lock()
-			j.later[c] = j.now().Add(joinRetry)
-			j.mu.Unlock()
+			j.putOff(c, group)
 		}
 		return err
 	}
@@ -169,20 +154,6 @@ func intact(v kit.View, packs []id.Digest) bool {
 		a, ok := v.Library.Artifact(d)
 		return !ok || a.Joined != ""
 	})
-}
-
-// turn says whether this node joins the config's packs now. All core nodes that see one roster agree.
-func (j *joiner) turn(v kit.View, c id.Config) bool {
-	best, first := id.Digest(""), id.Node("")
-	for _, m := range v.Fleet.Members() {
-		if m.Class != id.Core || !m.Serves() {
-			continue
-		}
-		if d := id.DigestOf(fmt.Appendf(nil, "%s %d %s", c, j.now().Unix()/int64(joinTurn.Seconds()), m.ID)); first == "" || d < best {
-			best, first = d, m.ID
-		}
-	}
-	return first == j.self.ID
 }
 
 // make writes the joined pack and holds it against every pack that it is made of. A zero joined and no error say that one of them
@@ -259,14 +230,6 @@ func (j *joiner) sound(ctx context.Context, group []ring.Artifact) (bool, error)
 		all = false
 	}
 	return all, nil
-}
-
-// leave has a pack stay as it is.
-func (j *joiner) leave(d id.Digest, why error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.unfit[d] = true
-	j.log.Warn().Err(why).Str("pack", d.Short()).Msg("pack is not joined with others")
 }
 
 func (j *joiner) keep(c id.Config, p joined) error {
@@ -360,17 +323,19 @@ func needed(v kit.View, c id.Config, packs []id.Digest) bool {
 	return false
 }
 
-// giveUp leaves the packs as they are. Where that may be so for good they are not tried again together: the joined pack is refused,
-// or its bytes are those of another artifact, which is not to go for that.
+// giveUp leaves the packs as they are: for a while if the joined pack was refused again and again, and for as long as this agent runs
+// if its bytes are those of another artifact, which is not to go for that.
 func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined, another bool) error {
 	j.log.Warn().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("tries", p.Tries).Msg("packs stay as they are")
-	if p.Tries >= joinTries || another {
-		j.mu.Lock()
-		for _, d := range p.Packs {
+	j.mu.Lock()
+	for _, d := range p.Packs {
+		if another {
 			j.unfit[d] = true
+		} else if p.Tries >= joinTries {
+			j.refused[d] = j.now().Add(refusedRest)
 		}
-		j.mu.Unlock()
 	}
+	j.mu.Unlock()
 	j.want(ctx, c, nil)
 	if !another {
 		if err := j.store.Discard(ctx, p.Digest); err != nil {

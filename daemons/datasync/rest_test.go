@@ -1,0 +1,147 @@
+package datasync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/daemons/kit/kittest"
+	"github.com/ringagent/ringagent/internal/gamedb"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+)
+
+// joinRig is a core node alone with n packs of one game each, of which the ledger has all.
+type joinRig struct {
+	*kittest.Ring
+	n       *kittest.Node
+	entered map[id.Digest]gamedb.Entered
+	packs   []ring.Artifact
+}
+
+func newJoinRig(t *testing.T, n int) joinRig {
+	r := joinRig{Ring: kittest.New(t, c4), entered: map[id.Digest]gamedb.Entered{}}
+	r.Joins(true)
+	r.n = r.AddNode("core", id.Core, ring.Slots{})
+	for i := range n {
+		a := r.AddArtifact(ring.KindPack, c4, fmt.Sprint("pack", i), map[string]int64{kit.CounterGames: 1}, nil, r.n)
+		r.entered[a.Digest] = gamedb.Entered{Seq: a.Seq}
+		r.packs = append(r.packs, a)
+	}
+	time.Sleep(time.Hour)
+	return r
+}
+
+func (r joinRig) offer(j *joiner) {
+	v := r.View("")
+	j.offer(v, c4, v.Library.Artifacts(ring.KindPack, c4), r.entered)
+}
+
+// file puts a joined pack of the packs under way, as make does.
+func (r joinRig) file(t *testing.T, j *joiner, env kit.Env, packs []ring.Artifact) joined {
+	t.Helper()
+	p := joined{Digest: id.DigestOf([]byte("joined")), Bytes: 6, Games: int64(len(packs)), Packs: digests(packs), Made: time.Now()}
+	if err := j.keep(c4, p); err != nil {
+		t.Fatal(err)
+	}
+	r.write(t, env, "joined")
+	return p
+}
+
+func (r joinRig) write(t *testing.T, env kit.Env, content string) {
+	t.Helper()
+	path := filepath.Join(r.n.Dir(), "staging", "file")
+	err := os.WriteFile(path, []byte(content), 0o600)
+	if err == nil {
+		_, _, err = env.Store.PutFile(t.Context(), path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refusing is a ring that joins no packs.
+type refusing struct {
+	kit.Effects
+	asked int
+}
+
+func (e *refusing) JoinPacks(context.Context, id.Digest, int64, ...id.Digest) error {
+	e.asked++
+	return errors.New("artifact has not got the copies of a pack")
+}
+
+// Packs whose joined pack is refused again and again stay as they are for some hours, not until the agent ends: what it was refused
+// for may have passed.
+func TestRefusedPacksAreJoinedLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, 10)
+		env := r.n.Env(AutoSync(), "")
+		refusing := &refusing{Effects: env.Effects}
+		env.Effects = refusing
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		r.file(t, j, env, r.packs)
+		for range 2 * joinTries {
+			_ = j.step(t.Context())
+		}
+		if _, under, _ := env.Local.Get(joinKey(c4)); under || refusing.asked != joinTries {
+			t.Fatalf("asked %d times, under way: %v", refusing.asked, under)
+		}
+		offered := func() int {
+			r.offer(j)
+			return len(j.taken(c4))
+		}
+		time.Sleep(refusedRest - time.Second)
+		if n := offered(); n != 0 {
+			t.Errorf("%d packs are to be joined again already", n)
+		}
+		time.Sleep(time.Second)
+		if n := offered(); n != 10 {
+			t.Errorf("%d packs are to be joined again, want 10", n)
+		}
+	})
+}
+
+// awry is a store that can check nothing.
+type awry struct {
+	kit.Store
+	asked []id.Digest
+}
+
+func (s *awry) Verify(_ context.Context, d id.Digest) error {
+	s.asked = append(s.asked, d)
+	return errors.New("input/output error")
+}
+
+// Packs that cannot be joined on this machine, whatever is wrong with them, leave the turn to others of their config.
+func TestFailingPacksLetOthersGoFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, mostJoined+20)
+		env := r.n.Env(AutoSync(), "")
+		store := &awry{Store: env.Store}
+		env.Store = store
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		var first []id.Digest
+		for range 3 {
+			r.offer(j)
+			store.asked = nil
+			if err := j.step(t.Context()); err == nil || len(store.asked) != 1 {
+				t.Fatalf("%v, %d looks", err, len(store.asked))
+			}
+			first = append(first, store.asked[0])
+			time.Sleep(joinRetry)
+		}
+		want := []id.Digest{r.packs[0].Digest, r.packs[mostJoined].Digest, r.packs[0].Digest}
+		if fmt.Sprint(first) != fmt.Sprint(want) {
+			t.Errorf("tried first %v, want %v", first, want)
+		}
+	})
+}
