@@ -2,9 +2,12 @@ package datasync
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -209,10 +212,32 @@ func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (
 		}
 	}
 	p.Games = int64(info.Games)
-	if p.Digest, p.Bytes, err = j.store.PutFile(ctx, path); err != nil {
+	if p.Digest, p.Bytes, err = digestOf(path); err != nil {
+		return joined{}, fmt.Errorf("read joined pack: %w", err)
+	}
+	// It is written down first: bytes in the store that neither the ring nor this node knows would stay there for good.
+	if err := j.keep(c, p); err != nil {
+		return joined{}, err
+	}
+	stored, _, err := j.store.PutFile(ctx, path)
+	if err == nil && stored != p.Digest {
+		err = fmt.Errorf("it has changed into %s", stored.Short())
+	}
+	if err != nil {
 		return joined{}, fmt.Errorf("store joined pack: %w", err)
 	}
-	return p, j.keep(c, p)
+	return p, nil
+}
+
+func digestOf(path string) (id.Digest, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return id.Digest(hex.EncodeToString(h.Sum(nil))), n, err
 }
 
 // sound checks the copies of all packs before any is used. Those that are damaged are put aside, all of them in one step: the
@@ -255,14 +280,13 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 		return j.done(c)
 	}
 	_, here := j.store.Path(p.Digest)
-	if !here || known && a.Kind != ring.KindFile || !intact(v, p.Packs) || p.Tries >= joinTries {
-		return j.giveUp(ctx, c, p, known && a.Kind != ring.KindFile)
+	another := known && (a.Kind != ring.KindFile || a.Labels[ring.LabelJoins] != string(c))
+	if !here || another || !intact(v, p.Packs) || p.Tries >= joinTries {
+		return j.giveUp(ctx, c, p, a, another)
 	}
 	if !known || !a.Held(j.self.ID) {
-		file := ring.Artifact{Digest: p.Digest, Kind: ring.KindFile, Config: c, Bytes: p.Bytes, Created: p.Made, Origin: j.self.ID,
-			Holders: []id.Node{j.self.ID}, Labels: map[string]string{ring.LabelJoins: string(c)}}
-		if err := j.effects.AddArtifacts(ctx, file); err != nil {
-			return fmt.Errorf("make joined pack known: %w", err)
+		if err := j.announce(ctx, c, p); err != nil {
+			return err
 		}
 		if v, err = j.views.Current(ctx); err != nil {
 			return fmt.Errorf("read state: %w", err)
@@ -302,6 +326,16 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 	return j.done(c)
 }
 
+// announce makes the joined pack known as a file of this node.
+func (j *joiner) announce(ctx context.Context, c id.Config, p joined) error {
+	file := ring.Artifact{Digest: p.Digest, Kind: ring.KindFile, Config: c, Bytes: p.Bytes, Created: p.Made, Origin: j.self.ID,
+		Holders: []id.Node{j.self.ID}, Labels: map[string]string{ring.LabelJoins: string(c)}}
+	if err := j.effects.AddArtifacts(ctx, file); err != nil {
+		return fmt.Errorf("make joined pack known: %w", err)
+	}
+	return nil
+}
+
 // want has the config's joined pack brought to nodes, and leaves those of other configs on their way.
 func (j *joiner) want(ctx context.Context, c id.Config, wanted []kit.Delivery) {
 	j.wanted[c] = wanted
@@ -325,7 +359,7 @@ func needed(v kit.View, c id.Config, packs []id.Digest) bool {
 
 // giveUp leaves the packs as they are: for a while if the joined pack was refused again and again, and for as long as this agent runs
 // if its bytes are those of another artifact, which is not to go for that.
-func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined, another bool) error {
+func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined, a ring.Artifact, another bool) error {
 	j.log.Warn().Str("config", string(c)).Str("pack", p.Digest.Short()).Int("tries", p.Tries).Msg("packs stay as they are")
 	j.mu.Lock()
 	for _, d := range p.Packs {
@@ -338,11 +372,32 @@ func (j *joiner) giveUp(ctx context.Context, c id.Config, p joined, another bool
 	j.mu.Unlock()
 	j.want(ctx, c, nil)
 	if !another {
-		if err := j.store.Discard(ctx, p.Digest); err != nil {
-			j.log.Debug().Err(err).Str("pack", p.Digest.Short()).Msg("a joined pack that nobody wants stays")
+		if err := j.discard(ctx, c, p, a.Held(j.self.ID)); err != nil {
+			return err
 		}
 	}
 	return j.done(c)
+}
+
+// discard deletes this node's copy of a joined pack that is given up. One that may not go now goes with the discarder, later on.
+func (j *joiner) discard(ctx context.Context, c id.Config, p joined, held bool) error {
+	if !held {
+		if _, here := j.store.Path(p.Digest); !here {
+			return nil
+		}
+		// There is no permit for what the ring does not know to be here, neither now nor later.
+		if err := j.announce(ctx, c, p); err != nil {
+			return err
+		}
+	}
+	err := j.store.Discard(ctx, p.Digest)
+	if err != nil && (ctx.Err() != nil || errors.Is(err, kit.ErrNoCoordinator)) {
+		return fmt.Errorf("discard joined pack: %w", err)
+	}
+	if err != nil {
+		j.log.Debug().Err(err).Str("pack", p.Digest.Short()).Msg("a joined pack that nobody wants stays for now")
+	}
+	return nil
 }
 
 func (j *joiner) done(c id.Config) error {

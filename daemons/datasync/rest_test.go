@@ -145,3 +145,120 @@ func TestFailingPacksLetOthersGoFirst(t *testing.T) {
 		}
 	})
 }
+
+// A joined pack that is given up leaves no bytes behind that the ring does not know of, whether it was made known before or not.
+func TestGivenUpJoinedPackLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for name, known := range map[string]bool{"known": true, "unknown": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newJoinRig(t, 10)
+				env := r.n.Env(AutoSync(), "")
+				store := &asking{Store: env.Store, answers: func([]id.Digest) error { return kit.ErrNoCoordinator }}
+				env.Store = store
+				j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+				p := r.file(t, j, env, r.packs)
+				if known {
+					if err := j.announce(t.Context(), c4, p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p.Packs = append(p.Packs, id.DigestOf([]byte("gone"))) // somebody was faster
+				if err := j.keep(c4, p); err != nil {
+					t.Fatal(err)
+				}
+				if err := j.step(t.Context()); !errors.Is(err, kit.ErrNoCoordinator) || !r.n.Holds(p.Digest) {
+					t.Fatalf("without a coordinator: %v, here: %v", err, r.n.Holds(p.Digest))
+				}
+				store.answers = nil
+				if err := j.step(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				_, under, _ := env.Local.Get(joinKey(c4))
+				if _, listed := r.View("").Library.Artifact(p.Digest); listed || under || r.n.Holds(p.Digest) {
+					t.Errorf("known: %v, under way: %v, here: %v", listed, under, r.n.Holds(p.Digest))
+				}
+			})
+		})
+	}
+}
+
+// A joined pack that may not go now is the ring's to delete later: the discarder finds it.
+func TestJoinedPackThatMayNotGoIsLeftToTheDiscarder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, 10)
+		env := r.n.Env(AutoSync(), "")
+		env.Store = &asking{Store: env.Store, answers: func([]id.Digest) error { return errors.New("refused") }}
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		p := r.file(t, j, env, r.packs)
+		p.Tries = joinTries
+		if err := errors.Join(j.keep(c4, p), j.step(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		d := newDiscarder(r.n.Env(AutoSync(), ""), func(id.Digest) bool { return false })
+		for range 2 {
+			if err := d.step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(neverJoined)
+		}
+		if r.n.Holds(p.Digest) {
+			t.Error("it is here for good")
+		}
+	})
+}
+
+// forgetful is a node that can write nothing down.
+type forgetful struct{ kit.Local }
+
+func (forgetful) Put(string, []byte) error { return errors.New("disk full") }
+
+// What cannot be written down is not stored: nobody would ever delete it.
+func TestJoinedPackIsWrittenDownBeforeItIsStored(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, 0)
+		env := r.n.Env(AutoSync(), "")
+		group := realPacks(t, r.n, env, 8)
+		env.Local = forgetful{env.Local}
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		if _, err := j.make(t.Context(), c4, group); err == nil {
+			t.Fatal("made")
+		}
+		entries, err := os.ReadDir(filepath.Join(r.n.Dir(), "blobs"))
+		if err != nil || len(entries) != len(group) {
+			t.Errorf("%d files of %d packs, %v", len(entries), len(group), err)
+		}
+	})
+}
+
+// realPacks are n packs of one game each, on one node.
+func realPacks(t *testing.T, node *kittest.Node, env kit.Env, n int) (out []ring.Artifact) {
+	t.Helper()
+	for i := range n {
+		path := filepath.Join(node.Dir(), "staging", fmt.Sprint("real-", i))
+		game := fmt.Sprint("real-", i)
+		node.WriteGames(path+".db", c4, game)
+		if _, err := gamedb.Pack(t.Context(), path+".db", path, []string{game}); err != nil {
+			t.Fatal(err)
+		}
+		d, size, err := env.Store.PutFile(t.Context(), path)
+		a := ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: size, Created: time.Now(), Origin: node.ID, Holders: []id.Node{node.ID},
+			Counters: map[string]int64{kit.CounterGames: 1}}
+		if err == nil {
+			err = env.Effects.AddArtifacts(t.Context(), a)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := env.View.Current(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ = v.Library.Artifact(d)
+		out = append(out, a)
+	}
+	return out
+}
