@@ -99,11 +99,14 @@ func (d *discarder) step(ctx context.Context) error {
 
 // unread leaves out the packs of configs in which unfinished work reads one of them, or may. The state would refuse them.
 func unread(v kit.View, old []ring.Artifact) []ring.Artifact {
-	of := map[id.Config][]id.Digest{}
+	of := map[id.Config]map[id.Digest]bool{}
 	for _, a := range old {
-		of[a.Config] = append(of[a.Config], a.Digest)
+		if of[a.Config] == nil {
+			of[a.Config] = map[id.Digest]bool{}
+		}
+		of[a.Config][a.Digest] = true
 	}
-	maps.DeleteFunc(of, func(c id.Config, packs []id.Digest) bool { return needed(v, c, packs) })
+	maps.DeleteFunc(of, func(c id.Config, packs map[id.Digest]bool) bool { return needed(v, c, packs) })
 	return slices.DeleteFunc(old, func(a ring.Artifact) bool { return of[a.Config] == nil })
 }
 

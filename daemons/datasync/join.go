@@ -308,7 +308,7 @@ func (j *joiner) finish(ctx context.Context, c id.Config, p joined) error {
 		j.want(ctx, c, wanted)
 		return nil
 	}
-	if !v.Joins || needed(v, c, p.Packs) {
+	if !v.Joins || needed(v, c, setOf(p.Packs)) {
 		return nil
 	}
 	switch err := j.effects.JoinPacks(ctx, p.Digest, p.Games, p.Packs...); {
@@ -340,21 +340,6 @@ func (j *joiner) announce(ctx context.Context, c id.Config, p joined) error {
 func (j *joiner) want(ctx context.Context, c id.Config, wanted []kit.Delivery) {
 	j.wanted[c] = wanted
 	j.courier.Want(ctx, slices.Concat(slices.Collect(maps.Values(j.wanted))...), j.now())
-}
-
-// needed says whether unfinished work reads one of the packs, or a list of packs of the config. The state has the last word.
-func needed(v kit.View, c id.Config, packs []id.Digest) bool {
-	for _, w := range v.Queue.Items("", "") {
-		if w.State.Finished() {
-			continue
-		}
-		for _, in := range w.Inputs {
-			if in.Role == kit.RolePackList && w.Config == c || slices.Contains(packs, in.Digest) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // giveUp leaves the packs as they are: for a while if the joined pack was refused again and again, and for as long as this agent runs
