@@ -2,6 +2,7 @@ package datasync
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -221,7 +222,7 @@ func TestJoinedPackIsWrittenDownBeforeItIsStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newJoinRig(t, 0)
 		env := r.n.Env(AutoSync(), "")
-		group := realPacks(t, r.n, env, 8)
+		group := realPacks(t, r.n, env, 8, -1)
 		env.Local = forgetful{env.Local}
 		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
 		if _, err := j.make(t.Context(), c4, group); err == nil {
@@ -234,8 +235,8 @@ func TestJoinedPackIsWrittenDownBeforeItIsStored(t *testing.T) {
 	})
 }
 
-// realPacks are n packs of one game each, on one node.
-func realPacks(t *testing.T, node *kittest.Node, env kit.Env, n int) (out []ring.Artifact) {
+// realPacks are n packs of one game each, on one node; the one at newer has a schema that this build does not know.
+func realPacks(t *testing.T, node *kittest.Node, env kit.Env, n, newer int) (out []ring.Artifact) {
 	t.Helper()
 	for i := range n {
 		path := filepath.Join(node.Dir(), "staging", fmt.Sprint("real-", i))
@@ -243,6 +244,9 @@ func realPacks(t *testing.T, node *kittest.Node, env kit.Env, n int) (out []ring
 		node.WriteGames(path+".db", c4, game)
 		if _, err := gamedb.Pack(t.Context(), path+".db", path, []string{game}); err != nil {
 			t.Fatal(err)
+		}
+		if i == newer {
+			makeNewer(t, path)
 		}
 		d, size, err := env.Store.PutFile(t.Context(), path)
 		a := ring.Artifact{Digest: d, Kind: ring.KindPack, Config: c4, Bytes: size, Created: time.Now(), Origin: node.ID, Holders: []id.Node{node.ID},
@@ -261,4 +265,57 @@ func realPacks(t *testing.T, node *kittest.Node, env kit.Env, n int) (out []ring
 		out = append(out, a)
 	}
 	return out
+}
+
+func makeNewer(t *testing.T, path string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err == nil {
+		_, err = db.ExecContext(t.Context(), "UPDATE schema_metadata SET value = '1000'")
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gamedb.Count(t.Context(), path); !errors.Is(err, gamedb.ErrNewerSchema) {
+		t.Fatalf("count: %v", err)
+	}
+}
+
+// A pack of a newer schema, which this build cannot read yet, stays as it is, with its copy; those before and after it are joined.
+func TestPackOfANewerSchemaStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, 0)
+		env := r.n.Env(AutoSync(), "")
+		packs := realPacks(t, r.n, env, 2*fewestFull+1, fewestFull)
+		newer := packs[fewestFull]
+		for _, a := range packs {
+			r.entered[a.Digest] = gamedb.Entered{Seq: a.Seq}
+		}
+		time.Sleep(time.Hour)
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: fewestFull})
+		for range 4 {
+			r.offer(j)
+			if err := j.step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Minute) // this ring's joined packs are as young as their files
+		}
+		var joined int
+		for _, a := range r.Artifacts(ring.KindPack) {
+			if a.Place == 0 && a.Digest != newer.Digest {
+				t.Errorf("pack %s is not joined", a.Digest.Short())
+			}
+			if a.Place != 0 {
+				joined += int(a.Games())
+			}
+		}
+		if a, ok := r.View("").Library.Artifact(newer.Digest); !ok || a.Joined != "" || a.Games() != 1 || !r.n.Holds(newer.Digest) {
+			t.Errorf("of the newer one: %+v", a)
+		}
+		if joined != 2*fewestFull || once(r.Ring) != 2*fewestFull+1 || len(r.n.Quarantine) != 0 {
+			t.Errorf("%d games are joined, %d count, in quarantine: %v", joined, once(r.Ring), r.n.Quarantine)
+		}
+	})
 }
