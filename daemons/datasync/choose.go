@@ -49,6 +49,37 @@ func (j *joiner) turn(v kit.View, c id.Config) bool {
 	return first == j.self.ID
 }
 
+// elsewhere says whether another core node that is there has a joined pack of the config on its way: what holds that up would hold
+// up one of this node as well, and each is a file on several disks.
+func (j *joiner) elsewhere(v kit.View, c id.Config) bool {
+	return slices.ContainsFunc(v.Library.Artifacts(ring.ListJoined, c), func(a ring.Artifact) bool {
+		if a.Joined != "" || a.Origin == j.self.ID || !a.Held(a.Origin) {
+			return false
+		}
+		m, ok := v.Fleet.Member(a.Origin)
+		age := j.now().Sub(a.Created)
+		return ok && m.Class == id.Core && m.Serves() && age > -joinWait && age < joinWait
+	})
+}
+
+// begun notes a joined pack that is on its way, and waiting says whether one is.
+func (j *joiner) begun(c id.Config, p joined) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.under[c] = p.Digest
+}
+
+func (j *joiner) waiting(d id.Digest) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, under := range j.under {
+		if under == d {
+			return true
+		}
+	}
+	return false
+}
+
 // leave has a pack stay as it is.
 func (j *joiner) leave(d id.Digest, why error) {
 	j.mu.Lock()

@@ -26,6 +26,7 @@ type discarder struct {
 	store kit.Store
 	views kit.Views
 	open  func(id.Digest) bool                        // the pack is this node's own and not settled: nothing of it goes
+	waits func(id.Digest) bool                        // it is a joined pack that this node has on its way
 	holds func(context.Context, string, string) error // gamedb.Holds, but for tests
 	since map[id.Digest]time.Time                     // when a joined pack was first seen here
 	found map[id.Digest]bool                          // packs whose games were found in the joined one: to look again costs as much
@@ -48,6 +49,7 @@ const (
 
 func newDiscarder(env kit.Env, open func(id.Digest) bool) *discarder {
 	return &discarder{self: env.Self, log: env.Log, now: env.Now, store: env.Store, views: env.View, open: open, holds: gamedb.Holds,
+		waits: func(id.Digest) bool { return false },
 		since: map[id.Digest]time.Time{}, later: map[id.Digest]time.Time{}, found: map[id.Digest]bool{}}
 }
 
@@ -72,7 +74,7 @@ func (d *discarder) step(ctx context.Context) error {
 		if a.Joined == "" {
 			stays = neverJoined
 		}
-		if now.Sub(since[a.Digest]) < stays || now.Before(later[a.Digest]) || d.open(a.Digest) {
+		if now.Sub(since[a.Digest]) < stays || now.Before(later[a.Digest]) || d.open(a.Digest) || d.waits(a.Digest) {
 			continue
 		}
 		if _, known := safe[a.Joined]; !known {

@@ -45,6 +45,7 @@ type joiner struct {
 	refused map[id.Digest]time.Time // until when packs are not joined whose joined pack was refused
 	failed  map[id.Digest]time.Time // until when packs that could not be joined here let others go first
 	later   map[id.Config]time.Time // when packs are joined again after a failure
+	under   map[id.Config]id.Digest // joined packs on their way
 }
 
 // JoinSettings say when AUTO_SYNC joins packs.
@@ -75,6 +76,8 @@ const (
 	joinTries = 10
 	// refusedRest is how long packs stay as they are after that: the reason may have passed, as when a node was away.
 	refusedRest = 6 * time.Hour
+	// joinWait is how long other core nodes leave a config to one whose joined pack is known and waits, for work to end or for copies.
+	joinWait = 6 * time.Hour
 	// failedRest is how long packs that this machine could not join let others of their config go first.
 	failedRest = time.Hour
 	// joinRetry is when packs are joined again after this machine could not, for want of room or whatever: it costs much each time.
@@ -85,6 +88,7 @@ func newJoiner(env kit.Env, set JoinSettings) *joiner {
 	return &joiner{self: env.Self, set: set, log: env.Log, now: env.Now, staging: env.Dirs.Staging, store: env.Store, local: env.Local, views: env.View,
 		effects: env.Effects, wanted: map[id.Config][]kit.Delivery{}, offers: map[id.Config][]ring.Artifact{},
 		unfit: map[id.Digest]bool{}, refused: map[id.Digest]time.Time{}, failed: map[id.Digest]time.Time{}, later: map[id.Config]time.Time{},
+		under:   map[id.Config]id.Digest{},
 		courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 1})}
 }
 
@@ -122,6 +126,7 @@ func (j *joiner) config(ctx context.Context, c id.Config) error {
 		return fmt.Errorf("read joined pack: %w", err)
 	}
 	if under {
+		j.begun(c, p)
 		return j.finish(ctx, c, p)
 	}
 	if len(group) == 0 {
@@ -131,7 +136,7 @@ func (j *joiner) config(ctx context.Context, c id.Config) error {
 	if err != nil {
 		return fmt.Errorf("read state: %w", err)
 	}
-	if !v.Joins || !intact(v, digests(group)) {
+	if !v.Joins || !intact(v, digests(group)) || j.elsewhere(v, c) {
 		return nil
 	}
 	if p, err = j.make(ctx, c, group); err != nil || p.Digest == "" {
@@ -141,22 +146,6 @@ func (j *joiner) config(ctx context.Context, c id.Config) error {
 		return err
 	}
 	return j.finish(ctx, c, p)
-}
-
-func digests(list []ring.Artifact) []id.Digest {
-	out := make([]id.Digest, len(list))
-	for i, a := range list {
-		out[i] = a.Digest
-	}
-	return out
-}
-
-// intact says that all packs can still be joined, as far as v knows.
-func intact(v kit.View, packs []id.Digest) bool {
-	return !slices.ContainsFunc(packs, func(d id.Digest) bool {
-		a, ok := v.Library.Artifact(d)
-		return !ok || a.Joined != ""
-	})
 }
 
 // make writes the joined pack and holds it against every pack that it is made of. A zero joined and no error say that one of them
@@ -265,6 +254,7 @@ func (j *joiner) keep(c id.Config, p joined) error {
 	if err != nil {
 		return fmt.Errorf("keep joined pack: %w", err)
 	}
+	j.begun(c, p)
 	return nil
 }
 
@@ -389,5 +379,8 @@ func (j *joiner) done(c id.Config) error {
 	if err := j.local.Delete(joinKey(c)); err != nil {
 		return fmt.Errorf("forget joined pack: %w", err)
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	delete(j.under, c)
 	return nil
 }

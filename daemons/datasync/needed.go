@@ -1,10 +1,28 @@
 package datasync
 
 import (
+	"slices"
+
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
+
+func digests(list []ring.Artifact) []id.Digest {
+	out := make([]id.Digest, len(list))
+	for i, a := range list {
+		out[i] = a.Digest
+	}
+	return out
+}
+
+// intact says that all packs can still be joined, as far as v knows.
+func intact(v kit.View, packs []id.Digest) bool {
+	return !slices.ContainsFunc(packs, func(d id.Digest) bool {
+		a, ok := v.Library.Artifact(d)
+		return !ok || a.Joined != ""
+	})
+}
 
 func setOf(list []id.Digest) map[id.Digest]bool {
 	out := make(map[id.Digest]bool, len(list))

@@ -319,3 +319,68 @@ func TestPackOfANewerSchemaStaysAsItIs(t *testing.T) {
 		}
 	})
 }
+
+// While a joined pack waits for work that reads its packs, its node keeps it, and no other core node makes one of its own; unless that
+// node is gone, or has waited for long.
+func TestWaitingJoinedPackIsTheOnlyOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, 10)
+		other := r.AddNode("other", id.Core, ring.Slots{})
+		env := r.n.Env(AutoSync(), "")
+		set := JoinSettings{After: kit.Duration(time.Minute), Packs: 8}
+		there := other.Env(AutoSync(), "")
+		store := &awry{Store: there.Store}
+		there.Store = store
+		j, second := newJoiner(env, set), newJoiner(there, set)
+		work := ring.WorkItem{Key: "k", Type: kit.StageExport, Config: c4, Inputs: []ring.Input{{Role: kit.RolePack, Digest: r.packs[0].Digest}}}
+		if _, err := env.Effects.Enqueue(t.Context(), work); err != nil {
+			t.Fatal(err)
+		}
+		r.file(t, j, env, r.packs)
+		if err := j.step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		after := func(d time.Duration) (waits bool) {
+			time.Sleep(d)
+			store.asked = nil
+			second.offers[c4] = r.packs
+			_ = second.step(t.Context())
+			return len(store.asked) == 0
+		}
+		if !after(joinWait - time.Second) {
+			t.Error("another node begins as well")
+		}
+		if second.elsewhere(r.View(""), "hex8_2p") || j.elsewhere(r.View(""), c4) {
+			t.Error("another config, or the node itself, waits for it")
+		}
+		r.SetStatus(r.n, ring.Failed)
+		if after(0) {
+			t.Error("a node that is gone is waited for")
+		}
+		r.SetStatus(r.n, ring.Alive)
+		if !after(0) {
+			t.Error("it is back, and not waited for")
+		}
+		if after(time.Second) {
+			t.Error("it is waited for without an end")
+		}
+		p := id.DigestOf([]byte("joined"))
+		d := newDiscarder(env, func(id.Digest) bool { return false })
+		for _, waits := range []func(id.Digest) bool{j.waiting, func(id.Digest) bool { return false }} {
+			if !r.n.Holds(p) {
+				t.Fatal("it is gone while it waits")
+			}
+			d.waits = waits
+			for range 2 {
+				if err := d.step(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(neverJoined)
+			}
+		}
+		if r.n.Holds(p) {
+			t.Error("the broken variant keeps it too: the test proves nothing")
+		}
+	})
+}

@@ -49,6 +49,7 @@ func AutoSync() kit.Spec {
 			return nil, err
 		}
 		m := newMerger(env, set.JoinSettings)
+		d.discards.waits = m.join.waiting
 		d.couriers = append(d.couriers, m.join.courier)
 		// The books of progress belong to the loop that games depend on.
 		env.Progress = nil
@@ -86,13 +87,13 @@ func newSyncer(env kit.Env, set GatherSettings) (*syncer, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &syncer{g: g, gate: make(chan struct{}, 1), couriers: []*kit.Courier{g.courier}}
+	d := &syncer{g: g, gate: make(chan struct{}, 1), couriers: []*kit.Courier{g.courier}, discards: newDiscarder(env, g.books.open)}
 	fast := env
 	fast.Every = min(poll, env.Every)
 	d.loops = []kit.Daemon{kit.NewLoop(fast, kit.Loop{Step: d.gather, Poke: g.courier.Poked(), Quiet: 50 * time.Millisecond, Slowest: 10 * time.Second})}
 	slow := env
 	slow.Progress, slow.Every = nil, discardEvery
-	d.loops = append(d.loops, kit.NewLoop(slow, kit.Loop{Step: newDiscarder(env, g.books.open).step}))
+	d.loops = append(d.loops, kit.NewLoop(slow, kit.Loop{Step: d.discards.step}))
 	return d, nil
 }
 
@@ -102,6 +103,7 @@ type syncer struct {
 	g        *gatherer
 	loops    []kit.Daemon
 	couriers []*kit.Courier
+	discards *discarder
 }
 
 // Run implements kit.Daemon.
