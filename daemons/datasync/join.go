@@ -181,9 +181,11 @@ func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (
 		paths = append(paths, file)
 	}
 	info, err := gamedb.Join(ctx, path, paths)
-	var unfit *gamedb.UnfitError
-	if errors.As(err, &unfit) {
-		j.leave(of[unfit.Pack], err)
+	unfit := gamedb.Unfit(err)
+	for _, u := range unfit {
+		j.leave(of[u.Pack], u)
+	}
+	if len(unfit) > 0 {
 		return joined{}, nil
 	}
 	if err != nil {

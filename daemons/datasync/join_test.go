@@ -355,3 +355,27 @@ func pauseFor(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+// However many packs contradict others, one look at all of them finds them.
+func TestAllTwinsAreFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newJoinRig(t, 0)
+		env := r.n.Env(AutoSync(), "")
+		first := realPacks(t, r.n, env, 8, -1)
+		time.Sleep(time.Minute)
+		twins := realPacks(t, r.n, env, 3, -1) // other times of completion make other contents
+		j := newJoiner(env, JoinSettings{After: kit.Duration(time.Minute), Packs: 8})
+		if p, err := j.make(t.Context(), c4, append(first, twins...)); err != nil || p.Digest != "" {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		for _, a := range twins {
+			if !j.unfit[a.Digest] {
+				t.Errorf("pack %s is not found", a.Digest.Short())
+			}
+		}
+		if len(j.unfit) != len(twins) {
+			t.Errorf("%d packs are left as they are, want %d", len(j.unfit), len(twins))
+		}
+	})
+}

@@ -239,7 +239,7 @@ func TestJoinedPackIsWrittenDownBeforeItIsStored(t *testing.T) {
 func realPacks(t *testing.T, node *kittest.Node, env kit.Env, n, newer int) (out []ring.Artifact) {
 	t.Helper()
 	for i := range n {
-		path := filepath.Join(node.Dir(), "staging", fmt.Sprint("real-", i))
+		path := filepath.Join(t.TempDir(), "pack")
 		game := fmt.Sprint("real-", i)
 		node.WriteGames(path+".db", c4, game)
 		if _, err := gamedb.Pack(t.Context(), path+".db", path, []string{game}); err != nil {

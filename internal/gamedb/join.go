@@ -32,7 +32,7 @@ func unfit(ctx context.Context, pack string, err error) error {
 // Join writes at dst one pack with every finished game of all packs, files nobody writes to. A game that several have with the
 // same contents is in it once. All of each pack is taken or nothing is written: one that is damaged, has no finished game, one that
 // cannot be used, one whose id an earlier pack has with other contents, or rows of which it is not clear whose they are, is an
-// UnfitError. The same packs make the same bytes in any order: where they differ in what was noted of a game later, the copy
+// UnfitError; Unfit lists all that were found. The same packs make the same bytes in any order: where they differ in what was noted of a game later, the copy
 // with more notes is kept. The file appears under its name only when it is complete, read back and on disk; an existing dst is
 // replaced. Beside dst it needs the room of two such files.
 func Join(ctx context.Context, dst string, packs []string) (PackInfo, error) {
@@ -76,6 +76,7 @@ func join(ctx context.Context, dst string, packs []string) (PackInfo, error) {
 type joiner struct {
 	packs []string
 	games map[string]joined // what must be in the end
+	mine  map[string]joined // what the pack at hand brings of it
 }
 
 type joined struct {
@@ -93,12 +94,36 @@ func (j *joiner) gather(ctx context.Context, scratch string) (err error) {
 	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = OFF"); err != nil {
 		return fmt.Errorf("ask for quick commits: %w", err)
 	}
+	var all []error
 	for i := range j.packs {
-		if err := j.take(ctx, c, i); err != nil {
+		j.mine = map[string]joined{}
+		err := j.take(ctx, c, i)
+		var u *UnfitError
+		switch {
+		case err == nil:
+			maps.Copy(j.games, j.mine)
+		case errors.As(err, &u): // nothing is written, but whoever leaves the pack out is to hear of the others too
+			all = append(all, err)
+		default:
 			return err
 		}
 	}
-	return nil
+	return errors.Join(all...)
+}
+
+// Unfit is every UnfitError of an error of Join.
+func Unfit(err error) (all []*UnfitError) {
+	switch e := err.(type) { //nolint:errorlint // it goes through the tree itself
+	case *UnfitError:
+		return []*UnfitError{e}
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			all = append(all, Unfit(one)...)
+		}
+	case interface{ Unwrap() error }:
+		return Unfit(e.Unwrap())
+	}
+	return all
 }
 
 // take takes over one pack.
@@ -185,6 +210,9 @@ func (j *joiner) put(ctx context.Context, tx *sql.Tx, in *inserter, r record, i 
 	}
 	g := joined{sum: r.sum(), notes: r.notes(), pack: i}
 	old, again := j.games[r.id]
+	if newer, ok := j.mine[r.id]; ok {
+		old, again = newer, true
+	}
 	switch {
 	case again && old.sum != g.sum:
 		return refuse("%s has it with other contents", j.packs[old.pack])
@@ -199,7 +227,7 @@ func (j *joiner) put(ctx context.Context, tx *sql.Tx, in *inserter, r record, i 
 	if ofOneGame(err) && ctx.Err() == nil {
 		return refuse("%v", err)
 	}
-	j.games[r.id] = g
+	j.mine[r.id] = g
 	return err
 }
 
@@ -236,168 +264,6 @@ func (j *joiner) check(ctx context.Context, temp string, info PackInfo) error {
 		if g := j.games[gameID]; g.sum != r.sum() {
 			return &UnfitError{Pack: j.packs[g.pack], Reason: fmt.Sprintf("game %.60q does not come through unchanged", gameID)}
 		}
-	}
-	return nil
-}
-
-// ErrNotHeld says that a pack has a game that a joined pack does not have as it is, or none at all.
-var ErrNotHeld = errors.New("not held by the joined pack")
-
-// Holds is nil only where every finished game of pack is in joined, finished and with the same contents, so that pack may be
-// deleted. Both are files nobody writes to. What is missing or differs is ErrNotHeld, and so is a pack without finished games
-// and one with games that do not count; a damaged file is an error for which Damaged is true. It remembers nothing of how joined
-// was made, and holds one game at a time in memory.
-func Holds(ctx context.Context, joined, pack string) error {
-	if err := holds(ctx, joined, pack); err != nil {
-		return fmt.Errorf("look for the games of %s in %s: %w", pack, joined, err)
-	}
-	return nil
-}
-
-func holds(ctx context.Context, joined, pack string) error {
-	if err := different(joined, pack); err != nil {
-		return err
-	}
-	// Games on a page that cannot be read would not be missed: only of a whole file is the list of its games believed.
-	if err := Verify(ctx, pack); err != nil {
-		return err
-	}
-	if err := settled(joined); err != nil {
-		return err
-	}
-	small, err := openSource(ctx, pack, finished)
-	if err != nil {
-		return err
-	}
-	defer small.Close()
-	large, err := openSource(ctx, joined, finished)
-	if err != nil {
-		return err
-	}
-	defer large.Close()
-	ids, err := small.listed(ctx)
-	if err != nil {
-		return err
-	}
-	h, err := newHolder(ctx, large)
-	if err != nil {
-		return err
-	}
-	defer h.close()
-	from, err := newLoader(ctx, small.tx, small.tables)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	read := make([]int, len(small.tables))
-	for _, gameID := range ids {
-		r, err := from.load(ctx, gameID)
-		if err != nil {
-			return err
-		}
-		if err := h.has(ctx, r); err != nil {
-			return err
-		}
-		for i, p := range r.parts {
-			read[i] += len(p.rows)
-		}
-	}
-	return small.accounted(ctx, read)
-}
-
-// different refuses one file under two names: it would be deleted as held by itself.
-func different(joined, pack string) error {
-	a, err := os.Stat(joined)
-	if err != nil {
-		return err
-	}
-	b, err := os.Stat(pack)
-	if err != nil {
-		return err
-	}
-	if os.SameFile(a, b) {
-		return fmt.Errorf("they are one file: %w", ErrNotHeld)
-	}
-	return nil
-}
-
-// listed lists the finished games, which must be the ones that count.
-func (s *source) listed(ctx context.Context) ([]string, error) {
-	ids, err := s.finished(ctx)
-	if err != nil {
-		return nil, err
-	}
-	counted, err := s.counted(ctx)
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(ids)
-	slices.Sort(counted)
-	switch {
-	case len(ids) == 0:
-		return nil, fmt.Errorf("there is no finished game: %w", ErrNotHeld)
-	case !slices.Equal(ids, counted):
-		return nil, fmt.Errorf("%d games are finished and %d count: %w", len(ids), len(counted), ErrNotHeld)
-	case len(slices.Compact(slices.Clone(ids))) != len(ids):
-		return nil, fmt.Errorf("several games have one id: %w", ErrNotHeld)
-	}
-	return ids, nil
-}
-
-// holder looks games up in a joined pack.
-type holder struct {
-	*loader
-	rows *sql.Stmt // with a game's id, in any storage class; and those that are the game, finished
-}
-
-func newHolder(ctx context.Context, s *source) (*holder, error) {
-	games, ok := s.parent()
-	if !ok {
-		return nil, fmt.Errorf("it has no tables: %w", ErrNotHeld)
-	}
-	where, err := finishedCondition(games)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.tx.PrepareContext(ctx, "SELECT count(*), count(*) FILTER (WHERE CAST(game_id AS TEXT) COLLATE BINARY = ? AND "+where+
-		") FROM games WHERE game_id IN (?, ?, ?)")
-	if err != nil {
-		return nil, err
-	}
-	l, err := newLoader(ctx, s.tx, s.tables)
-	if err != nil {
-		return nil, errors.Join(err, rows.Close())
-	}
-	return &holder{loader: l, rows: rows}, nil
-}
-
-func (h *holder) close() {
-	h.Close()
-	_ = h.rows.Close() // read-only: nothing is lost
-}
-
-// has compares one game.
-func (h *holder) has(ctx context.Context, want record) error {
-	if reason := want.fault(); reason != "" {
-		return fmt.Errorf("game %.60q: %s: %w", want.id, reason, ErrNotHeld)
-	}
-	k := keys(want.id)
-	var there, done int
-	if err := h.rows.QueryRowContext(ctx, want.id, k[0], k[1], k[len(k)-1]).Scan(&there, &done); err != nil {
-		return fmt.Errorf("find game %.60q: %w", want.id, err)
-	}
-	switch {
-	case there == 0:
-		return fmt.Errorf("game %.60q is missing: %w", want.id, ErrNotHeld)
-	case there != 1 || done != 1:
-		return fmt.Errorf("game %.60q is there %d times, %d of them finished: %w", want.id, there, done, ErrNotHeld)
-	}
-	have, err := h.load(ctx, want.id)
-	if err != nil {
-		return err
-	}
-	if have.sum() != want.sum() {
-		return fmt.Errorf("game %.60q has other contents: %w", want.id, ErrNotHeld)
 	}
 	return nil
 }
