@@ -1,0 +1,154 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/leader/state"
+)
+
+// rewrite makes of the files those of a ring with one voter. Until the library has put the new snapshot in its place nothing
+// is changed but the term.
+func (n *Node) rewrite(ctx context.Context, lost []id.Node) (err error) {
+	store, err := OpenStore(n.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	var logs Logs = store
+	if wrap := n.cfg.Faults.WrapStore; wrap != nil {
+		logs = wrap(store)
+	}
+	logger := newRaftLogger(n.log)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, snapshotsKept, logger)
+	if err != nil {
+		return fmt.Errorf("open snapshots: %w", err)
+	}
+	term, err := logs.GetUint64(keyTerm)
+	if err != nil {
+		return fmt.Errorf("read term: %w", err)
+	}
+	term += termStride + rand.Uint64N(termStride)
+	if err := logs.SetUint64(keyTerm, term); err != nil {
+		return fmt.Errorf("write term: %w", err)
+	}
+	last, err := endOf(logs, snaps)
+	if err != nil {
+		return err
+	}
+	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
+	conf.Logger = logger
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(n.cfg.Self.Node)) // only asked how it writes addresses
+	return raft.RecoverCluster(conf, &successor{n: n, ctx: ctx, lost: lost, machine: state.New()},
+		extended{logs, &raft.Log{Index: last + 1, Term: term, Type: raft.LogNoop}}, logs, snaps, trans,
+		raft.Configuration{Servers: []raft.Server{server(n.cfg.Self.Node)}})
+}
+
+// endOf is the index at which log and snapshots end.
+func endOf(logs raft.LogStore, snaps raft.SnapshotStore) (uint64, error) {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return 0, fmt.Errorf("find last entry: %w", err)
+	}
+	kept, err := snaps.List()
+	if err != nil {
+		return 0, fmt.Errorf("list snapshots: %w", err)
+	}
+	if len(kept) > 0 { // newest first
+		last = max(last, kept[0].Index)
+	}
+	return last, nil
+}
+
+// extended is a log with one more entry, which is never stored: the place at which the recovered state stands.
+type extended struct {
+	raft.LogStore
+	end *raft.Log
+}
+
+func (e extended) LastIndex() (uint64, error) { return e.end.Index, nil }
+
+func (e extended) GetLog(index uint64, l *raft.Log) error {
+	if index == e.end.Index {
+		*l = *e.end
+		return nil
+	}
+	return e.LogStore.GetLog(index, l)
+}
+
+// DeleteRange empties the log: all of it is behind the new snapshot.
+func (e extended) DeleteRange(uint64, uint64) error { return clearLog(e.LogStore) }
+
+func clearLog(logs raft.LogStore) error {
+	first, err := logs.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("find first entry: %w", err)
+	}
+	last, err := logs.LastIndex()
+	if err != nil {
+		return fmt.Errorf("find last entry: %w", err)
+	}
+	if last == 0 {
+		return nil
+	}
+	return wrap("clear log", logs.DeleteRange(first, last))
+}
+
+// successor is the state machine of a recovery. It applies the whole log, sees to it that every event of it is in this node's
+// copy of the event log, since the entries go, and hands out the first state of the new generation.
+type successor struct {
+	n       *Node
+	ctx     context.Context //nolint:containedctx // of the one call during which it lives
+	lost    []id.Node
+	machine *state.Machine
+	failed  error
+}
+
+// Apply implements raft.FSM.
+func (s *successor) Apply(l *raft.Log) any {
+	res, placed, err := s.machine.Apply(l.Index, l.Data)
+	if err != nil && !errors.Is(err, state.ErrReplayed) && s.failed == nil {
+		s.failed = fmt.Errorf("apply entry %d: %w", l.Index, err)
+	}
+	if len(placed) > 0 && s.n.cfg.Ports.Placed != nil {
+		s.n.cfg.Ports.Placed(placed, s.machine.View().LogHead())
+	}
+	return res
+}
+
+// Snapshot implements raft.FSM.
+func (s *successor) Snapshot() (raft.FSMSnapshot, error) {
+	if s.failed != nil {
+		return nil, s.failed
+	}
+	if gate := s.n.cfg.Ports.Replica; gate != nil {
+		ctx, cancel := context.WithTimeout(s.ctx, recoverPatience)
+		defer cancel()
+		for want := s.machine.View().LogHead().Seq; gate.Durable() < want; {
+			if !sleep(ctx, retryPause) {
+				return nil, fmt.Errorf("this node's copy of the event log ends at %d, and %d are needed", gate.Durable(), want)
+			}
+		}
+	}
+	if err := s.machine.Succeed(time.Now(), s.lost, s.n.newestKnown(s.ctx, s.machine.View())); err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
+	return snapshot{s.machine.View()}, nil
+}
+
+// Restore implements raft.FSM.
+func (s *successor) Restore(r io.ReadCloser) error {
+	st, err := state.ReadSnapshot(r)
+	if err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	s.machine.Restore(st)
+	return nil
+}
