@@ -151,27 +151,33 @@ func TestFullDiskOfARingOfOneRecovers(t *testing.T) {
 	})
 }
 
-// flipEntry changes one byte of a marked entry in a member's raft.db, or in another of Raft's files.
-func flipEntry(t *testing.T, path, mark string) {
+// flipEntry changes one byte of a marked entry in a member's raft.db, or wherever else beside it the entry is.
+func flipEntry(t *testing.T, dir, mark string) {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	paths, err := filepath.Glob(filepath.Join(dir, "bulk", "*"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	hits := 0
-	for at := 0; ; {
-		i := bytes.Index(b[at:], []byte(mark))
-		if i < 0 {
-			break
+	for _, path := range append(paths, filepath.Join(dir, "raft.db")) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
 		}
-		b[at+i] ^= 1
-		at, hits = at+i+1, hits+1
+		for at := 0; ; {
+			i := bytes.Index(b[at:], []byte(mark))
+			if i < 0 {
+				break
+			}
+			b[at+i] ^= 1
+			at, hits = at+i+1, hits+1
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if hits == 0 {
-		t.Fatal("the entry is not in the file")
-	}
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
+		t.Fatal("the entry is in no file")
 	}
 }
 
@@ -179,18 +185,17 @@ func TestVoterWithABadEntryBeginsAnew(t *testing.T) {
 	t.Parallel()
 	const mark = "MARKEDTOKEN"
 	for name, c := range map[string]struct {
-		file    string
 		propose func(ctx context.Context, at *leader.Node) error
 		there   func(r *leadertest.Ring, m *leadertest.Member) bool
 	}{
-		"small": {"raft.db", func(ctx context.Context, at *leader.Node) error {
+		"small": {func(ctx context.Context, at *leader.Node) error {
 			_, err := at.Propose(ctx, token(mark))
 			return err
 		}, func(_ *leadertest.Ring, m *leadertest.Member) bool {
 			_, ok := m.Node.View().Token(mark)
 			return ok
 		}},
-		"large": {"bulk/00000001", func(ctx context.Context, at *leader.Node) error {
+		"large": {func(ctx context.Context, at *leader.Node) error {
 			b := state.EventBatch{Origin: "00000000000000ff", Node: at.Self().Node, First: 1}
 			for range 4 {
 				b.Drafts = append(b.Drafts, event.AppendDraft(nil, event.Draft{Type: "OPERATOR_NOTE", Node: at.Self().Node,
@@ -213,7 +218,7 @@ func TestVoterWithABadEntryBeginsAnew(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				m := r.Members[2]
 				r.Stop(m)
-				flipEntry(t, filepath.Join(m.Dir, c.file), mark)
+				flipEntry(t, m.Dir, mark)
 				r.Start(m)
 				without := false
 				r.Wait(40*time.Second, "the voter to be removed and to vote again", func() bool {
@@ -241,7 +246,7 @@ func TestVoterWithABadEntryThatCannotBeSparedStops(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		r.Kill(r.Members[1])
 		r.Stop(r.Members[2])
-		flipEntry(t, filepath.Join(r.Members[2].Dir, "raft.db"), "MARKEDTOKEN")
+		flipEntry(t, r.Members[2].Dir, "MARKEDTOKEN")
 		r.Start(r.Members[2])
 		r.Wait(2*time.Minute, "the node to stop and say why", func() bool { return r.Members[2].Err() != nil })
 		if err := r.Members[2].Err(); !errors.Is(err, leader.ErrCorrupt) {
