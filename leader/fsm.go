@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -84,14 +85,16 @@ func (f fsm) Restore(r io.ReadCloser) error {
 
 // takenOver has the seat begin anew where the library cannot go on from the snapshot that it takes over: it clears the log, but
 // goes by its end until it starts again, and is sent the same snapshot for ever. That is so where the log was longer than what
-// the snapshot holds: after a recovery, or where the answer to what followed an earlier snapshot was lost. No call is taken
-// meanwhile, or what it brings would be the next such log.
+// the snapshot holds: after a recovery, or where the answer to what followed an earlier snapshot was lost; and where it was as
+// long, since its last entry may be of another term. No call is taken meanwhile, or what it brings would be the next such log.
 func (n *Node) takenOver(s, before *state.State) {
 	seat := n.seat.Load()
 	if seat == nil { // a seat is being opened, on nothing else
 		return
 	}
-	if s.Generation() == before.Generation() && seat.raft.LastIndex() <= s.Index() {
+	// Without the snapshots that were taken over before: behind those nothing is left.
+	end, _ := strconv.ParseUint(seat.raft.Stats()["last_log_index"], 10, 64) // the library has no other way to say it
+	if s.Generation() == before.Generation() && end < s.Index() {
 		return
 	}
 	seat.trans.over.Store(true)
