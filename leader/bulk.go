@@ -68,8 +68,7 @@ type position struct {
 	offset  int64
 }
 
-// openBulk opens or creates the folder bulk in dir, beside db. An error that is ErrCorrupt says that db's entries are not
-// those that were stored.
+// openBulk opens or creates the folder bulk in dir, beside db. What is wrong with entries is told when they are read.
 func openBulk(dir string, db bolt, size bulkSizes) (*bulk, error) {
 	b := &bulk{bolt: db, dir: filepath.Join(dir, bulkFolder), size: size, sync: syncData, segments: map[uint32]*segment{}}
 	err := b.open()
@@ -113,7 +112,9 @@ func (b *bulk) open() error {
 	return nil
 }
 
-// find looks through the log for what the segments are needed for.
+// find looks through the log for what the segments are needed for. Of a log with a hole or with an entry that cannot be read it
+// is not known, and all are kept until that log is cleared; who reads it is told. A wrong index may be very far from the others:
+// the look ends at the first fault.
 func (b *bulk) find() error {
 	first, err := b.FirstIndex()
 	if err != nil {
@@ -125,11 +126,14 @@ func (b *bulk) find() error {
 	}
 	for i := first; i != 0 && i <= last; i++ {
 		var l raft.Log
-		switch err := b.bolt.GetLog(i, &l); {
-		case errors.Is(err, raft.ErrLogNotFound):
-		case err != nil:
-			return fmt.Errorf("read entry %d: %w: %w", i, ErrCorrupt, err)
-		case outside(&l):
+		if err := b.bolt.GetLog(i, &l); err != nil {
+			for _, s := range b.segments {
+				s.cover(first)
+				s.cover(last)
+			}
+			return nil
+		}
+		if outside(&l) {
 			if p, ok := readPosition(l.Data); ok && b.segments[p.segment] != nil {
 				b.segments[p.segment].cover(i)
 			} // else the reading of the entry will say so
