@@ -43,6 +43,8 @@ type bulk struct {
 	dir  string
 	size bulkSizes
 	sync func(*os.File) error
+	// syncDir puts a folder's names on disk.
+	syncDir func(string) error
 
 	writes sync.Mutex // held while data is written
 	// mu is held for reading from the look for a position to the end of the reading there: what is there meanwhile is not
@@ -70,7 +72,7 @@ type position struct {
 
 // openBulk opens or creates the folder bulk in dir, beside db. What is wrong with entries is told when they are read.
 func openBulk(dir string, db bolt, size bulkSizes) (*bulk, error) {
-	b := &bulk{bolt: db, dir: filepath.Join(dir, bulkFolder), size: size, sync: syncData, segments: map[uint32]*segment{}}
+	b := newBulk(dir, db, size)
 	err := b.open()
 	if err == nil {
 		err = b.find()
@@ -84,13 +86,17 @@ func openBulk(dir string, db bolt, size bulkSizes) (*bulk, error) {
 	return b, nil
 }
 
+func newBulk(dir string, db bolt, size bulkSizes) *bulk {
+	return &bulk{bolt: db, dir: filepath.Join(dir, bulkFolder), size: size, sync: syncData, syncDir: syncDir, segments: map[uint32]*segment{}}
+}
+
+// open opens what files there are. It syncs the names that it finds: who made them may have ended before that.
 func (b *bulk) open() error {
-	switch err := os.Mkdir(b.dir, 0o700); {
-	case errors.Is(err, fs.ErrExist):
-	case err != nil:
+	if err := os.Mkdir(b.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
-	default:
-		if err := syncDir(filepath.Dir(b.dir)); err != nil {
+	}
+	for _, dir := range []string{filepath.Dir(b.dir), b.dir} {
+		if err := b.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -252,7 +258,7 @@ func (b *bulk) extend() error {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(b.dir); err != nil {
+	if err := b.syncDir(b.dir); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
 	b.at = &segment{number: number, file: f}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -111,6 +112,32 @@ func powerCut(t *testing.T, r *rand.Rand, lies bool) (lost int) {
 		}
 	}
 	return lost
+}
+
+// A process that ended between the making of the folder or of a segment and the syncing of its name left one that the next
+// power cut may take away. It is synced before anything is stored in it.
+func TestBulkSyncsTheNamesThatItFinds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	folder := filepath.Join(dir, bulkFolder)
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "00000001"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := newBulk(dir, nil, small)
+	var synced []string
+	b.syncDir = func(dir string) error {
+		synced = append(synced, dir)
+		return nil
+	}
+	if err := errors.Join(b.open(), b.closeFiles()); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.segments) != 1 || !slices.Equal(synced, []string{dir, folder}) {
+		t.Fatalf("%d segments were found, and %q synced", len(b.segments), synced)
+	}
 }
 
 // A write or a sync that fails stores nothing, and the next one begins where the last good one ended.
