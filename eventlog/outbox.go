@@ -200,6 +200,7 @@ type outboxState struct {
 	unsure   *change // what failed, if it was more than a commit of records
 	unkeyed  []*put  // of a failed commit: their keys are to be written with their records
 	nextTrim time.Time
+	trimming bool // there was too much, and not enough has been dropped since; for the writer
 }
 
 // change is a change of the file of which nobody knows whether it was made.

@@ -443,3 +443,29 @@ func TestMemoryOfAnOutboxIsBounded(t *testing.T) {
 	ring.set(func() { ring.down = false })
 	eventually(t, "placed", func() bool { return o.Status().Acked == events })
 }
+
+// TestOutboxDropsMuchAtOnce: what is acknowledged stays as long as there is room, and then goes in pieces, not by one record a commit.
+func TestOutboxDropsMuchAtOnce(t *testing.T) {
+	t.Parallel()
+	const keep, events = 16 << 10, 400
+	o, _ := outboxAt(t, t.TempDir(), newModelRing(), func(p *OutboxOptions) { p.KeepBytes = keep })
+	drops, base, full := 0, uint64(0), false
+	for range events {
+		if _, _, err := o.PublishWait(t.Context(), note(strings.Repeat("x", 100)), external); err != nil {
+			t.Fatal(err)
+		}
+		o.mu.Lock()
+		if o.base > base {
+			base, drops = o.base, drops+1
+		}
+		size := o.bytes
+		o.mu.Unlock()
+		full = full || size > keep-keep/16
+		if size > keep+1000 || full && size < keep-keep/16-1000 {
+			t.Fatalf("%d bytes are kept of %d", size, keep)
+		}
+	}
+	if base < events/2 || drops > events/4 {
+		t.Errorf("%d records were dropped in %d commits", base, drops)
+	}
+}

@@ -348,16 +348,23 @@ func (o *Outbox) trimmable() bool {
 	return o.bytes > o.opt.KeepBytes
 }
 
-// trim drops acknowledged records from the front that are too old or too much.
+// trim drops acknowledged records from the front that are too old or too much. To drop a few writes again the leaf in which they
+// are, so it is not done at every commit: what is too old goes once a minute, and once there is too much, a sixteenth of what may
+// be kept goes.
 func (o *Outbox) trim(tx *bolt.Tx, head *outboxHead, size *int64) error {
 	drafts, keys := tx.Bucket(bucketDrafts), tx.Bucket(bucketKeys)
-	oldest, records, before := o.opt.Now().Add(-o.opt.Keep), readRecords(drafts, true), head.Base
+	oldest, records, before := o.opt.Now().Add(-o.opt.Keep).Truncate(time.Minute), readRecords(drafts, true), head.Base
+	keep := o.opt.KeepBytes
+	low := keep - keep/16
+	if o.trimming = o.trimming || *size > keep; o.trimming {
+		keep = low
+	}
 	for head.Base < head.Acked && head.Base < before+trimAtOnce {
 		k, ok := decodeKept(head.Base+1, records.get(head.Base+1))
 		if !ok {
 			return &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("record %d fails the check", head.Base+1)}
 		}
-		if *size <= o.opt.KeepBytes && !k.at.Before(oldest) {
+		if *size <= keep && !k.at.Before(oldest) {
 			break
 		}
 		head.Base, head.BaseHash = k.number, k.hash
@@ -369,6 +376,7 @@ func (o *Outbox) trim(tx *bolt.Tx, head *outboxHead, size *int64) error {
 			}
 		}
 	}
+	o.trimming = o.trimming && *size > low
 	if head.Base == before {
 		return nil
 	}
