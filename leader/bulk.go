@@ -183,11 +183,11 @@ func (b *bulk) put(logs []*raft.Log) ([]*raft.Log, error) {
 		if err != nil {
 			return nil, fmt.Errorf("write data of entry %d: %w", l.Index, err)
 		}
-		stub := *l
-		stub.Data = p.bytes()
-		stub.Extensions = slices.Clone(l.Extensions)
-		stub.Extensions[0] = outsideMark
-		out[i] = &stub
+		row := *l
+		row.Data = p.bytes()
+		row.Extensions = slices.Clone(l.Extensions)
+		row.Extensions[0] = outsideMark
+		out[i] = &row
 	}
 	if err := b.settle(); err != nil {
 		return nil, err

@@ -45,19 +45,25 @@ func recoverNewest(t *testing.T, r *leadertest.Ring, lost []*leadertest.Member, 
 	return at, generation
 }
 
+// recoveredOnce is a ring of seven that has lost two of its three voters, was recovered, and has three again.
+func recoveredOnce(t *testing.T, r *leadertest.Ring) (voting, spare []*leadertest.Member) {
+	t.Helper()
+	r.Wait(30*time.Second, "three voters", voters(r, 3))
+	settled(t, r, "BEFORE", r.Members...)
+	voting, spare = parted(r, r.Members...)
+	rest := append(spare, voting[2])
+	recoverNewest(t, r, voting[:2], rest...)
+	settled(t, r, "FIRST", rest...)
+	r.Wait(60*time.Second, "three voters again", voters(r, 3))
+	return parted(r, rest...)
+}
+
 // A ring is recovered twice. From the first time on nodes of a former generation are refused; a core node that was left over,
 // and one that was off for so long that it is a new boot and has no seat any more, follow into the second all the same.
 func TestCoreNodesFollowASecondRecovery(t *testing.T) {
 	t.Parallel()
 	bubble(t, leadertest.Options{Core: 7, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
-		r.Wait(30*time.Second, "three voters", voters(r, 3))
-		settled(t, r, "BEFORE", r.Members...)
-		voting, spare := parted(r, r.Members...)
-		rest := append(spare, voting[2])
-		recoverNewest(t, r, voting[:2], rest...)
-		settled(t, r, "FIRST", rest...)
-		r.Wait(60*time.Second, "three voters again", voters(r, 3))
-		voting, spare = parted(r, rest...)
+		voting, spare := recoveredOnce(t, r)
 		off, rest := spare[0], []*leadertest.Member{spare[1], voting[2]}
 		r.Kill(off)
 		if _, g := recoverNewest(t, r, voting[:2], rest...); g != 2 {
@@ -79,14 +85,7 @@ func TestCoreNodesFollowASecondRecovery(t *testing.T) {
 func TestFormerNodeHearsOfARecovery(t *testing.T) {
 	t.Parallel()
 	bubble(t, leadertest.Options{Core: 7, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
-		r.Wait(30*time.Second, "three voters", voters(r, 3))
-		settled(t, r, "BEFORE", r.Members...)
-		voting, spare := parted(r, r.Members...)
-		rest := append(spare, voting[2])
-		recoverNewest(t, r, voting[:2], rest...)
-		settled(t, r, "FIRST", rest...)
-		r.Wait(60*time.Second, "three voters again", voters(r, 3))
-		voting, spare = parted(r, rest...)
+		voting, spare := recoveredOnce(t, r)
 		cut, rest := spare[0], []*leadertest.Member{spare[1], voting[2]}
 		r.Net.Isolate(cut.ID, r.IDs()...)
 		at, _ := recoverNewest(t, r, voting[:2], rest...)
