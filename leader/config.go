@@ -44,6 +44,7 @@ type Config struct {
 // Snapshots says when a state is written down and the log behind it cut. Fields that are zero have the defaults named.
 type Snapshots struct {
 	Entries  uint64        // after so many: 8192
+	Bytes    int64         // or after so many bytes of them, of which as many may stay behind it: 64 MiB
 	Trailing uint64        // so many stay behind it, for followers that are a little late: 1024
 	Every    time.Duration // how often is looked: 30 s
 }
@@ -51,6 +52,9 @@ type Snapshots struct {
 func (s *Snapshots) fill() {
 	if s.Entries == 0 {
 		s.Entries = 8192
+	}
+	if s.Bytes == 0 {
+		s.Bytes = 64 << 20
 	}
 	if s.Trailing == 0 {
 		s.Trailing = 1024
@@ -65,6 +69,8 @@ func (s Snapshots) check() error {
 	switch {
 	case s.Every < 5*time.Millisecond: // the library's own limit
 		return fmt.Errorf("leader config: snapshots every %s: at least 5ms", s.Every)
+	case s.Bytes < 0:
+		return fmt.Errorf("leader config: snapshots after %d bytes: at least 1", s.Bytes)
 	case s.Trailing > s.Entries:
 		return fmt.Errorf("leader config: %d entries stay behind a snapshot, more than the %d after which it is taken", s.Trailing, s.Entries)
 	}

@@ -15,6 +15,7 @@ func TestSnapshotsCheck(t *testing.T) {
 		{"the defaults", Snapshots{}, true},
 		{"all smaller", Snapshots{Entries: 16, Trailing: 8, Every: 5 * time.Millisecond}, true},
 		{"more stays than was there", Snapshots{Entries: 16}, false},
+		{"less than no bytes", Snapshots{Bytes: -1}, false},
 		{"too often", Snapshots{Every: time.Millisecond}, false},
 		{"backwards", Snapshots{Every: -time.Second}, false},
 	} {
@@ -24,7 +25,7 @@ func TestSnapshotsCheck(t *testing.T) {
 		}
 	}
 	var s Snapshots
-	if s.fill(); s != (Snapshots{Entries: 8192, Trailing: 1024, Every: 30 * time.Second}) {
+	if s.fill(); s != (Snapshots{Entries: 8192, Bytes: 64 << 20, Trailing: 1024, Every: 30 * time.Second}) {
 		t.Errorf("the defaults are %+v", s)
 	}
 }

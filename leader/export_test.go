@@ -2,7 +2,9 @@ package leader
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
+	"testing"
 
 	"github.com/hashicorp/raft"
 
@@ -85,4 +87,28 @@ func (n *Node) RemoveFaultyHere(ctx context.Context, from id.Node) (bool, error)
 func (n *Node) RetakeOffice() {
 	n.loseTerm()
 	n.seat.Load().again <- struct{}{}
+}
+
+// Trailing is how many entries stay behind a snapshot.
+var Trailing = trailing
+
+// LogBytes is how many bytes of data the entries of this node's log have.
+func (n *Node) LogBytes(tb testing.TB) (sum int64) {
+	tb.Helper()
+	s := n.seat.Load().store
+	first, err1 := s.FirstIndex()
+	last, err2 := s.LastIndex()
+	if err := errors.Join(err1, err2); err != nil {
+		tb.Fatal(err)
+	}
+	for i := first; i != 0 && i <= last; i++ {
+		var l raft.Log
+		switch err := s.GetLog(i, &l); {
+		case err == nil:
+			sum += int64(len(l.Data))
+		case !errors.Is(err, raft.ErrLogNotFound): // cut meanwhile
+			tb.Fatal(err)
+		}
+	}
+	return sum
 }

@@ -15,7 +15,8 @@ import (
 
 // fsm feeds the machine with what Raft commits.
 type fsm struct {
-	n *Node
+	n       *Node
+	closing <-chan struct{} // closed when the seat ends
 }
 
 // Apply answers with a state.Result. An entry that this binary does not understand ends the goroutine that applies, and
@@ -42,21 +43,15 @@ func (f fsm) Apply(l *raft.Log) any {
 // StoreConfiguration is told of each committed configuration.
 func (f fsm) StoreConfiguration(_ uint64, c raft.Configuration) { f.n.agreed.Store(&c) }
 
-// Snapshot refuses while the event replica of this node is behind: a snapshot holds only the log's head, and the entries
-// that hold the events are cut away behind it. It also refuses while leases under a former timing may run: a snapshot does
-// not tell of that timing, and who starts from it could coordinate before they are over. The entry of the change does.
+// Snapshot refuses while leases under a former timing may run: a snapshot does not tell of that timing, and who starts from it
+// could coordinate before they are over. The entry of the change does.
 func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 	s := f.n.machine.View()
-	if gate := f.n.cfg.Ports.Replica; gate != nil && gate.Durable() < s.LogHead().Seq {
-		f.n.log.Debug().Uint64("seq", s.LogHead().Seq).Uint64("durable", gate.Durable()).
-			Msg("no snapshot yet: the event replica is behind")
-		return nil, raft.ErrNothingNewToSnapshot
-	}
 	if former := f.n.former.Load(); former != nil && time.Now().Before(*former) {
 		f.n.log.Debug().Time("until", *former).Msg("no snapshot yet: leases under the former timing may run")
 		return nil, raft.ErrNothingNewToSnapshot
 	}
-	return snapshot{s}, nil
+	return snapshot{s, func() error { return f.replicated(s.LogHead().Seq) }}, nil
 }
 
 // Restore installs a snapshot. An older state than the present one is let go by: see Apply. One of a former generation is
@@ -104,9 +99,17 @@ func (n *Node) takenOver(s, before *state.State) {
 	}
 }
 
-type snapshot struct{ s *state.State }
+// snapshot is a state that is to be written down. It holds only the head of the event log, and the entries that hold the events are
+// cut away behind it: ready says that they are in this node's copy, on disk.
+type snapshot struct {
+	s     *state.State
+	ready func() error
+}
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.ready(); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
 	if err := state.WriteSnapshot(sink, s.s); err != nil {
 		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
 	}

@@ -82,14 +82,14 @@ func TestFirstWaitOfATermKnowsFormerTimings(t *testing.T) {
 			if err := state.WriteSnapshot(&b, n.machine.View()); err != nil {
 				t.Fatal(err)
 			}
-			if err := (fsm{other}).Restore(io.NopCloser(&b)); err != nil {
+			if err := (fsm{n: other}).Restore(io.NopCloser(&b)); err != nil {
 				t.Fatal(err)
 			}
 			apply(t, other, 12, state.KindSettings, state.PutSettings{Settings: ring.Settings{Timing: ring.TimingLAN, Voters: 3}, Expect: 2})
 			if err := state.WriteSnapshot(&b, other.machine.View()); err != nil {
 				t.Fatal(err)
 			}
-			if err := (fsm{n}).Restore(io.NopCloser(&b)); err != nil {
+			if err := (fsm{n: n}).Restore(io.NopCloser(&b)); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -139,7 +139,7 @@ func TestNoSnapshotHidesALongerLease(t *testing.T) {
 		var taken raft.FSMSnapshot
 		for taken == nil {
 			var err error
-			if taken, err = (fsm{n}).Snapshot(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) || time.Since(changed) > time.Minute {
+			if taken, err = (fsm{n: n}).Snapshot(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) || time.Since(changed) > time.Minute {
 				t.Fatalf("none after %s: %v", time.Since(changed), err)
 			}
 			if taken == nil {
@@ -151,7 +151,7 @@ func TestNoSnapshotHidesALongerLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := bare(Ports{})
-		if err := (fsm{next}).Restore(io.NopCloser(&b)); err != nil {
+		if err := (fsm{n: next}).Restore(io.NopCloser(&b)); err != nil {
 			t.Fatal(err)
 		}
 		l := newLeases(&term{n: next, began: time.Now()})

@@ -66,7 +66,7 @@ func follower(t *testing.T, n *Node, last uint64) (*raft.Raft, raft.LoopbackTran
 	_, trans := raft.NewInmemTransport("one")
 	conf := raft.DefaultConfig()
 	conf.LocalID, conf.Logger, conf.NoLegacyTelemetry = "one", newRaftLogger(zerolog.Nop()), true
-	r, err := raft.NewRaft(conf, fsm{n}, store, store, raft.NewInmemSnapshotStore(), trans)
+	r, err := raft.NewRaft(conf, fsm{n: n}, store, store, raft.NewInmemSnapshotStore(), trans)
 	if err != nil {
 		t.Fatal(err)
 	}

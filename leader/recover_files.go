@@ -140,7 +140,7 @@ func (s *successor) Snapshot() (raft.FSMSnapshot, error) {
 	if err := s.machine.Succeed(time.Now(), s.lost, s.n.newestKnown(s.ctx, s.machine.View())); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
-	return snapshot{s.machine.View()}, nil
+	return snapshot{s.machine.View(), func() error { return nil }}, nil
 }
 
 // Restore implements raft.FSM.

@@ -16,7 +16,6 @@ import (
 
 const (
 	snapshotsKept = 2
-	snapshotBytes = 64 << 20
 	// maxAppend bounds one AppendEntries call: 16 entries of at most 256 KiB are 4 MiB, which a follower decodes and
 	// writes in one go without growing by more, and which a slow link carries within the transport's deadline.
 	maxAppend = 16
@@ -32,6 +31,7 @@ const (
 type seat struct {
 	raft   *raft.Raft
 	store  *Store
+	snaps  raft.SnapshotStore
 	guard  *guard
 	trans  *Transport
 	notify chan bool
@@ -88,6 +88,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open snapshots: %w", err), store.Close())
 	}
+	s.snaps = snaps
 	if err := tidy(logs, s.guard, snaps); err != nil {
 		return nil, errors.Join(fmt.Errorf("tidy raft store: %w", err), store.Close())
 	}
@@ -116,12 +117,13 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 			return nil, errors.Join(fmt.Errorf("bootstrap ring: %w", err), s.trans.Close(), store.Close())
 		}
 	}
-	s.raft, err = startRaft(conf, fsm{n}, cache, s.guard, snaps, s.trans)
+	s.raft, err = startRaft(conf, fsm{n, s.guard.closing}, cache, s.guard, snaps, s.trans)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start raft: %w", err), s.trans.Close(), store.Close())
 	}
 	s.trans.ballot.raft.Store(s.raft)
 	go n.watchLeadership(s)
+	go n.keepShort(s)
 	return s, nil
 }
 

@@ -3,10 +3,10 @@ package leader
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -32,7 +32,7 @@ func apply(t *testing.T, n *Node, index uint64, k state.Kind, body any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, ok := fsm{n}.Apply(&raft.Log{Index: index, Data: data}).(state.Result)
+	res, ok := fsm{n: n}.Apply(&raft.Log{Index: index, Data: data}).(state.Result)
 	if !ok || res.Code != "" {
 		t.Fatalf("apply: %+v", res)
 	}
@@ -50,22 +50,62 @@ func fill(t *testing.T, n *Node) {
 	apply(t, n, 7, state.KindDaemonSwitch, state.SwitchDaemon{Daemon: "X", Off: true})
 }
 
+// sink is a snapshot's file.
+type sink struct {
+	bytes.Buffer
+	closed, cancelled bool
+}
+
+func (s *sink) ID() string    { return "sink" }
+func (s *sink) Close() error  { s.closed = true; return nil }
+func (s *sink) Cancel() error { s.cancelled = true; return nil }
+
 func TestNoSnapshotBeforeTheEventReplicaIsOnDisk(t *testing.T) {
 	t.Parallel()
-	gate := &replica{}
-	n := bare(Ports{Replica: gate})
-	fill(t, n)
-	head := n.machine.View().LogHead().Seq
-	if head == 0 {
-		t.Fatal("no event was placed")
-	}
-	gate.seq.Store(head - 1)
-	if _, err := (fsm{n}).Snapshot(); !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-		t.Fatalf("one record behind: %v", err)
-	}
-	gate.seq.Store(head)
-	if _, err := (fsm{n}).Snapshot(); err != nil {
-		t.Fatalf("complete: %v", err)
+	for _, c := range []struct {
+		name    string
+		durable time.Duration // when the last record is; 0 = never
+		closing time.Duration // when the seat ends; 0 = never
+		want    bool
+	}{
+		{name: "a moment later", durable: 50 * time.Millisecond, want: true},
+		{name: "never"},
+		{name: "too late", durable: time.Minute},
+		{name: "the seat ends", durable: 5 * time.Second, closing: time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				gate, closing := &replica{}, make(chan struct{})
+				n := bare(Ports{Replica: gate})
+				fill(t, n)
+				head := n.machine.View().LogHead().Seq
+				if head == 0 {
+					t.Fatal("no event was placed")
+				}
+				gate.seq.Store(head - 1)
+				if c.durable > 0 {
+					time.AfterFunc(c.durable, func() { gate.seq.Store(head) })
+				}
+				if c.closing > 0 {
+					time.AfterFunc(c.closing, func() { close(closing) })
+				}
+				s, err := (fsm{n, closing}).Snapshot()
+				if err != nil {
+					t.Fatal(err)
+				}
+				apply(t, n, 8, state.KindDaemonSwitch, state.SwitchDaemon{Daemon: "Y", Off: true}) // what comes later is not waited for
+				var to sink
+				began := time.Now()
+				if err = s.Persist(&to); (err == nil) != c.want || to.closed != c.want || to.cancelled == c.want || to.Len() > 0 != c.want {
+					t.Errorf("after %s: %v, written %d bytes, %+v", time.Since(began), err, to.Len(), to.closed)
+				}
+				if c.closing > 0 && time.Since(began) > c.closing {
+					t.Errorf("it waited for %s", time.Since(began))
+				}
+				time.Sleep(time.Hour) // the timers
+			})
+		})
 	}
 }
 
@@ -78,7 +118,7 @@ func TestRestoreNeverGoesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	apply(t, n, 8, state.KindDaemonSwitch, state.SwitchDaemon{Daemon: "Y", Off: true})
-	if err := (fsm{n}).Restore(io.NopCloser(&old)); err != nil {
+	if err := (fsm{n: n}).Restore(io.NopCloser(&old)); err != nil {
 		t.Fatal(err)
 	}
 	if got := n.machine.View().Index(); got != 8 {

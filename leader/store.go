@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -52,7 +51,7 @@ type Store struct {
 	mu      sync.Mutex
 	pending uint64 // vote term announced by the first of the library's two writes, not on disk yet
 
-	written atomic.Int64 // bytes of entries since the last call of TakeWritten
+	grown *growth
 }
 
 // OpenStore opens or creates raft.db in dir. A new file appears under its name only when it is complete and synced, since
@@ -76,7 +75,7 @@ func OpenStore(dir string) (*Store, error) {
 }
 
 func newStore(db bolt) *Store {
-	return &Store{db: db, table: crc32.MakeTable(crc32.Castagnoli)}
+	return &Store{db: db, table: crc32.MakeTable(crc32.Castagnoli), grown: newGrowth()}
 }
 
 func openBolt(path string) (*raftboltdb.BoltStore, error) {
@@ -167,15 +166,12 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	if err := s.db.StoreLogs(logs); err != nil {
 		return fmt.Errorf("store %d entries: %w", len(logs), err)
 	}
-	s.written.Add(n)
+	s.grown.add(int64(len(logs)), n)
 	return nil
 }
 
 // DeleteRange removes the entries from lo to hi, both included.
 func (s *Store) DeleteRange(lo, hi uint64) error { return s.db.DeleteRange(lo, hi) }
-
-// TakeWritten is how many bytes of entries were written since it was last called.
-func (s *Store) TakeWritten() int64 { return s.written.Swap(0) }
 
 func (s *Store) sum(l *raft.Log) uint32 {
 	var head [17]byte
@@ -194,7 +190,7 @@ func (s *Store) sealed(l *raft.Log) bool {
 	return len(e) == checksumBytes && e[0] == checksumMark && binary.LittleEndian.Uint32(e[1:]) == s.sum(l)
 }
 
-// Verify reads the whole log and returns the first fault: a bad entry, or a hole.
+// Verify reads the whole log, which counts as grown by all that it holds, and returns the first fault: a bad entry, or a hole.
 func (s *Store) Verify() error {
 	first, err := s.FirstIndex()
 	if err != nil {
@@ -211,6 +207,7 @@ func (s *Store) Verify() error {
 		} else if err != nil {
 			return err
 		}
+		s.grown.add(1, int64(len(l.Data)))
 	}
 	if _, err := s.GetUint64([]byte("CurrentTerm")); errors.Is(err, ErrCorrupt) {
 		return err

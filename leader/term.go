@@ -198,34 +198,13 @@ func (t *term) introduce() error {
 
 // serve runs the coordinator's loops.
 func (t *term) serve() {
-	loops := []func(){t.runAssignments, t.runFacts, t.runVoters, t.claims.run, t.runSnapshots}
+	loops := []func(){t.runAssignments, t.runFacts, t.runVoters, t.claims.run}
 	if lead := t.n.cfg.Ports.Lead; lead != nil {
 		loops = append(loops, func() { lead(t.ctx) })
 	}
 	for _, l := range loops {
 		t.wg.Go(l)
 	}
-}
-
-// runSnapshots asks for a snapshot when the log has grown by bytes; by number of entries the library does it itself. It
-// runs at the coordinator only for its own log; followers are bounded by the number of entries.
-func (t *term) runSnapshots() {
-	var grown int64
-	t.every(t.n.cfg.Snapshots.Every, func() {
-		s := t.n.seat.Load()
-		if s == nil {
-			return
-		}
-		if grown += s.store.TakeWritten(); grown < snapshotBytes {
-			return
-		}
-		err := t.raft.Snapshot().Error()
-		if err == nil {
-			grown = 0
-		} else if !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			t.n.log.Warn().Err(err).Msg("no snapshot was taken")
-		}
-	})
 }
 
 // every runs f at once and then every d until the term ends.
