@@ -48,17 +48,29 @@ func (n *Node) Freshness() Freshness {
 // Changes returns a channel that is closed when the view has changed after the call.
 func (n *Node) Changes() <-chan struct{} { return n.changed.wait() }
 
-// Watch waits until the view has reached index and returns it.
-func (n *Node) Watch(ctx context.Context, index uint64) (*state.State, error) {
+// stateMoment tells which of two states is newer: not the index alone, which begins lower again where a recovery went on with a shorter log.
+type stateMoment struct {
+	Generation uint64 `json:"generation,omitempty"`
+	Index      uint64 `json:"index"`
+}
+
+func momentOf(s *state.State) stateMoment { return stateMoment{s.Generation(), s.Index()} }
+
+func (m stateMoment) before(o stateMoment) bool {
+	return m.Generation < o.Generation || m.Generation == o.Generation && m.Index < o.Index
+}
+
+// reached waits until the view is at least as new as m and returns it.
+func (n *Node) reached(ctx context.Context, m stateMoment) (*state.State, error) {
 	for {
 		more := n.changed.wait()
-		if s := n.machine.View(); s.Index() >= index {
+		if s := n.machine.View(); !momentOf(s).before(m) {
 			return s, nil
 		}
 		select {
 		case <-more:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for index %d: %w", index, ctx.Err())
+			return nil, fmt.Errorf("wait for index %d of generation %d: %w", m.Index, m.Generation, ctx.Err())
 		}
 	}
 }
@@ -68,9 +80,9 @@ type readCall struct {
 	Zip bool `json:"zip,omitempty"` // the state may come zipped
 }
 
-// readAnswer is the coordinator's index once it has proved that it coordinates; an edge node gets the state itself.
+// readAnswer is where the coordinator is once it has proved that it coordinates; an edge node gets the state itself.
 type readAnswer struct {
-	Index    uint64 `json:"index"`
+	stateMoment
 	Snapshot []byte `json:"snapshot,omitempty"`
 	Zipped   []byte `json:"zipped,omitempty"` // Snapshot by gzip, a fifth of it
 }
@@ -100,7 +112,7 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var s *state.State
-	var index uint64
+	var at stateMoment
 	err := n.atCoordinator(ctx, func(ctx context.Context, t *term) error {
 		err := t.proof.now(ctx, true)
 		s = n.machine.View()
@@ -119,7 +131,7 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 		if err := json.Unmarshal(b, &a); err != nil {
 			return fmt.Errorf("decode answer: %w", err)
 		}
-		index = a.Index
+		at = a.stateMoment
 		s, err = a.state()
 		return err
 	})
@@ -129,7 +141,7 @@ func (n *Node) Read(ctx context.Context) (*state.State, error) {
 	if s != nil {
 		return s, nil
 	}
-	return n.Watch(ctx, index)
+	return n.reached(ctx, at)
 }
 
 const (
@@ -152,7 +164,7 @@ func serveRead(ctx context.Context, t *term, from id.Node, in []byte) ([]byte, e
 		return nil, err
 	}
 	s := t.n.machine.View()
-	a := readAnswer{Index: s.Index()}
+	a := readAnswer{stateMoment: momentOf(s)}
 	if m, ok := s.Member(from); ok && m.Class != id.Core {
 		select {
 		case t.n.whole <- struct{}{}:
@@ -260,11 +272,6 @@ func (n *Node) AskStats(ctx context.Context) Stats {
 	return n.Stats()
 }
 
-// digestCall asks for the digest of the state at an index.
-type digestCall struct {
-	Index uint64 `json:"index"`
-}
-
 // Digest is a state's digest at an index.
 type Digest struct {
 	Index  uint64 `json:"index"`
@@ -277,9 +284,9 @@ func (n *Node) Digest() Digest {
 	return Digest{s.Index(), state.Digest(s)}
 }
 
-// DigestOf asks a core node for its state's digest as soon as it has reached index.
+// DigestOf asks a core node for its state's digest as soon as it has reached index of this node's generation.
 func (n *Node) DigestOf(ctx context.Context, node id.Node, index uint64) (Digest, error) {
-	in, err := json.Marshal(digestCall{index})
+	in, err := json.Marshal(stateMoment{n.machine.View().Generation(), index})
 	if err != nil {
 		return Digest{}, fmt.Errorf("encode call: %w", err)
 	}
@@ -295,11 +302,11 @@ func (n *Node) DigestOf(ctx context.Context, node id.Node, index uint64) (Digest
 }
 
 func (n *Node) serveDigest(ctx context.Context, _ id.Node, in []byte) ([]byte, error) {
-	var c digestCall
+	var c stateMoment
 	if err := json.Unmarshal(in, &c); err != nil {
 		return nil, fmt.Errorf("decode call: %w", err)
 	}
-	if _, err := n.Watch(ctx, c.Index); err != nil {
+	if _, err := n.reached(ctx, c); err != nil {
 		return nil, err
 	}
 	return json.Marshal(n.Digest())
