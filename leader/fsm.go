@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,11 @@ func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 		f.n.log.Debug().Time("until", *former).Msg("no snapshot yet: leases under the former timing may run")
 		return nil, raft.ErrNothingNewToSnapshot
 	}
-	return snapshot{s, func() error { return f.replicated(s.LogHead().Seq) }}, nil
+	return snapshot{s, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), replicaPatience)
+		defer cancel()
+		return f.n.replicated(ctx, f.closing, s.LogHead().Seq)
+	}}, nil
 }
 
 // Restore installs a snapshot. An older state than the present one is let go by: see Apply. One of a former generation is
@@ -100,18 +105,18 @@ func (n *Node) takenOver(s, before *state.State) {
 }
 
 // snapshot is a state that is to be written down. It holds only the head of the event log, and the entries that hold the events are
-// cut away behind it: ready says that they are in this node's copy, on disk.
+// cut away behind it: it counts only once ready says that they are in this node's copy, on disk.
 type snapshot struct {
 	s     *state.State
 	ready func() error
 }
 
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	if err := s.ready(); err != nil {
-		return errors.Join(err, sink.Cancel())
-	}
 	if err := state.WriteSnapshot(sink, s.s); err != nil {
 		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	}
+	if err := s.ready(); err != nil {
+		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
 }

@@ -103,28 +103,27 @@ func (n *Node) setTrailing(s *seat, entries uint64) error {
 	return wrap("set what stays behind a snapshot", s.raft.ReloadConfig(c))
 }
 
-// replicaPatience is how long a snapshot waits until this node's copy of the event log is on disk. Under load it is always some
-// milliseconds behind; one that is broken is not waited for.
-const replicaPatience = 10 * time.Second
+const (
+	// replicaPatience is how long a snapshot waits until this node's copy of the event log is on disk. Under load it is always
+	// some milliseconds behind; one that is broken is not waited for.
+	replicaPatience = 10 * time.Second
+	replicaPoll     = 20 * time.Millisecond
+)
 
-// replicated returns once this node's copy of the event log is on disk up to seq.
-func (f fsm) replicated(seq uint64) error {
-	gate := f.n.cfg.Ports.Replica
+// replicated returns once this node's copy of the event log is on disk up to seq, or with an error when ctx ends or stop is closed.
+func (n *Node) replicated(ctx context.Context, stop <-chan struct{}, seq uint64) error {
+	gate := n.cfg.Ports.Replica
 	if gate == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), replicaPatience)
-	defer cancel()
 	for gate.Durable() < seq {
 		select {
 		case <-time.After(replicaPoll):
-		case <-f.closing:
+		case <-stop:
 			return raft.ErrRaftShutdown
 		case <-ctx.Done():
-			return fmt.Errorf("this node's copy of the event log is on disk up to %d, and %d is needed", gate.Durable(), seq)
+			return fmt.Errorf("this node's copy of the event log ends at %d on disk, and %d are needed", gate.Durable(), seq)
 		}
 	}
 	return nil
 }
-
-const replicaPoll = 20 * time.Millisecond

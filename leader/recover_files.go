@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader/state"
 )
 
@@ -101,13 +102,15 @@ func clearLog(logs raft.LogStore) error {
 	return wrap("clear log", logs.DeleteRange(first, last))
 }
 
-// successor is the state machine of a recovery. It applies the whole log, sees to it that every event of it is in this node's
-// copy of the event log, since the entries go, and hands out the first state of the new generation.
+// successor is the state machine of a recovery. It applies the whole log and hands out the first state of the new generation. Every
+// event of the log must be in this node's copy of the event log by then, since the entries go. What nobody may have committed is
+// put there last: a recovery that comes to nothing leaves the copy as it was.
 type successor struct {
 	n       *Node
 	ctx     context.Context //nolint:containedctx // of the one call during which it lives
 	lost    []id.Node
 	machine *state.Machine
+	placed  [][]state.Placed // by the entries of the log, in order
 	failed  error
 }
 
@@ -117,8 +120,8 @@ func (s *successor) Apply(l *raft.Log) any {
 	if err != nil && !errors.Is(err, state.ErrReplayed) && s.failed == nil {
 		s.failed = fmt.Errorf("apply entry %d: %w", l.Index, err)
 	}
-	if len(placed) > 0 && s.n.cfg.Ports.Placed != nil {
-		s.n.cfg.Ports.Placed(placed, s.machine.View().LogHead())
+	if len(placed) > 0 {
+		s.placed = append(s.placed, placed)
 	}
 	return res
 }
@@ -128,19 +131,38 @@ func (s *successor) Snapshot() (raft.FSMSnapshot, error) {
 	if s.failed != nil {
 		return nil, s.failed
 	}
-	if gate := s.n.cfg.Ports.Replica; gate != nil {
-		ctx, cancel := context.WithTimeout(s.ctx, recoverPatience)
-		defer cancel()
-		for want := s.machine.View().LogHead().Seq; gate.Durable() < want; {
-			if !sleep(ctx, retryPause) {
-				return nil, fmt.Errorf("this node's copy of the event log ends at %d, and %d are needed", gate.Durable(), want)
-			}
-		}
-	}
+	head := s.machine.View().LogHead()
 	if err := s.machine.Succeed(time.Now(), s.lost, s.n.newestKnown(s.ctx, s.machine.View())); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
-	return snapshot{s.machine.View(), func() error { return nil }}, nil
+	return snapshot{s.machine.View(), func() error { return s.keepEvents(head) }}, nil
+}
+
+// placedAtOnce bounds what waits for this node's copy of the event log: what it has no room for it would pull from others, and
+// there may be none.
+const placedAtOnce = 4 << 20
+
+// keepEvents puts the events of the log into this node's copy and returns once it is on disk up to head.
+func (s *successor) keepEvents(head ring.LogHead) error {
+	ctx, cancel := context.WithTimeout(s.ctx, recoverPatience)
+	defer cancel()
+	size := 0
+	for _, records := range s.placed {
+		if s.n.cfg.Ports.Placed != nil {
+			s.n.cfg.Ports.Placed(records, head)
+		}
+		for _, r := range records {
+			size += len(r.Bytes)
+		}
+		if size < placedAtOnce {
+			continue
+		}
+		if err := s.n.replicated(ctx, s.n.ended, records[len(records)-1].Seq); err != nil {
+			return err
+		}
+		size = 0
+	}
+	return s.n.replicated(ctx, s.n.ended, head.Seq)
 }
 
 // Restore implements raft.FSM.
