@@ -15,9 +15,10 @@ import (
 // Every record carries a checksum of its own over its number and bytes, so that one that is bad costs no other. A bad index
 // costs its block.
 const (
-	// blockBytes is where a block ends, and blockRecords, whichever comes first. A leaf of bbolt holds at least two values
-	// however large they are, and is written anew with the next one: larger blocks would be written several times.
-	blockBytes   = 16 << 10
+	// blockBytes and blockRecords bound a block of more than one record. A leaf of bbolt holds at least two values however large
+	// they are, and is written anew with the next one: larger blocks would be written several times. Two of these fill eight
+	// pages, beside what a leaf has of its own.
+	blockBytes   = 16<<10 - 32
 	blockRecords = 256
 )
 
@@ -133,7 +134,9 @@ const blockWriterKeeps = 512 << 10
 
 // room makes the memory for as many records in a row, none of which may be moved until the transaction has ended.
 func (w *blockWriter) room(records, bytes int) {
-	need := bytes + records*(crcSize+4) + (records/blockRecords+bytes/blockBytes+1)*(crcSize+4)
+	need := bytes + records*(crcSize+4)
+	blocks := records/blockRecords + 2*need/blockBytes + 1 // of two in a row at least one half is full
+	need += blocks * (crcSize + 4)
 	if cap(w.buf) < need || cap(w.buf) > max(need, blockWriterKeeps) {
 		w.buf = make([]byte, 0, need)
 	}
@@ -151,8 +154,12 @@ func putRecords[T body](w *blockWriter, b *bolt.Bucket, first uint64, records []
 	b.FillPercent = 1 // numbers only grow
 	for len(records) > 0 {
 		n, bytes := 0, 0
-		for n < len(records) && n < blockRecords && (n == 0 || bytes < blockBytes) {
-			bytes += crcSize + records[n].bodySize()
+		for n < len(records) && n < blockRecords {
+			more := crcSize + records[n].bodySize()
+			if n > 0 && crcSize+4+4*(n+1)+bytes+more > blockBytes {
+				break
+			}
+			bytes += more
 			n++
 		}
 		start := len(w.buf)
