@@ -30,9 +30,13 @@ func (g *growth) add(entries, bytes int64) {
 	}
 }
 
-// next sets the limit for what comes.
+// next sets the limit for what comes. What was told while the log was being cut is of what is gone by now.
 func (g *growth) next(limit int64) {
 	g.limit.Store(max(limit, 1))
+	select {
+	case <-g.over:
+	default:
+	}
 	g.add(0, 0)
 }
 
