@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -52,16 +51,30 @@ func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 		f.n.log.Debug().Time("until", *former).Msg("no snapshot yet: leases under the former timing may run")
 		return nil, raft.ErrNothingNewToSnapshot
 	}
+	restored := f.n.restored.Load()
 	return snapshot{s, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), replicaPatience)
-		defer cancel()
-		return f.n.replicated(ctx, f.closing, s.LogHead().Seq)
+		return f.n.replicated(s.LogHead().Seq, replicaPatience, func() error { return f.over(restored) })
 	}}, nil
+}
+
+// over says why a snapshot that was begun when so many others had been taken over is to be given up, or nil. With one taken over
+// meanwhile the library would go by the older one again, and take its log for shorter than it is.
+func (f fsm) over(restored uint64) error {
+	select {
+	case <-f.closing:
+		return raft.ErrRaftShutdown
+	default:
+	}
+	if f.n.restored.Load() != restored {
+		return errors.New("a snapshot was taken over meanwhile")
+	}
+	return nil
 }
 
 // Restore installs a snapshot. An older state than the present one is let go by: see Apply. One of a former generation is
 // refused: it can only come from who was left behind by a recovery.
 func (f fsm) Restore(r io.ReadCloser) error {
+	f.n.restored.Add(1)
 	s, err := state.ReadSnapshot(r)
 	if err != nil {
 		return fmt.Errorf("read snapshot: %w", err)

@@ -1,7 +1,6 @@
 package leader
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -10,7 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// growth counts what the log has grown by since it was last cut, and tells when that is much.
+// growth counts what the log has grown by since it was last cut for that, and tells when it is much.
 type growth struct {
 	entries, bytes atomic.Int64
 	limit          atomic.Int64  // bytes; 0 = nothing is told
@@ -56,10 +55,10 @@ func (n *Node) keepShort(s *seat) {
 			s.store.grown.entries.Add(-entries)
 			s.store.grown.bytes.Add(-bytes)
 			continue
-		case errors.Is(err, raft.ErrRaftShutdown):
+		case s.raft.State() == raft.Shutdown:
 			return
-		case !errors.Is(err, raft.ErrNothingNewToSnapshot):
-			n.log.Warn().Err(err).Int64("bytes", bytes).Msg("the raft log is not cut yet")
+		default: // the library has warned of what is worth it
+			n.log.Debug().Err(err).Int64("bytes", bytes).Msg("the raft log is not cut yet")
 		}
 		select {
 		case <-time.After(n.cfg.Snapshots.Every):
@@ -86,7 +85,7 @@ func (n *Node) growthLimit(s *seat) int64 {
 
 // trailing is how many entries stay behind a snapshot that is taken after so many with so many bytes: of large ones fewer.
 func trailing(s Snapshots, entries, bytes int64) uint64 {
-	fit := float64(s.Bytes) * float64(entries) / float64(max(bytes, 1))
+	fit := float64(s.Bytes) * float64(entries) / float64(bytes)
 	return max(1, uint64(min(fit, float64(s.Trailing))))
 }
 
@@ -114,19 +113,22 @@ const (
 	replicaPoll     = 20 * time.Millisecond
 )
 
-// replicated returns once this node's copy of the event log is on disk up to seq, or with an error when ctx ends or stop is closed.
-func (n *Node) replicated(ctx context.Context, stop <-chan struct{}, seq uint64) error {
+// replicated returns once this node's copy of the event log is on disk up to seq, or with an error when patience or, as over says,
+// what it is wanted for has ended.
+func (n *Node) replicated(seq uint64, patience time.Duration, over func() error) error {
 	gate := n.cfg.Ports.Replica
 	if gate == nil {
 		return nil
 	}
+	late := time.After(patience)
 	for gate.Durable() < seq {
 		select {
 		case <-time.After(replicaPoll):
-		case <-stop:
-			return raft.ErrRaftShutdown
-		case <-ctx.Done():
+		case <-late:
 			return fmt.Errorf("this node's copy of the event log ends at %d on disk, and %d are needed", gate.Durable(), seq)
+		}
+		if err := over(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -79,6 +79,9 @@ func mostKept(t *testing.T, limit int64) (most int64) {
 		settled(t, r, "AT-LAST", r.Members...)
 		for _, m := range r.Members {
 			most = max(most, m.Node.LogBytes(t))
+			if stay := m.Node.Raft().ReloadableConfig().TrailingLogs; stay != 1024 {
+				t.Errorf("behind the next snapshot of %s %d entries would stay", m.Name, stay)
+			}
 			if seq := m.Node.View().LogHead().Seq; seq < 80*each {
 				t.Errorf("%s has the log up to %d", m.Name, seq)
 			}
@@ -97,7 +100,6 @@ func TestTrailing(t *testing.T) {
 		{256, 64 << 20, 256},  // large ones: as many bytes as may grow
 		{512, 128 << 20, 256}, // late
 		{1, 256 << 20, 1},     // one is always left
-		{0, 0, 1},             // nothing is known
 		{1 << 40, 1, 1024},    // and nothing overflows
 	} {
 		s := leader.Snapshots{Bytes: 64 << 20, Trailing: 1024}

@@ -51,6 +51,7 @@ type Node struct {
 	// recovering is set while this node looks whether it may recover the ring, and does.
 	recovering atomic.Bool
 	recoveries chan recoverCall
+	restored   atomic.Uint64 // how many snapshots were taken over
 	overtaken  chan struct{} // a snapshot was taken over behind which the seat must begin anew
 	// agreed is the newest configuration that was committed, exact while this node coordinates.
 	agreed atomic.Pointer[raft.Configuration]

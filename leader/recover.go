@@ -53,7 +53,9 @@ func (n *Node) logEnd() logEnd {
 		// The library has no other way to say it. An empty log has term 0.
 		st.Term, _ = strconv.ParseUint(s.raft.Stats()["last_log_term"], 10, 64)
 		// A snapshot that was taken over reaches further than the log that was cleared for it, of whose end the library still tells.
-		if kept, err := s.snaps.List(); err == nil && len(kept) > 0 {
+		kept, err := s.snaps.List()
+		st.Opening = err != nil
+		if len(kept) > 0 {
 			if end := (logEnd{Index: kept[0].Index, Term: kept[0].Term}); end.newer(st) {
 				st.Index, st.Term = end.Index, end.Term
 			}

@@ -54,7 +54,7 @@ func TestFailedRecoveryLeavesTheEventLogAlone(t *testing.T) {
 						seqs = append(seqs, r.Seq)
 					}
 					if last := records[len(records)-1].Seq; !c.behind {
-						time.AfterFunc(10*time.Millisecond, func() { gate.seq.Store(last) })
+						time.AfterFunc(time.Duration(last)*10*time.Millisecond, func() { gate.seq.Store(last) })
 					}
 				}}
 				s := &successor{n: n, ctx: t.Context(), machine: state.New()}

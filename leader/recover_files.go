@@ -144,8 +144,6 @@ const placedAtOnce = 4 << 20
 
 // keepEvents puts the events of the log into this node's copy and returns once it is on disk up to head.
 func (s *successor) keepEvents(head ring.LogHead) error {
-	ctx, cancel := context.WithTimeout(s.ctx, recoverPatience)
-	defer cancel()
 	size := 0
 	for _, records := range s.placed {
 		if s.n.cfg.Ports.Placed != nil {
@@ -157,12 +155,12 @@ func (s *successor) keepEvents(head ring.LogHead) error {
 		if size < placedAtOnce {
 			continue
 		}
-		if err := s.n.replicated(ctx, s.n.ended, records[len(records)-1].Seq); err != nil {
+		if err := s.n.replicated(records[len(records)-1].Seq, recoverPatience, s.ctx.Err); err != nil {
 			return err
 		}
 		size = 0
 	}
-	return s.n.replicated(ctx, s.n.ended, head.Seq)
+	return s.n.replicated(head.Seq, recoverPatience, s.ctx.Err)
 }
 
 // Restore implements raft.FSM.

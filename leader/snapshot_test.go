@@ -82,12 +82,14 @@ func TestNoSnapshotBeforeTheEventReplicaIsOnDisk(t *testing.T) {
 		name    string
 		durable time.Duration // when the last record is; 0 = never
 		closing time.Duration // when the seat ends; 0 = never
+		over    time.Duration // when another one is taken over; 0 = never
 		want    bool
 	}{
 		{name: "a moment later", durable: 50 * time.Millisecond, want: true},
 		{name: "never"},
 		{name: "too late", durable: time.Minute},
 		{name: "the seat ends", durable: 5 * time.Second, closing: time.Second},
+		{name: "another is taken over", durable: 5 * time.Second, over: time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -106,6 +108,9 @@ func TestNoSnapshotBeforeTheEventReplicaIsOnDisk(t *testing.T) {
 				if c.closing > 0 {
 					time.AfterFunc(c.closing, func() { close(closing) })
 				}
+				if c.over > 0 {
+					time.AfterFunc(c.over, func() { n.restored.Add(1) })
+				}
 				s, err := (fsm{n, closing}).Snapshot()
 				if err != nil {
 					t.Fatal(err)
@@ -116,7 +121,7 @@ func TestNoSnapshotBeforeTheEventReplicaIsOnDisk(t *testing.T) {
 				if err = s.Persist(&to); (err == nil) != c.want || to.closed != c.want || to.cancelled == c.want {
 					t.Errorf("after %s: %v, closed %t", time.Since(began), err, to.closed)
 				}
-				if c.closing > 0 && time.Since(began) > c.closing {
+				if ended := c.closing + c.over; ended > 0 && time.Since(began) > ended+replicaPoll {
 					t.Errorf("it waited for %s", time.Since(began))
 				}
 				time.Sleep(time.Hour) // the timers
