@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
@@ -51,10 +53,12 @@ func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 		f.n.log.Debug().Time("until", *former).Msg("no snapshot yet: leases under the former timing may run")
 		return nil, raft.ErrNothingNewToSnapshot
 	}
+	if f.n.DiskBad() {
+		f.n.log.Debug().Msg("no snapshot yet: the disk is bad")
+		return nil, raft.ErrNothingNewToSnapshot
+	}
 	restored := f.n.restored.Load()
-	return snapshot{s, func() error {
-		return f.n.replicated(s.LogHead().Seq, replicaPatience, func() error { return f.over(restored) })
-	}}, nil
+	return snapshot{f.n, s, func() error { return f.over(restored) }}, nil
 }
 
 // over says why a snapshot that was begun when so many others had been taken over is to be given up, or nil. With one taken over
@@ -117,21 +121,32 @@ func (n *Node) takenOver(s, before *state.State) {
 	}
 }
 
-// snapshot is a state that is to be written down. It holds only the head of the event log, and the entries that hold the events are
-// cut away behind it: it counts only once ready says that they are in this node's copy, on disk.
+// snapshot is a state that is to be written down.
 type snapshot struct {
-	s     *state.State
-	ready func() error
+	n    *Node
+	s    *state.State
+	over func() error
 }
 
+// Persist waits until the events are in this node's copy of the log, on disk: a snapshot holds only the log's head, and the entries
+// that hold the events are cut away behind it.
 func (s snapshot) Persist(sink raft.SnapshotSink) error {
-	if err := state.WriteSnapshot(sink, s.s); err != nil {
-		return errors.Join(fmt.Errorf("write snapshot: %w", err), sink.Cancel())
+	err := s.n.replicated(s.s.LogHead().Seq, replicaPatience, s.over)
+	if err == nil {
+		err = wrap("write snapshot", state.WriteSnapshot(sink, s.s))
 	}
-	if err := s.ready(); err != nil {
-		return errors.Join(err, sink.Cancel())
+	if err == nil {
+		err = s.over()
+	}
+	if err != nil {
+		return errors.Join(err, discard(sink, s.n.cfg.Dir))
 	}
 	return sink.Close()
+}
+
+// discard removes what was written of a snapshot; the library leaves it where its last bytes cannot be written.
+func discard(sink raft.SnapshotSink, dir string) error {
+	return errors.Join(sink.Cancel(), os.RemoveAll(filepath.Join(dir, snapshotFolder, sink.ID()+".tmp")))
 }
 
 func (snapshot) Release() {}

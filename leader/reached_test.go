@@ -43,8 +43,12 @@ func TestReadWaitsForTheGeneration(t *testing.T) {
 		if err != nil || s.Generation() != 1 || time.Now().Before(follows) {
 			t.Errorf("%s before it followed: %+v, %v", time.Until(follows), momentOf(s), err)
 		}
-		if s, err = late.reached(ctx, stateMoment{Generation: 0, Index: 9}); err != nil || s.Generation() != 1 {
-			t.Errorf("what is asked of the former generation is there: %+v, %v", momentOf(s), err)
+		// A build that does not tell of its generation.
+		if s, err = late.reached(ctx, stateMoment{Index: now.Index}); err != nil || momentOf(s) != now {
+			t.Errorf("what is there is waited for: %+v, %v", momentOf(s), err)
+		}
+		if s, err = late.reached(ctx, stateMoment{Index: 1000}); err == nil {
+			t.Errorf("answered at %+v, asked for 1000", momentOf(s))
 		}
 	})
 }

@@ -48,7 +48,8 @@ func (n *Node) Freshness() Freshness {
 // Changes returns a channel that is closed when the view has changed after the call.
 func (n *Node) Changes() <-chan struct{} { return n.changed.wait() }
 
-// stateMoment tells which of two states is newer: not the index alone, which begins lower again where a recovery went on with a shorter log.
+// stateMoment tells which of two states is newer: not the index alone, which begins lower again where a recovery went on with a
+// shorter log. Generation 0 is also that of builds which do not tell: the mesh has seen to it that it is this node's.
 type stateMoment struct {
 	Generation uint64 `json:"generation,omitempty"`
 	Index      uint64 `json:"index"`
@@ -57,6 +58,9 @@ type stateMoment struct {
 func momentOf(s *state.State) stateMoment { return stateMoment{s.Generation(), s.Index()} }
 
 func (m stateMoment) before(o stateMoment) bool {
+	if o.Generation == 0 {
+		return m.Index < o.Index
+	}
 	return m.Generation < o.Generation || m.Generation == o.Generation && m.Index < o.Index
 }
 

@@ -49,16 +49,15 @@ func (n *Node) logEnd() logEnd {
 	s := n.seat.Load()
 	st := logEnd{Coordinator: n.who().Coordinator, Recovering: n.recovering.Load(), Opening: s == nil}
 	if s != nil {
-		st.Index = s.raft.LastIndex()
 		// The library has no other way to say it. An empty log has term 0.
-		st.Term, _ = strconv.ParseUint(s.raft.Stats()["last_log_term"], 10, 64)
-		// A snapshot that was taken over reaches further than the log that was cleared for it, of whose end the library still tells.
+		stats := s.raft.Stats()
+		st.Index, _ = strconv.ParseUint(stats["last_log_index"], 10, 64)
+		st.Term, _ = strconv.ParseUint(stats["last_log_term"], 10, 64)
+		// A log that does not go on from the snapshot was cleared for it, whatever its term was: the library still tells of its end.
 		kept, err := s.snaps.List()
 		st.Opening = err != nil
-		if len(kept) > 0 {
-			if end := (logEnd{Index: kept[0].Index, Term: kept[0].Term}); end.newer(st) {
-				st.Index, st.Term = end.Index, end.Term
-			}
+		if len(kept) > 0 && (kept[0].Index >= st.Index || kept[0].Term > st.Term) {
+			st.Index, st.Term = kept[0].Index, kept[0].Term
 		}
 	}
 	return st

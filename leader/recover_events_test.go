@@ -2,6 +2,9 @@ package leader
 
 import (
 	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -18,8 +21,8 @@ type full struct{ sink }
 
 func (f *full) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
 
-// The events of a log that nobody may have committed get into this node's copy of the event log only when nothing but a renaming
-// is left to fail: with them there a recovery that failed would have made it another copy than the others'.
+// The events of a log that nobody may have committed get into this node's copy of the event log once the snapshot is written and has
+// room for its end: with them there a recovery that failed would have made it another copy than the others'.
 func TestFailedRecoveryLeavesTheEventLogAlone(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -42,13 +45,17 @@ func TestFailedRecoveryLeavesTheEventLogAlone(t *testing.T) {
 				gate := &replica{}
 				var seqs []uint64
 				n := bare(Ports{})
-				n.ended, n.cfg.Self.Node = make(chan struct{}), "0000000000000001"
+				n.cfg.Self.Node, n.cfg.Dir = "0000000000000001", t.TempDir()
+				reserve := filepath.Join(n.cfg.Dir, reserveFile)
 				fill(t, n)
 				head := n.machine.View().LogHead().Seq
 				// The same log once more, as a recovery reads it.
 				n.cfg.Ports = Ports{Replica: gate, Placed: func(records []state.Placed, _ ring.LogHead) {
 					if c.sink.over() {
 						t.Error("the snapshot counts already")
+					}
+					if st, err := os.Stat(reserve); err != nil || st.Size() != reserved {
+						t.Errorf("no room is kept for the end of the snapshot: %v", err)
 					}
 					for _, r := range records {
 						seqs = append(seqs, r.Seq)
@@ -74,6 +81,9 @@ func TestFailedRecoveryLeavesTheEventLogAlone(t *testing.T) {
 				}
 				if want := slices.IsSorted(seqs) && len(seqs) == int(head); c.placed && !want || !c.placed && len(seqs) > 0 {
 					t.Errorf("placed %v of %d", seqs, head)
+				}
+				if _, err := os.Stat(reserve); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("the room is still taken: %v", err)
 				}
 				time.Sleep(time.Minute) // the timers
 			})

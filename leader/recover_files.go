@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -103,8 +105,7 @@ func clearLog(logs raft.LogStore) error {
 }
 
 // successor is the state machine of a recovery. It applies the whole log and hands out the first state of the new generation. Every
-// event of the log must be in this node's copy of the event log by then, since the entries go. What nobody may have committed is
-// put there last: a recovery that comes to nothing leaves the copy as it was.
+// event of the log must be in this node's copy of the event log by the time that this counts, since the entries go.
 type successor struct {
 	n       *Node
 	ctx     context.Context //nolint:containedctx // of the one call during which it lives
@@ -135,7 +136,49 @@ func (s *successor) Snapshot() (raft.FSMSnapshot, error) {
 	if err := s.machine.Succeed(time.Now(), s.lost, s.n.newestKnown(s.ctx, s.machine.View())); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
-	return snapshot{s.machine.View(), func() error { return s.keepEvents(head) }}, nil
+	return succession{s, s.machine.View(), head}, nil
+}
+
+// succession is the first state of a generation, which is to be written down.
+type succession struct {
+	from *successor
+	s    *state.State
+	head ring.LogHead // of the event log that the former generation leaves
+}
+
+// Persist puts the events, which nobody may ever have committed, last into this node's copy of the log: a recovery that fails before
+// leaves the copy as it was. What the sink then still has to write, a last page and the library's own record, it has room for.
+func (s succession) Persist(sink raft.SnapshotSink) error {
+	dir := s.from.n.cfg.Dir
+	err := reserve(dir)
+	if err == nil {
+		err = wrap("write snapshot", state.WriteSnapshot(sink, s.s))
+	}
+	if err == nil {
+		err = s.from.keepEvents(s.head)
+	}
+	if err = errors.Join(err, os.RemoveAll(filepath.Join(dir, reserveFile))); err != nil {
+		return errors.Join(err, discard(sink, dir))
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (succession) Release() {}
+
+const (
+	reserveFile = "reserve"
+	reserved    = 64 << 10
+)
+
+// reserve takes room on the disk until reserveFile is removed.
+func reserve(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, reserveFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("reserve room: %w", err)
+	}
+	_, err = f.Write(make([]byte, reserved))
+	return wrap("reserve room", errors.Join(err, f.Sync(), f.Close()))
 }
 
 // placedAtOnce bounds what waits for this node's copy of the event log: what it has no room for it would pull from others, and
@@ -146,8 +189,9 @@ const placedAtOnce = 4 << 20
 func (s *successor) keepEvents(head ring.LogHead) error {
 	size := 0
 	for _, records := range s.placed {
+		last := records[len(records)-1]
 		if s.n.cfg.Ports.Placed != nil {
-			s.n.cfg.Ports.Placed(records, head)
+			s.n.cfg.Ports.Placed(records, ring.LogHead{Seq: last.Seq, Hash: last.Hash})
 		}
 		for _, r := range records {
 			size += len(r.Bytes)
@@ -155,7 +199,7 @@ func (s *successor) keepEvents(head ring.LogHead) error {
 		if size < placedAtOnce {
 			continue
 		}
-		if err := s.n.replicated(records[len(records)-1].Seq, recoverPatience, s.ctx.Err); err != nil {
+		if err := s.n.replicated(last.Seq, recoverPatience, s.ctx.Err); err != nil {
 			return err
 		}
 		size = 0

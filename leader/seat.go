@@ -16,6 +16,8 @@ import (
 
 const (
 	snapshotsKept = 2
+	// snapshotFolder is where the library keeps them.
+	snapshotFolder = "snapshots"
 	// maxAppend bounds one AppendEntries call: 16 entries of at most 256 KiB are 4 MiB, which a follower decodes and
 	// writes in one go without growing by more, and which a slow link carries within the transport's deadline.
 	maxAppend = 16
@@ -83,6 +85,9 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	}
 	s := &seat{store: store, notify: make(chan bool, 16), lost: make(chan struct{}), again: make(chan struct{}, 1)}
 	s.guard = newGuard(logs, n.spoilt)
+	if err := sweep(dir); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
 	logger := newRaftLogger(n.log)
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, logger)
 	if err != nil {
@@ -130,6 +135,15 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 // barred says that a node is shut out of the ring.
 func (n *Node) barred(peer id.Node) bool {
 	return n.machine.View().IsRevoked(peer) && !n.cfg.Faults.HearBarred
+}
+
+// sweep removes snapshots that were never written to their end. The library leaves them, and tells of each at every look.
+func sweep(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, snapshotFolder, "*.tmp"))
+	for _, path := range left {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return wrap("remove unfinished snapshots", err)
 }
 
 // tidy clears a log that ends before the newest snapshot, or in an older term than it and so does not go on from it: a
@@ -267,7 +281,7 @@ func (s *seat) finish(patience time.Duration) {
 
 // wipe removes a seat's files, for a voter that must not trust them any more.
 func wipe(dir string) error {
-	for _, name := range []string{storeFile, bulkFolder, "snapshots"} {
+	for _, name := range []string{storeFile, bulkFolder, snapshotFolder} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("wipe raft folder: %w", err)
 		}

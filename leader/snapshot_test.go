@@ -3,7 +3,11 @@ package leader
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -127,6 +131,61 @@ func TestNoSnapshotBeforeTheEventReplicaIsOnDisk(t *testing.T) {
 				time.Sleep(time.Hour) // the timers
 			})
 		})
+	}
+}
+
+// overwritten has another snapshot be taken over while it is written.
+type overwritten struct {
+	sink
+	n *Node
+}
+
+func (s *overwritten) Write(b []byte) (int, error) {
+	s.n.restored.Add(1)
+	return s.sink.Write(b)
+}
+
+func TestSnapshotThatIsOvertakenWhileItIsWritten(t *testing.T) {
+	t.Parallel()
+	n := bare(Ports{})
+	fill(t, n)
+	s, err := fsm{n: n}.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := &overwritten{n: n}
+	if err := s.Persist(to); err == nil || to.closed || !to.cancelled {
+		t.Errorf("it counts: %v, %t", err, to.closed)
+	}
+}
+
+func TestNoSnapshotOnABadDisk(t *testing.T) {
+	t.Parallel()
+	n := bare(Ports{})
+	fill(t, n)
+	n.idle.Store(true)
+	if _, err := (fsm{n: n}).Snapshot(); !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		t.Error(err)
+	}
+}
+
+func TestUnfinishedSnapshotsAreRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	kept, left := filepath.Join(dir, snapshotFolder, "2-7-1"), filepath.Join(dir, snapshotFolder, "2-9-1.tmp")
+	for _, d := range []string{kept, left} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sweep(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
 	}
 }
 
