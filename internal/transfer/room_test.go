@@ -72,3 +72,16 @@ func TestFetchesDoNotShareTheirRoom(t *testing.T) {
 		t.Errorf("still booked: %d", c.owed)
 	}
 }
+
+// A fetch of which every byte is there already needs no room: it is finished on a full disk, too.
+func TestFetchOfNothingNeedsNoRoom(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newStore(t), newNetwork(t), Options{Free: func(string) (int64, error) { return 0, nil }})
+	f := &fetch{client: c}
+	if err := f.book(0); err != nil || c.owed != 0 {
+		t.Errorf("%v, %d booked", err, c.owed)
+	}
+	if err := f.book(1); err == nil {
+		t.Error("a byte was booked")
+	}
+}
