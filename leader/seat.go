@@ -3,9 +3,11 @@ package leader
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -139,9 +141,15 @@ func (n *Node) barred(peer id.Node) bool {
 
 // sweep removes snapshots that were never written to their end. The library leaves them, and tells of each at every look.
 func sweep(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, snapshotFolder, "*.tmp"))
-	for _, path := range left {
-		err = errors.Join(err, os.RemoveAll(path))
+	dir = filepath.Join(dir, snapshotFolder)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".tmp") {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
 	}
 	return wrap("remove unfinished snapshots", err)
 }

@@ -171,7 +171,10 @@ func TestNoSnapshotOnABadDisk(t *testing.T) {
 
 func TestUnfinishedSnapshotsAreRemoved(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "a [strange name")
+	if err := sweep(dir); err != nil {
+		t.Fatal("without a folder: ", err)
+	}
 	kept, left := filepath.Join(dir, snapshotFolder, "2-7-1"), filepath.Join(dir, snapshotFolder, "2-9-1.tmp")
 	for _, d := range []string{kept, left} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
