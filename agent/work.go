@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -289,9 +290,9 @@ func outlived(path string) bool {
 
 // sweep removes what earlier exports have read.
 func (g workGames) sweep(dir string) {
-	old, _ := filepath.Glob(filepath.Join(dir, exportPrefix+"*")) // the pattern is ours and sound
-	for _, path := range old {
-		if outlived(path) {
+	old, _ := fs.Glob(os.DirFS(dir), exportPrefix+"*") // the pattern is ours and sound
+	for _, name := range old {
+		if path := filepath.Join(dir, name); outlived(path) {
 			_ = os.Remove(path)
 		}
 	}

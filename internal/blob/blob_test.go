@@ -23,7 +23,7 @@ import (
 
 func openStore(t *testing.T, dir string) *Store {
 	t.Helper()
-	s, err := Open(filepath.Join(dir, "blobs"), Options{})
+	s, err := Open(filepath.Join(dir, "blobs [1"), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,9 +43,10 @@ func (s *Store) Remove(d id.Digest, p Permit) error {
 }
 
 func (s *Store) removeSidecars(d id.Digest) {
-	side, _ := filepath.Glob(s.Path(d) + ".*") // the pattern is well formed: hex digits
-	for _, p := range side {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	dir := filepath.Dir(s.Path(d))
+	side, _ := fs.Glob(os.DirFS(dir), filepath.Base(s.Path(d))+".*") // the pattern is well formed: hex digits
+	for _, name := range side {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log.Warn().Err(err).Msg("sidecar of a removed artifact stays")
 		}
 	}

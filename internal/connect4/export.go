@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -86,11 +87,13 @@ func databases(inputs []string) ([]string, error) {
 			files = append(files, in)
 			continue
 		}
-		found, err := filepath.Glob(filepath.Join(in, "*.db"))
+		found, err := fs.Glob(os.DirFS(in), "*.db")
 		if err != nil {
 			return nil, fmt.Errorf("find games in %s: %w", in, err)
 		}
-		files = append(files, found...)
+		for _, name := range found {
+			files = append(files, filepath.Join(in, name))
+		}
 	}
 	if len(files) == 0 {
 		return nil, fmt.Errorf("find games: no database: %w", ErrNoSamples)

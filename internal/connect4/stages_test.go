@@ -305,3 +305,25 @@ func TestTrainRefusesOtherData(t *testing.T) {
 		t.Errorf("a refused training leaves a model: %v", err)
 	}
 }
+
+// A folder may have a name that would be a pattern.
+func TestDatabasesAreFoundInAnyFolder(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "a [strange] one*")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, name := range []string{"1.db", "2.db", "3.txt"} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Ext(name) == ".db" {
+			want = append(want, path)
+		}
+	}
+	if found, err := databases([]string{dir}); err != nil || !slices.Equal(found, want) {
+		t.Errorf("%v, %v", found, err)
+	}
+}
