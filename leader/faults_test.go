@@ -154,7 +154,7 @@ func TestFullDiskOfARingOfOneRecovers(t *testing.T) {
 // flipEntry changes one byte of a marked entry in a member's raft.db, or wherever else beside it the entry is.
 func flipEntry(t *testing.T, dir, mark string) {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(dir, "bulk", "*"))
+	paths, err := filepath.Glob(filepath.Join(dir, "journal", "*"))
 	if err != nil {
 		t.Fatal(err)
 	}

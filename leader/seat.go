@@ -289,7 +289,7 @@ func (s *seat) finish(patience time.Duration) {
 
 // wipe removes a seat's files, for a voter that must not trust them any more.
 func wipe(dir string) error {
-	for _, name := range []string{storeFile, bulkFolder, snapshotFolder} {
+	for _, name := range []string{storeFile, journalFolder, snapshotFolder} {
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("wipe raft folder: %w", err)
 		}

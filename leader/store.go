@@ -40,9 +40,9 @@ type bolt interface {
 	Close() error
 }
 
-// Store keeps Raft's log, term and vote in one bbolt file. It adds to raft-boltdb what that lacks: a checksum over every
-// entry, checked on every read (bbolt's data pages carry none), a vote that is written whole or not at all, and the
-// promise of IsMonotonic, which makes the library clear a conflicting log after a snapshot (hashicorp/raft#697).
+// Store keeps Raft's log, term and vote in a bbolt file and the journal before it. It adds to raft-boltdb what that lacks: a
+// checksum over every entry, checked on every read (bbolt's data pages carry none), a vote that is written whole or not at all,
+// and the promise of IsMonotonic, which makes the library clear a conflicting log after a snapshot (hashicorp/raft#697).
 // Its methods may be called by several goroutines.
 type Store struct {
 	db    bolt
@@ -67,11 +67,13 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open raft store: %w", err)
 	}
-	b, err := openBulk(dir, db, bulkSizes{from: 64 << 10, segment: 16 << 20, spares: 4})
+	j, err := openJournal(dir, db, journalSizes{
+		from: 64 << 10, segment: 16 << 20, spares: 4, rows: 256, bytes: 1 << 20, every: 5 * time.Second,
+	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open data of large entries: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open journal: %w", err), db.Close())
 	}
-	return newStore(b), nil
+	return newStore(j), nil
 }
 
 func newStore(db bolt) *Store {
@@ -151,7 +153,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 // StoreLog writes one entry.
 func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs writes entries in one transaction with one fsync. Entries that came from a coordinator carry its checksum,
+// StoreLogs writes entries with one fsync. Entries that came from a coordinator carry its checksum,
 // which must still be right.
 func (s *Store) StoreLogs(logs []*raft.Log) error {
 	var n int64

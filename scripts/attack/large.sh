@@ -13,7 +13,7 @@ publish() { # publish FIRST LAST NODE: states events in forty processes at a tim
     "$RINGAGENT" --data-dir "$scratch/$1" events publish OPERATOR_NOTE --payload "{\"text\":\"n$0-$filling\"}" --key "k$0" --wait --timeout 60s >/dev/null 2>&1 &&
       echo "$0" >>"$scratch/accepted"' {} "$3"
 }
-outside() { [ -n "$(find "$scratch/$1/raft/bulk" -size +64k 2>/dev/null)" ]; } # a voter has data beside raft.db
+outside() { [ -n "$(find "$scratch/$1/raft/journal" -size +1500k 2>/dev/null)" ]; } # a voter has data beside raft.db
 whole() { ra "$1" events verify --all-nodes; }
 votes() { [ "$(ra "$1" leader --json | "$probe" count voters)" = 3 ]; }
 gone() { local n p; for n in "$@"; do p=pid_$n; kill -9 "${!p}" 2>/dev/null; wait "${!p}" 2>/dev/null; done; }
@@ -52,7 +52,7 @@ check "all copies agree" until_true 30 whole c1
 # harm HOW: to the files of c3 while it is off. Data behind the last snapshot is still needed.
 harm() {
   local f hit=0
-  for f in "$scratch"/c3/raft/bulk/*; do
+  for f in "$scratch"/c3/raft/journal/*; do
     case $1 in
       flipped) printf Y | dd of="$f" bs=1 seek=9000 conv=notrunc status=none && hit=1 ;;
       removed) rm "$f" && hit=1 ;;

@@ -12,7 +12,7 @@ import (
 
 // A log whose last key was altered seems endless, and one with a hole or an entry that cannot be read does not say what it needs:
 // it is opened at once, none of its data is written over, and Verify finds the fault. Cleared, it needs nothing any more.
-func TestBulkOfALogWithAFault(t *testing.T) {
+func TestJournalOfALogWithAFault(t *testing.T) {
 	t.Parallel()
 	key := func(index uint64) []byte { return binary.BigEndian.AppendUint64(nil, index) }
 	for name, harm := range map[string]func(log *bbolt.Bucket) error{
