@@ -218,7 +218,7 @@ func server(n id.Node) raft.Server {
 }
 
 // close ends Raft and closes the files; it is called once. A main loop that hangs in the disk is not waited for longer
-// than patience; the file then stays open until the process ends.
+// than patience; the files are then closed once it has ended.
 func (s *seat) close(patience time.Duration) error {
 	s.settle()
 	s.guard.close()
@@ -231,6 +231,10 @@ func (s *seat) close(patience time.Duration) error {
 	case err = <-ended:
 	case <-time.After(patience):
 		close(s.lost)
+		go func() {
+			<-ended
+			_ = s.store.Close() // nobody waits for what it says
+		}()
 		return errors.Join(ErrStuck, s.trans.Close())
 	}
 	err = errors.Join(err, s.trans.Close(), s.store.Close())
