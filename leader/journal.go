@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 
 const (
 	journalFolder = "journal"
+	formerFolder  = "bulk"
 
 	outsideMark   = 2 // first byte of Log.Extensions in raft.db, in place of checksumMark, where Data is a position
 	positionBytes = 16
@@ -45,9 +47,9 @@ type journalSizes struct {
 // covers the data itself, so that a wrong position and wrong bytes are found alike. A segment is written over once raft.db points
 // to nothing in it and its records have been done with.
 //
-// A record that fails its check and that no later one knows to have been on disk was being written when the power went: nobody was
-// told that it was stored. Any other one that is bad makes the log ErrCorrupt. (Should bits flip in the very last one, between an
-// end without a Close and the next start, that is not noticed.)
+// A record that fails its check and that no later call knows to have been on disk was being written when the power went: nobody was
+// told that it was stored. Any other one that is bad makes the log ErrCorrupt. (Should bits flip in what the very last call wrote,
+// between an end without a Close and the next start, that is not noticed.)
 //
 // Term and vote are raft.db's alone.
 type journal struct {
@@ -121,10 +123,7 @@ func (j *journal) StoreLogs(logs []*raft.Log) error {
 	j.mu.Lock()
 	first := len(j.waiting) == 0
 	for _, r := range rows {
-		j.waiting = append(j.waiting, r)
-		j.byIndex[r.log.Index] = r.log
-		j.lacking += len(r.log.Data)
-		j.cover(r.log)
+		j.wait(r)
 	}
 	full := len(j.waiting) >= j.size.rows || j.lacking >= j.size.bytes
 	j.mu.Unlock()
@@ -155,24 +154,40 @@ func (j *journal) put(logs []*raft.Log) ([]row, error) {
 		if err != nil {
 			return nil, fmt.Errorf("write entry %d: %w", l.Index, err)
 		}
-		rows = append(rows, row{j.last.seq, j.row(l, p)})
+		rows = append(rows, j.rowOf(j.last.seq, l, p))
 	}
 	return rows, j.settle()
 }
 
-// row is an entry as raft.db is to have it.
-func (j *journal) row(l *raft.Log, p position) *raft.Log {
-	if len(l.Data) < j.size.from || len(l.Extensions) == 0 {
-		return l
-	}
+// rowOf is an entry as raft.db is to have it: with the number of its record behind its checksum, and where it is large with the
+// position of its data.
+func (j *journal) rowOf(seq uint64, l *raft.Log, p position) row {
 	out := *l
-	out.Data = p.bytes()
-	out.Extensions = slices.Clone(l.Extensions)
-	out.Extensions[0] = outsideMark
-	return &out
+	out.Extensions = binary.LittleEndian.AppendUint64(slices.Clone(l.Extensions), seq)
+	if len(l.Data) >= j.size.from && len(l.Extensions) == checksumBytes {
+		out.Data = p.bytes()
+		out.Extensions[0] = outsideMark
+	}
+	return row{seq, &out}
 }
 
 func outside(l *raft.Log) bool { return len(l.Extensions) > 0 && l.Extensions[0] == outsideMark }
+
+// recordOf is the number of the record of an entry, as raft.db has it; 0: it was there before there was a journal.
+func recordOf(l *raft.Log) uint64 {
+	if len(l.Extensions) != checksumBytes+8 {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(l.Extensions[checksumBytes:])
+}
+
+// wait enters an entry that raft.db lacks. The caller holds mu, if others know j.
+func (j *journal) wait(r row) {
+	j.waiting = append(j.waiting, r)
+	j.byIndex[r.log.Index] = r.log
+	j.lacking += len(r.log.Data)
+	j.cover(r.log)
+}
 
 // cover notes which segment an entry needs, as raft.db has it. The caller holds mu, if others know j.
 func (j *journal) cover(l *raft.Log) {
@@ -215,16 +230,15 @@ func (j *journal) GetLog(index uint64, l *raft.Log) error {
 	} else if err := j.bolt.GetLog(index, l); err != nil {
 		return err
 	}
-	if !outside(l) {
-		return nil
+	var err error
+	if outside(l) {
+		l.Data, err = j.read(l.Data)
 	}
-	data, err := j.read(l.Data)
-	if err != nil {
-		return err
+	if recordOf(l) != 0 || outside(l) {
+		l.Extensions = slices.Clone(l.Extensions[:min(checksumBytes, len(l.Extensions))])
+		l.Extensions[0] = checksumMark
 	}
-	l.Data, l.Extensions = data, slices.Clone(l.Extensions)
-	l.Extensions[0] = checksumMark
-	return nil
+	return err
 }
 
 // read reads what is at a position. The caller holds mu.
@@ -265,6 +279,7 @@ func (j *journal) DeleteRange(lo, hi uint64) error {
 	j.filing.Lock()
 	defer j.filing.Unlock()
 	if err := j.bolt.DeleteRange(lo, hi); err != nil {
+		j.undo() // or it would be done after all, under what is stored next
 		return err
 	}
 	j.mu.Lock()
@@ -289,22 +304,24 @@ func (j *journal) note(h head) error {
 	return j.settle()
 }
 
-// Close brings raft.db up to date and closes all files.
+// Close brings raft.db up to date, if that can be done, and closes all files.
 func (j *journal) Close() error {
 	j.once.Do(func() { close(j.stop) })
 	<-j.stopped
-	return errors.Join(j.sign(), j.bolt.Close(), j.closeFiles())
+	_ = j.sign() // nothing depends on it
+	return errors.Join(j.bolt.Close(), j.closeFiles())
 }
 
 // sign brings raft.db up to date and says so in the journal.
 func (j *journal) sign() error {
 	j.writes.Lock()
 	defer j.writes.Unlock()
+	failed := j.void != 0
 	if err := errors.Join(j.restart(), j.file()); err != nil {
 		return err
 	}
-	if j.told == j.last.seq || j.at == nil {
-		return nil
+	if j.at == nil && !failed {
+		return nil // nothing was stored since it was opened
 	}
 	return j.note(head{kind: recordNote, at: noTime})
 }

@@ -110,7 +110,19 @@ func powerCut(t *testing.T, r *rand.Rand, lies bool) (lost int) {
 			t.Fatal(err)
 		}
 	}
-	s, _ = openSmall(t, dir)
+	if db, err = openBolt(filepath.Join(dir, storeFile)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openJournal(dir, db, small)
+	if lies && errors.Is(err, ErrCorrupt) {
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return len(kept)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	s = newStore(again)
 	defer s.Close()
 	for i, want := range kept {
 		var l raft.Log

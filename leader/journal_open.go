@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -28,14 +29,18 @@ var keyJournal = []byte("ring/journal")
 func openJournal(dir string, db bolt, size journalSizes) (*journal, error) {
 	j := newJournal(dir, db, size)
 	err := j.open()
+	anew := false
 	if err == nil {
-		err = j.identify()
+		anew, err = j.identify()
 	}
 	if err == nil {
-		err = j.redo()
+		err = j.redo(anew)
 	}
 	if err == nil {
 		err = j.find()
+	}
+	if err == nil && anew {
+		err = j.introduce()
 	}
 	if err != nil {
 		return nil, errors.Join(err, j.closeFiles())
@@ -55,6 +60,12 @@ func newJournal(dir string, db bolt, size journalSizes) *journal {
 
 // open opens what files there are. It syncs the names that it finds: who made them may have ended before that.
 func (j *journal) open() error {
+	// Builds that kept but the data of large entries had it here.
+	if _, err := os.Stat(j.dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(filepath.Join(filepath.Dir(j.dir), formerFolder), j.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	if err := os.Mkdir(j.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -87,23 +98,33 @@ func (j *journal) open() error {
 	return nil
 }
 
-// identify reads the journal's id, or makes it.
-func (j *journal) identify() error {
+// identify reads the journal's id. If raft.db has none, the journal is new.
+func (j *journal) identify() (anew bool, err error) {
 	b, err := j.bolt.Get(keyJournal)
 	switch {
 	case errors.Is(err, raftboltdb.ErrKeyNotFound):
 		j.id = rand.Uint64()
-		b = binary.LittleEndian.AppendUint64(nil, j.id)
-		if err := j.bolt.Set(keyJournal, binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))); err != nil {
-			return fmt.Errorf("store %s: %w", keyJournal, err)
-		}
-		return nil
+		return true, nil
 	case err != nil:
-		return fmt.Errorf("read %s: %w", keyJournal, err)
+		return false, fmt.Errorf("read %s: %w", keyJournal, err)
 	case len(b) != 12 || binary.LittleEndian.Uint32(b[8:]) != crc32.Checksum(b[:8], castagnoli()):
-		return fmt.Errorf("read %s: %w", keyJournal, ErrCorrupt)
+		return false, fmt.Errorf("read %s: %w", keyJournal, ErrCorrupt)
 	}
 	j.id = binary.LittleEndian.Uint64(b)
+	return false, nil
+}
+
+// introduce begins a new journal with a record, and has raft.db know it then: a journal that is known and has no record was lost.
+func (j *journal) introduce() error {
+	j.writes.Lock()
+	defer j.writes.Unlock()
+	if err := j.note(head{kind: recordNote, at: noTime}); err != nil {
+		return fmt.Errorf("begin a journal: %w", err)
+	}
+	b := binary.LittleEndian.AppendUint64(nil, j.id)
+	if err := j.bolt.Set(keyJournal, binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))); err != nil {
+		return fmt.Errorf("store %s: %w", keyJournal, err)
+	}
 	return nil
 }
 
@@ -114,8 +135,9 @@ type written struct {
 	end         int64
 }
 
-// redo does in raft.db what the records say that it does not have, or may not have, and goes on behind the newest record.
-func (j *journal) redo() error {
+// redo does in raft.db what the records say that it does not have, or may not have, and goes on behind the newest record. On a full
+// disk what is to be stored waits, as ever, and is brought there before anything else is stored.
+func (j *journal) redo(anew bool) error {
 	var found []written
 	var filed, synced, newest uint64
 	for _, s := range j.segments {
@@ -136,6 +158,13 @@ func (j *journal) redo() error {
 		newest = max(newest, w.last)
 		found = append(found, w)
 	}
+	known, err := j.known()
+	if err != nil {
+		return err
+	}
+	if newest < known || newest == 0 && !anew {
+		return fmt.Errorf("the journal ends at record %d, and %s has more: %w", newest, storeFile, ErrCorrupt)
+	}
 	slices.SortFunc(found, func(a, b written) int { return cmp.Compare(a.first, b.first) })
 	r := replay{j: j, next: filed + 1}
 	for _, w := range found {
@@ -152,9 +181,6 @@ func (j *journal) redo() error {
 			break
 		}
 	}
-	if err := r.finish(); err != nil {
-		return err
-	}
 	// What ends the journal was being written when the process ended, unless a record that is there knows better.
 	for _, w := range found {
 		if w.last+1 != r.next && w.first != 0 {
@@ -170,8 +196,29 @@ func (j *journal) redo() error {
 		return fmt.Errorf("record %d of the journal cannot be read, and was on disk: %w", r.next, ErrCorrupt)
 	}
 	j.last.seq = max(newest, r.next-1)
-	j.settled, j.filed, j.told = j.last, j.last.seq, filed
+	j.settled, j.told, j.filed = j.last, filed, filed
+	switch err := j.file(); {
+	case err == nil:
+		j.filed = j.last.seq
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+		j.void = j.last.seq
+	default:
+		return err
+	}
 	return nil
+}
+
+// known is the number of the last record of which raft.db knows; one that cannot be read is left to who reads the log.
+func (j *journal) known() (uint64, error) {
+	last, err := j.bolt.LastIndex()
+	if err != nil {
+		return 0, fmt.Errorf("find last entry: %w", err)
+	}
+	var l raft.Log
+	if last == 0 || j.bolt.GetLog(last, &l) != nil {
+		return 0, nil
+	}
+	return recordOf(&l), nil
 }
 
 // walk calls do for the records of journal id that a segment begins with, with the sum of each head and where it is, for as long
@@ -226,7 +273,6 @@ type replay struct {
 	j      *journal
 	next   uint64 // the record that is to be done next
 	before mark   // the one before it, if it was seen
-	rows   []*raft.Log
 }
 
 // segment does what follows in a segment. It ends at a record that is not whole or not the next.
@@ -255,17 +301,13 @@ func (r *replay) segment(s *segment) (err error) {
 	return errors.Join(err, walked)
 }
 
-const replayAtOnce = 1024
-
 func (r *replay) do(h *head, body []byte, p position) error {
 	switch h.kind {
 	case recordEntry:
-		if r.rows = append(r.rows, r.j.row(h.entry(body), p)); len(r.rows) < replayAtOnce {
-			return nil
-		}
-		return r.finish()
+		r.j.wait(r.j.rowOf(h.seq, h.entry(body), p))
+		return nil
 	case recordDeletion:
-		if err := r.finish(); err != nil {
+		if err := r.j.file(); err != nil {
 			return err
 		}
 		if err := r.j.bolt.DeleteRange(h.index, h.term); err != nil {
@@ -276,17 +318,6 @@ func (r *replay) do(h *head, body []byte, p position) error {
 		return nil
 	}
 	return fmt.Errorf("record %d of the journal is of a kind %d that this build does not know", h.seq, h.kind)
-}
-
-func (r *replay) finish() error {
-	if len(r.rows) == 0 {
-		return nil
-	}
-	if err := r.j.bolt.StoreLogs(r.rows); err != nil {
-		return fmt.Errorf("bring %s up to date: %w", storeFile, err)
-	}
-	r.rows = nil
-	return nil
 }
 
 // find looks through the log for what the segments are needed for. Of a log with a hole or with an entry that cannot be read it

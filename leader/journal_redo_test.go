@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -52,6 +54,111 @@ func TestJournalIsDoneAgain(t *testing.T) {
 	s, _ = openSmall(t, dir)
 	defer s.Close()
 	holds(t, s, nil)
+}
+
+// A deletion that raft.db refused is not made up for under what was stored since. The broken variant lets it stand.
+func TestJournalForgetsADeletionThatFailed(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]bool{"as it is": false, "it stands": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s, j := openSmall(t, dir)
+			logs := []*raft.Log{sized(1, 30), sized(2, 30), sized(3, 30)}
+			storeAll(t, s, logs...)
+			db := j.bolt
+			j.bolt = deafBolt{db}
+			if err := s.DeleteRange(2, 3); !errors.Is(err, errPower) {
+				t.Fatal(err)
+			}
+			j.bolt = db
+			if broken {
+				j.void = 0
+			}
+			logs = append(logs, sized(4, 30))
+			storeAll(t, s, logs[3])
+			holds(t, s, logs)
+			j.kill(t)
+			s, _ = openSmall(t, dir)
+			defer s.Close()
+			if !broken {
+				holds(t, s, logs)
+			} else if err := s.GetLog(2, new(raft.Log)); !errors.Is(err, raft.ErrLogNotFound) {
+				t.Fatalf("got %v", err)
+			}
+		})
+	}
+}
+
+// Calls that fail use up nothing, however many they are.
+func TestJournalDoesNotGrowByFailing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, j := openSmall(t, dir)
+	defer s.Close()
+	storeAll(t, s, sized(1, 30))
+	j.sync = func(*os.File) error { return errPower }
+	for range 100 {
+		if err := s.StoreLogs([]*raft.Log{sized(2, 30)}); !errors.Is(err, errPower) {
+			t.Fatal(err)
+		}
+	}
+	if n := len(segmentFiles(t, dir)); n > small.spares+2 || n != len(j.segments) {
+		t.Fatalf("%d files after calls that failed", n)
+	}
+	j.sync = syncData
+	storeAll(t, s, sized(2, 30))
+}
+
+// fullBolt has no room for entries.
+type fullBolt struct {
+	bolt
+	full atomic.Bool
+}
+
+func (b *fullBolt) StoreLogs(l []*raft.Log) error {
+	if b.full.Load() {
+		return syscall.ENOSPC
+	}
+	return b.bolt.StoreLogs(l)
+}
+
+// With a full disk under raft.db a journal is closed and opened all the same, and has everything. What is stored next waits for room.
+func TestJournalOpensOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s, j := openSmall(t, dir)
+	logs := []*raft.Log{sized(1, 30), sized(2, 200)}
+	storeAll(t, s, logs...)
+	db := &fullBolt{bolt: j.bolt}
+	db.full.Store(true)
+	j.bolt = db
+	for range 3 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		opened, err := openBolt(filepath.Join(dir, storeFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		db = &fullBolt{bolt: opened}
+		db.full.Store(true)
+		if j, err = openJournal(dir, db, small); err != nil {
+			t.Fatal(err)
+		}
+		s = newStore(j)
+		holds(t, s, logs)
+		if err := s.StoreLogs([]*raft.Log{sized(3, 30)}); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	db.full.Store(false)
+	logs = append(logs, sized(3, 30))
+	storeAll(t, s, logs[2])
+	j.kill(t)
+	s, _ = openSmall(t, dir)
+	defer s.Close()
+	holds(t, s, logs)
 }
 
 // A raft.db that was made anew takes up nothing of the journal of another one.
@@ -123,8 +230,8 @@ func TestJournalKnowsTheBadFromTheUnfinished(t *testing.T) {
 	}
 }
 
-// flipRecord flips a bit of a record of a journal that is closed.
-func flipRecord(t *testing.T, j *journal, seq uint64, offset int64) {
+// flipRecord flips a bit of an entry's record in a journal that is closed.
+func flipRecord(t *testing.T, j *journal, index uint64, offset int64) {
 	t.Helper()
 	for _, s := range j.segments {
 		f, err := os.OpenFile(s.file.Name(), os.O_RDWR, 0)
@@ -134,7 +241,7 @@ func flipRecord(t *testing.T, j *journal, seq uint64, offset int64) {
 		defer f.Close()
 		open := segment{file: f, made: s.made}
 		if _, err := open.walk(j.id, func(h head, _ uint32, at int64) bool {
-			if h.seq != seq {
+			if h.kind != recordEntry || h.index != index {
 				return true
 			}
 			var b [1]byte

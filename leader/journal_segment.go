@@ -17,7 +17,7 @@ type segment struct {
 	number      uint32
 	file        *os.File
 	end, made   int64  // of what was written to it since it was last begun; of its blocks; for who writes
-	seq         uint64 // of its last record, on disk or not; for who writes
+	seq         uint64 // of its last record that is on disk; for who writes
 	first, last uint64 // no entry outside these has data in it that raft.db points to; 0: none has
 }
 
@@ -43,7 +43,6 @@ func (j *journal) add(h head, ext, data []byte) (position, error) {
 	h.journal, h.seq, h.before, h.synced, h.filed = j.id, j.last.seq+1, j.last.sum, j.settled.seq, j.saidFiled
 	j.buf, j.last.sum = appendHead(j.buf, &h)
 	j.last.seq++
-	j.at.seq = j.last.seq
 	j.buf = append(j.buf, ext...)
 	s := j.at
 	p := position{segment: s.number, length: uint32(len(data)), offset: j.used()}
@@ -84,7 +83,7 @@ func (j *journal) settle() error {
 	if err := j.sync(s.file); err != nil {
 		return fmt.Errorf("sync segment %d: %w", s.number, err)
 	}
-	j.settled, j.told = j.last, j.saidFiled
+	s.seq, j.settled, j.told = j.last.seq, j.last, j.saidFiled
 	return nil
 }
 

@@ -269,7 +269,7 @@ func TestJournalFlippedByteIsCaught(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[2*(headBytes+checksumBytes)+100+rand.IntN(100)] ^= 1 << rand.IntN(8)
+	b[headBytes+2*(headBytes+checksumBytes)+100+rand.IntN(100)] ^= 1 << rand.IntN(8)
 	if err := os.WriteFile(file, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -291,26 +291,11 @@ func TestJournalFlippedByteIsCaught(t *testing.T) {
 	}
 }
 
-// What is gone or cut with the file is as bad as what is altered, and says so; it neither panics nor asks for memory that a
+// What is gone or cut with a position is as bad as what is altered, and says so; it neither panics nor asks for memory that a
 // damaged position names.
 func TestJournalWithoutItsFile(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(t *testing.T, dir string){
-		"segment gone": func(t *testing.T, dir string) {
-			if err := os.Remove(segmentFiles(t, dir)[0]); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"segment cut": func(t *testing.T, dir string) {
-			if err := os.Truncate(segmentFiles(t, dir)[0], 50); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"folder gone": func(t *testing.T, dir string) {
-			if err := os.RemoveAll(filepath.Join(dir, journalFolder)); err != nil {
-				t.Fatal(err)
-			}
-		},
 		"wrong position": func(t *testing.T, dir string) { moved(t, dir, position{1, 100, 4}.bytes()) },
 		"no position":    func(t *testing.T, dir string) { moved(t, dir, []byte("short")) },
 		"endless":        func(t *testing.T, dir string) { moved(t, dir, position{1, 1<<32 - 1, 0}.bytes()) },
@@ -340,6 +325,97 @@ func TestJournalWithoutItsFile(t *testing.T) {
 				t.Fatalf("what is stored afterwards: %v", err)
 			}
 		})
+	}
+}
+
+// A journal that is gone, or ends before what raft.db knows of it, took something with it that raft.db may lack.
+func TestJournalThatIsGoneIsMissed(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]func(t *testing.T, dir string){
+		"segment gone": func(t *testing.T, dir string) {
+			if err := os.Remove(segmentFiles(t, dir)[0]); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"segment cut": func(t *testing.T, dir string) {
+			if err := os.Truncate(segmentFiles(t, dir)[0], 50); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"folder gone": func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, journalFolder)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"journal gone": func(t *testing.T, dir string) {
+			for _, f := range segmentFiles(t, dir) {
+				if err := os.Remove(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"older journal": func(t *testing.T, dir string) {
+			for _, f := range segmentFiles(t, dir) {
+				if err := os.Rename(filepath.Join(dir, "older", filepath.Base(f)), f); err != nil && !os.IsNotExist(err) {
+					t.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			s, j := openSmall(t, dir)
+			storeAll(t, s, sized(1, 20))
+			if err := os.CopyFS(filepath.Join(dir, "older"), os.DirFS(filepath.Join(dir, journalFolder))); err != nil {
+				t.Fatal(err)
+			}
+			storeAll(t, s, sized(2, 20))
+			if err := j.file(); err != nil {
+				t.Fatal(err)
+			}
+			storeAll(t, s, sized(3, 100)) // raft.db does not have it
+			j.kill(t)
+			harm(t, dir)
+			db, err := openBolt(filepath.Join(dir, storeFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err = openJournal(dir, db, small); !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("got %v", err)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// Builds before this one kept the data of large entries, and nothing else, in a folder of another name.
+func TestJournalTakesOverTheFormerFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := sized(1, 100)
+	l.Extensions = newStore(nil).seal(l)
+	row := *l
+	row.Data, row.Extensions = position{1, 100, 0}.bytes(), append([]byte{outsideMark}, l.Extensions[1:]...)
+	db, err := openBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.StoreLog(&row), db.Close(), os.Mkdir(filepath.Join(dir, formerFolder), 0o700),
+		os.WriteFile(filepath.Join(dir, formerFolder, "00000001"), l.Data, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	logs := []*raft.Log{l}
+	for i := uint64(2); i < 5; i++ {
+		s, _ := openSmall(t, dir)
+		logs = append(logs, sized(i, 400))
+		storeAll(t, s, logs[i-1])
+		holds(t, s, logs)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -156,7 +156,7 @@ func sweep(dir string) error {
 
 // tidy clears a log that ends before the newest snapshot, or in an older term than it and so does not go on from it: a
 // recovery, or the taking over of a snapshot, ended between the two. What would be stored next would leave a hole behind it, or
-// never fit. The guard only writes: it would end the goroutine that reads a bad entry.
+// never fit. The guard only writes: it would end the goroutine that reads a bad entry. A log that begins behind it lacks something.
 func tidy(logs, guarded raft.LogStore, snaps raft.SnapshotStore) error {
 	last, err := logs.LastIndex()
 	if err != nil {
@@ -166,14 +166,25 @@ func tidy(logs, guarded raft.LogStore, snaps raft.SnapshotStore) error {
 	if err != nil {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
-	if last == 0 || len(kept) == 0 {
+	if last == 0 {
 		return nil
+	}
+	first, err := logs.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("find first entry: %w", err)
+	}
+	var newest raft.SnapshotMeta
+	if len(kept) > 0 {
+		newest = *kept[0]
+	}
+	if first > newest.Index+1 { // the library would panic
+		return fmt.Errorf("entries %d to %d are missing between the newest snapshot and the log: %w", newest.Index+1, first-1, ErrCorrupt)
 	}
 	var end raft.Log
 	if err := logs.GetLog(last, &end); err != nil {
 		return fmt.Errorf("read last entry: %w", err)
 	}
-	if newest := kept[0]; last >= newest.Index && end.Term >= newest.Term {
+	if last >= newest.Index && end.Term >= newest.Term {
 		return nil
 	}
 	return clearLog(guarded)
@@ -225,21 +236,23 @@ func (s *seat) close(patience time.Duration) error {
 	s.trans.letGo()
 	down := s.raft.Shutdown()
 	ended := make(chan error, 1)
-	go func() { ended <- down.Error() }()
-	var err error
+	go func() { // after patience, too: what the store has begun ends with it
+		err := down.Error()
+		ended <- errors.Join(err, s.trans.Close(), s.store.Close())
+	}()
+	defer close(s.lost)
 	select {
-	case err = <-ended:
+	case err := <-ended:
+		return err
 	case <-time.After(patience):
-		close(s.lost)
-		go func() {
-			<-ended
-			_ = s.store.Close() // nobody waits for what it says
-		}()
-		return errors.Join(ErrStuck, s.trans.Close())
 	}
-	err = errors.Join(err, s.trans.Close(), s.store.Close())
-	close(s.lost)
-	return err
+	err := s.trans.Close() // Raft may be waiting for a call to a voter that is gone
+	select {
+	case end := <-ended:
+		return errors.Join(end, err)
+	case <-time.After(patience):
+		return errors.Join(ErrStuck, err)
+	}
 }
 
 // transfer hands the office to a voter that has answered a moment ago; "" is for whichever is furthest, or for one of those
@@ -294,9 +307,10 @@ func (s *seat) finish(patience time.Duration) {
 // wipe removes a seat's files, for a voter that must not trust them any more.
 func wipe(dir string) error {
 	for _, name := range []string{storeFile, journalFolder, snapshotFolder} {
-		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
+		// One after the other, also on disk: without raft.db its journal is nobody's, but not the other way round.
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, name)), syncDir(dir)); err != nil {
 			return fmt.Errorf("wipe raft folder: %w", err)
 		}
 	}
-	return syncDir(dir)
+	return nil
 }

@@ -54,7 +54,8 @@ harm() {
   local f hit=0
   for f in "$scratch"/c3/raft/journal/*; do
     case $1 in
-      flipped) printf Y | dd of="$f" bs=1 seek=9000 conv=notrunc status=none && hit=1 ;;
+      flipped) # also where nobody looks any more; somewhere it hits what is needed
+        for ((at = 9000; at < $(stat -c %s "$f"); at += 20000)); do printf Y | dd of="$f" bs=1 seek=$at conv=notrunc status=none && hit=1; done ;;
       removed) rm "$f" && hit=1 ;;
     esac
   done
