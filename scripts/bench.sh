@@ -11,8 +11,9 @@ set -euo pipefail
 BIN=$(cd "$(dirname "${1:?usage: scripts/bench.sh BIN [FLAG...]}")" && pwd)/$(basename "$1")
 cd "$(dirname "$0")/.."
 shift
-# The same tags as the binary that is measured: the agents that publish from inside are built from the same sources.
+# The same tags and profile as the binary that is measured: the agents that publish from inside are built from the same sources.
 PROGRAM=$(mktemp -d)
 trap 'rm -rf "$PROGRAM"' EXIT
-"${GO:-go}" build -trimpath -tags hashicorpmetrics -ldflags '-s -w' -o "$PROGRAM/bench" ./scripts/bench
+"${GO:-go}" build -trimpath -tags hashicorpmetrics -ldflags '-s -w' -pgo=cmd/ringagent/load.pgo \
+  -o "$PROGRAM/bench" ./scripts/bench
 "$PROGRAM/bench" -bin "$BIN" "$@"
