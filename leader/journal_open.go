@@ -28,26 +28,34 @@ var keyJournal = []byte("ring/journal")
 // that db has is told when they are read.
 func openJournal(dir string, db bolt, size journalSizes) (*journal, error) {
 	j := newJournal(dir, db, size)
-	err := j.open()
-	anew := false
-	if err == nil {
-		anew, err = j.identify()
-	}
-	if err == nil {
-		err = j.redo(anew)
-	}
-	if err == nil {
-		err = j.find()
-	}
-	if err == nil && anew {
-		err = j.introduce()
-	}
-	if err != nil {
+	if err := j.start(); err != nil {
 		return nil, errors.Join(err, j.closeFiles())
+	}
+	return j, nil
+}
+
+func (j *journal) start() error {
+	if err := j.open(); err != nil {
+		return err
+	}
+	anew, err := j.identify()
+	if err != nil {
+		return err
+	}
+	if err := j.redo(anew); err != nil {
+		return err
+	}
+	if err := j.find(); err != nil {
+		return err
+	}
+	if anew {
+		if err := j.introduce(); err != nil {
+			return err
+		}
 	}
 	j.sweep()
 	go j.keepFiling()
-	return j, nil
+	return nil
 }
 
 func newJournal(dir string, db bolt, size journalSizes) *journal {
@@ -174,6 +182,10 @@ func (j *journal) redo(anew bool) error {
 		if w.first > r.next {
 			break
 		}
+		// A process that ended between a write and its sync left records that are read, and that the next power cut takes away.
+		if err := j.sync(w.file); err != nil {
+			return fmt.Errorf("sync segment %d: %w", w.number, err)
+		}
 		if err := r.segment(w.segment); err != nil {
 			return err
 		}
@@ -200,13 +212,16 @@ func (j *journal) redo(anew bool) error {
 	switch err := j.file(); {
 	case err == nil:
 		j.filed = j.last.seq
-	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
+	case noRoom(err):
 		j.void = j.last.seq
 	default:
 		return err
 	}
 	return nil
 }
+
+// noRoom says that a disk or a quota is used up.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // known is the number of the last record of which raft.db knows; one that cannot be read is left to who reads the log.
 func (j *journal) known() (uint64, error) {
@@ -310,7 +325,8 @@ func (r *replay) do(h *head, body []byte, p position) error {
 		if err := r.j.file(); err != nil {
 			return err
 		}
-		if err := r.j.bolt.DeleteRange(h.index, h.term); err != nil {
+		// What stands behind a deletion was written once that was done. Of one that was not done nobody was told that it was.
+		if err := r.j.bolt.DeleteRange(h.index, h.term); err != nil && !noRoom(err) {
 			return fmt.Errorf("delete %d to %d again: %w", h.index, h.term, err)
 		}
 		return nil

@@ -110,10 +110,17 @@ func TestJournalDoesNotGrowByFailing(t *testing.T) {
 	storeAll(t, s, sized(2, 30))
 }
 
-// fullBolt has no room for entries.
+// fullBolt has no room.
 type fullBolt struct {
 	bolt
 	full atomic.Bool
+}
+
+func (b *fullBolt) DeleteRange(lo, hi uint64) error {
+	if b.full.Load() {
+		return syscall.ENOSPC
+	}
+	return b.bolt.DeleteRange(lo, hi)
 }
 
 func (b *fullBolt) StoreLogs(l []*raft.Log) error {
@@ -155,10 +162,91 @@ func TestJournalOpensOnAFullDisk(t *testing.T) {
 	db.full.Store(false)
 	logs = append(logs, sized(3, 30))
 	storeAll(t, s, logs[2])
+	db.full.Store(true)
+	if err := s.DeleteRange(1, 1); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("got %v", err)
+	}
+	j.kill(t)
+	opened, err := openBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db = &fullBolt{bolt: opened}
+	db.full.Store(true)
+	if j, err = openJournal(dir, db, small); err != nil {
+		t.Fatal(err) // a deletion that was not done is not needed to start
+	}
+	s = newStore(j)
+	holds(t, s, logs)
+	db.full.Store(false)
+	logs = append(logs, sized(4, 30))
+	storeAll(t, s, logs[3])
 	j.kill(t)
 	s, _ = openSmall(t, dir)
 	defer s.Close()
 	holds(t, s, logs)
+}
+
+// A process ends between the write of a record and its sync. The next start takes the record up, and Raft may answer for it. Then the
+// power goes, and with it what nobody synced. The broken variant does not sync what it takes up.
+func TestJournalSyncsWhatItTakesUp(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{30, 200} {
+		for name, broken := range map[string]bool{"as it is": false, "without a sync": true} {
+			t.Run(fmt.Sprint(name, size), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				s, j := openSmall(t, dir)
+				logs := []*raft.Log{sized(1, 30), sized(2, size)}
+				storeAll(t, s, logs[0])
+				onDisk := map[string][]byte{}
+				keep := func(f *os.File) (err error) {
+					onDisk[f.Name()], err = os.ReadFile(f.Name())
+					return err
+				}
+				if err := keep(j.at.file); err != nil {
+					t.Fatal(err)
+				}
+				j.sync = func(*os.File) error { return errPower } // the process ends here
+				if err := s.StoreLogs(logs[1:]); !errors.Is(err, errPower) {
+					t.Fatal(err)
+				}
+				j.kill(t)
+
+				db, err := openBolt(filepath.Join(dir, storeFile))
+				if err != nil {
+					t.Fatal(err)
+				}
+				j = newJournal(dir, db, small)
+				if j.sync = keep; broken {
+					j.sync = func(*os.File) error { return nil }
+				}
+				if err := j.start(); err != nil {
+					t.Fatal(err)
+				}
+				holds(t, newStore(j), logs)
+				j.kill(t)
+				for f, b := range onDisk {
+					if err := os.WriteFile(f, b, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+
+				if db, err = openBolt(filepath.Join(dir, storeFile)); err != nil {
+					t.Fatal(err)
+				}
+				defer db.Close()
+				switch j, err = openJournal(dir, db, small); {
+				case broken && errors.Is(err, ErrCorrupt):
+				case err != nil || broken:
+					t.Fatalf("got %v", err)
+				default:
+					holds(t, newStore(j), logs)
+					j.kill(t)
+				}
+			})
+		}
+	}
 }
 
 // A raft.db that was made anew takes up nothing of the journal of another one.
