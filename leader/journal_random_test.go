@@ -91,21 +91,19 @@ func (c *crasher) open(full bool) {
 	size := small
 	size.rows, size.segment = 4, []int64{600, 1500, 4000, 20000}[c.IntN(4)]
 	c.db.bad.Store(full)
-	c.j, err = openJournal(c.dir, c.db, size)
-	for full && errors.Is(err, syscall.ENOSPC) { // a deletion is to be done again
-		c.j, err = openJournal(c.dir, c.db, size)
+	for err = syscall.ENOSPC; errors.Is(err, syscall.ENOSPC); {
+		c.j = newJournal(c.dir, c.db, size)
+		c.j.sync = c.synced
+		if err = c.j.start(); err != nil {
+			_ = c.j.closeFiles()
+		}
+		full = false // or it may take long
+		c.db.bad.Store(full)
 	}
-	c.db.bad.Store(false)
 	if err != nil {
 		c.Fatalf("open: %v", err)
 	}
 	c.s = newStore(c.j)
-	for _, f := range segmentFiles(c, c.dir) {
-		if c.onDisk[f], err = os.ReadFile(f); err != nil { // what opening wrote it has synced
-			c.Fatal(err)
-		}
-	}
-	c.j.sync = c.synced
 }
 
 func (c *crasher) synced(f *os.File) (err error) {
@@ -178,24 +176,28 @@ func (c *crasher) end() {
 		return
 	}
 	c.j.kill(c)
-	keep := c.IntN(4) // 0: everything, as a mere kill does; 1: nothing
+	keep := c.IntN(5) // 0 and 1: everything, since it is a mere kill or was written in time; 2: nothing
+	if keep == 0 {
+		return
+	}
 	for _, f := range segmentFiles(c, c.dir) {
 		now, err := os.ReadFile(f)
 		if err != nil {
 			c.Fatal(err)
 		}
 		out := bytes.Clone(c.onDisk[f])
-		if grown := len(now) - len(out); grown > 0 && (keep == 0 || keep > 1 && c.IntN(2) == 0) {
+		if grown := len(now) - len(out); grown > 0 && (keep == 1 || keep > 2 && c.IntN(2) == 0) {
 			out = append(out, make([]byte, grown)...)
 		}
 		for at := 0; at < min(len(out), len(now)); at += c.block {
-			if keep == 0 || keep > 1 && c.IntN(2) == 0 {
+			if keep == 1 || keep > 2 && c.IntN(2) == 0 {
 				copy(out[at:min(at+c.block, len(out))], now[at:min(at+c.block, len(now))])
 			}
 		}
 		if err := os.WriteFile(f, out, 0o600); err != nil {
 			c.Fatal(err)
 		}
+		c.onDisk[f] = out
 	}
 }
 
@@ -239,5 +241,5 @@ func (c *crasher) compare() {
 	if last != 0 {
 		c.next = last + 1
 	}
-	c.j.kill(c)
+	c.end()
 }
