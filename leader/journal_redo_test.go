@@ -130,6 +130,22 @@ func (b *fullBolt) StoreLogs(l []*raft.Log) error {
 	return b.bolt.StoreLogs(l)
 }
 
+// openFull opens a journal whose raft.db has no room.
+func openFull(t *testing.T, dir string) (*Store, *journal, *fullBolt) {
+	t.Helper()
+	opened, err := openBolt(filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := &fullBolt{bolt: opened}
+	db.full.Store(true)
+	j, err := openJournal(dir, db, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newStore(j), j, db
+}
+
 // With a full disk under raft.db a journal is closed and opened all the same, and has everything. What is stored next waits for room.
 func TestJournalOpensOnAFullDisk(t *testing.T) {
 	t.Parallel()
@@ -144,16 +160,7 @@ func TestJournalOpensOnAFullDisk(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		opened, err := openBolt(filepath.Join(dir, storeFile))
-		if err != nil {
-			t.Fatal(err)
-		}
-		db = &fullBolt{bolt: opened}
-		db.full.Store(true)
-		if j, err = openJournal(dir, db, small); err != nil {
-			t.Fatal(err)
-		}
-		s = newStore(j)
+		s, j, db = openFull(t, dir)
 		holds(t, s, logs)
 		if err := s.StoreLogs([]*raft.Log{sized(3, 30)}); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatalf("got %v", err)
@@ -167,16 +174,7 @@ func TestJournalOpensOnAFullDisk(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	j.kill(t)
-	opened, err := openBolt(filepath.Join(dir, storeFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db = &fullBolt{bolt: opened}
-	db.full.Store(true)
-	if j, err = openJournal(dir, db, small); err != nil {
-		t.Fatal(err) // a deletion that was not done is not needed to start
-	}
-	s = newStore(j)
+	s, j, db = openFull(t, dir) // a deletion that was not done is not needed to start
 	holds(t, s, logs)
 	db.full.Store(false)
 	logs = append(logs, sized(4, 30))
