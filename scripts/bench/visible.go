@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -37,8 +38,13 @@ func visible(ctx context.Context, o options, t *table) error {
 		where string
 		node  *node
 	}{{"coordinator", lead}, {"edge node", edge}} {
-		first, all, err := r.spread(ctx, at.node)
+		stop, err := watchStalls(o.dir)
 		if err != nil {
+			return err
+		}
+		first, all, err := r.spread(ctx, at.node)
+		still, stillErr := stop()
+		if err := errors.Join(err, stillErr); err != nil {
 			return err
 		}
 		name := "on all 5 nodes, published at " + at.where
@@ -46,6 +52,7 @@ func visible(ctx context.Context, o options, t *table) error {
 		verdict := t.aim(p99 <= visibleAim, "%s: p99 %s, wanted ≤ %s", name, millis(p99), millis(visibleAim))
 		t.row("on the own node, published at "+at.where, millis(quantile(first, 0.5)), millis(quantile(first, 0.99)), millis(quantile(first, 1)))
 		t.row(name, millis(quantile(all, 0.5)), millis(p99), millis(quantile(all, 1)), verdict+fmt.Sprintf(" (%s)", millis(visibleAim)))
+		t.row("… meanwhile longest: a process not woken, a fsync", "", "", millis(max(still.wake, 0)), millis(still.fsync))
 	}
 	return nil
 }
