@@ -115,6 +115,7 @@ type outboxHooks struct {
 	afterStore func(upTo uint64)   // after the fsync, before anybody is told
 	handedOver func(b Batch)       // before a batch is handed over
 	newOrigin  func() event.Origin // nil: random
+	doorOpen   bool                // variant: number records also while the writer changes more than it adds
 }
 
 func (o *OutboxOptions) fill() {
@@ -162,6 +163,7 @@ type Outbox struct {
 	puts    chan *put
 	control chan func() // run by the writer between two commits
 	wake    chan struct{}
+	work    chan struct{} // there is something to store
 	again   chan struct{} // ask once more how far the log has got with this outbox
 	lost    chan struct{} // somebody may wait for a seq whose answer was lost
 	closed  chan struct{}
@@ -173,34 +175,39 @@ type Outbox struct {
 	outboxState
 }
 
-// outboxState is guarded by Outbox.mu. Only the writer changes the file and what describes it.
+// outboxState is guarded by Outbox.mu. Only the writer changes the file and what describes it; publishers add records (enter).
 type outboxState struct {
-	db       *bolt.DB
-	origin   event.Origin
-	base     uint64 // number before the first kept record
-	baseHash event.Hash
-	last     uint64 // highest number given
-	lastHash event.Hash
-	durable  uint64          // highest number that is fsynced
-	acked    uint64          // everything up to here stands in the log
-	stored   uint64          // acked, as the file has it
-	bytes    int64           // of the kept records
-	tail     []kept          // the newest records, without a gap, up to last; all above durable are here
-	tailed   int64           // bytes of the tail
-	plain    map[uint64]*put // who waits for the seq of a record of this origin that has no key, by its number
-	waiters  map[place][]*put
-	early    map[place]uint64 // seqs that are known before the own fsync; those of plain stand in the puts
-	keyed    map[place]string // keys of records whose seq is not written down yet
-	seqs     []keySeq         // to be written down with the next commit
-	carry    []kept           // saved from a damaged file, published again once it is known what stands
-	carryOf  event.Origin     // of the newest damaged file, "" when nothing is to be brought
-	suspect  bool             // the log holds something else under our numbers
-	keysLost bool             // answers were lost: keys may have seqs that nobody knows
-	degraded error
-	unsure   *change // what failed, if it was more than a commit of records
-	unkeyed  []*put  // of a failed commit: their keys are to be written with their records
-	nextTrim time.Time
-	trimming bool // there was too much, and not enough has been dropped since; for the writer
+	db         *bolt.DB
+	origin     event.Origin
+	base       uint64 // number before the first kept record
+	baseHash   event.Hash
+	last       uint64 // highest number given
+	lastHash   event.Hash
+	durable    uint64 // highest number that is fsynced
+	acked      uint64 // everything up to here stands in the log
+	stored     uint64 // acked, as the file has it
+	bytes      int64  // of the kept records
+	admits     bool   // publishers may number their records themselves
+	fresh      []*put // numbered, and not told yet that they are fsynced, in order
+	freshBytes int    // of their drafts
+	returns    returners
+	moment     *time.Timer     // ends the wait for them; nil: there was none yet
+	tail       []kept          // the newest records, without a gap, up to last; all above durable are here
+	tailed     int64           // bytes of the tail
+	plain      map[uint64]*put // who waits for the seq of a record of this origin that has no key, by its number
+	waiters    map[place][]*put
+	early      map[place]uint64 // seqs that are known before the own fsync; those of plain stand in the puts
+	keyed      map[place]string // keys of records whose seq is not written down yet
+	seqs       []keySeq         // to be written down with the next commit
+	carry      []kept           // saved from a damaged file, published again once it is known what stands
+	carryOf    event.Origin     // of the newest damaged file, "" when nothing is to be brought
+	suspect    bool             // the log holds something else under our numbers
+	keysLost   bool             // answers were lost: keys may have seqs that nobody knows
+	degraded   error
+	unsure     *change // what failed, if it was more than a commit of records
+	unkeyed    []*put  // of a failed commit: their keys are to be written with their records
+	nextTrim   time.Time
+	trimming   bool // there was too much, and not enough has been dropped since; for the writer
 }
 
 // change is a change of the file of which nobody knows whether it was made.
@@ -294,12 +301,14 @@ func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, w
 	if p.Key != "" {
 		u.digest = keyDigest(d)
 	}
-	select {
-	case o.puts <- u:
-	case <-ctx.Done():
-		return putResult{}, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
-	case <-o.closed:
-		return putResult{}, ErrClosed
+	if !o.enter(u) {
+		select {
+		case o.puts <- u:
+		case <-ctx.Done():
+			return putResult{}, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
+		case <-o.closed:
+			return putResult{}, ErrClosed
+		}
 	}
 	select {
 	case r := <-u.done:
@@ -343,6 +352,7 @@ func OpenOutbox(opt OutboxOptions) (*Outbox, error) {
 		puts:    make(chan *put, 1024),
 		control: make(chan func()),
 		wake:    make(chan struct{}, 1),
+		work:    make(chan struct{}, 1),
 		again:   make(chan struct{}, 1),
 		lost:    make(chan struct{}, 1),
 		closed:  make(chan struct{}),

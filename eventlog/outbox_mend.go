@@ -11,11 +11,13 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// fail answers a group that could not be stored and stops storing until the file can be trusted again. Its numbers may be
-// on their way, so its records stay in memory and are the first to be written then: a number never gets other bytes.
+// fail tells everybody who waits for a commit, and a group besides, that it could not be stored, and stops storing until the file
+// can be trusted again. The numbers may be on their way, so the records stay in memory and are the first to be written then: a
+// number never gets other bytes.
 func (o *Outbox) fail(err error, group []*put) {
 	o.mu.Lock()
 	o.degraded = err
+	group = append(o.takeAll(), group...)
 	for _, u := range group {
 		if o.plain[u.place.number] == u {
 			delete(o.plain, u.place.number)

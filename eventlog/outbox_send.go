@@ -246,7 +246,7 @@ func (o *Outbox) batch(origin event.Origin, n uint64, lost lostRange) (b Batch, 
 	if o.origin != origin {
 		return b, false, errAgain // the file was begun again
 	}
-	if n > o.last && lost.to == 0 {
+	if lost.to == 0 && (n > o.last || o.returns.awaited() && o.last-n < returnMost) {
 		return b, false, nil
 	}
 	b = Batch{Origin: origin, Node: o.opt.Node, First: n}
@@ -302,10 +302,12 @@ func (o *Outbox) answered(origin event.Origin, f flight, a Answer) error {
 		return errAgain
 	}
 	o.acked = max(o.acked, a.Next-1)
+	told := 0
 	for i, seq := range a.Seqs {
 		if number := a.Next - uint64(len(a.Seqs)) + uint64(i); number > 0 {
-			o.learn(place{origin, number}, seq)
+			told += o.learn(place{origin, number}, seq)
 		}
 	}
+	o.expect(told)
 	return nil
 }

@@ -31,21 +31,29 @@ func (o *Outbox) write(ctx context.Context) error {
 			tick.Reset(pace.Until(d))
 		}
 	}
+	o.admit(true)
 	for {
 		select {
 		case <-ctx.Done():
-			o.mu.Lock()
-			idle := o.degraded != nil
-			o.mu.Unlock()
-			if !idle {
-				_ = o.commit() // acknowledgements only; without them the next start asks again
-			}
+			o.admit(false)
+			o.store(nil) // and acknowledgements; without them the next start asks again
 			return nil
 		case u := <-o.puts:
 			o.store(o.gather(u))
 			every(tickEvery)
+		case <-o.work:
+			o.mu.Lock()
+			gathering := o.returns.awaited()
+			o.mu.Unlock()
+			if !gathering { // else its end will say so once more
+				o.store(nil)
+				every(tickEvery)
+			}
 		case f := <-o.control:
+			o.admit(false)
+			o.store(nil)
 			f()
+			o.admit(true)
 		case <-tick.C:
 			period = tickEvery
 			if o.tick() {
@@ -70,7 +78,8 @@ func (o *Outbox) gather(first *put) []*put {
 	return group
 }
 
-// store gives a group its numbers, lets the sender have it, and fsyncs it. Only then are its publishers told.
+// store gives a group its numbers, lets the sender have it, and fsyncs it with all that has its number already. Only then are its
+// publishers told.
 func (o *Outbox) store(group []*put) {
 	now := o.opt.Now()
 	o.mu.Lock()
@@ -89,7 +98,7 @@ func (o *Outbox) store(group []*put) {
 		}
 		return
 	}
-	var fresh, again []*put
+	var keyed, again []*put
 	for _, u := range group {
 		if u.key != "" {
 			if k, ok := known[u.key]; ok {
@@ -108,46 +117,49 @@ func (o *Outbox) store(group []*put) {
 				continue
 			}
 		}
-		o.last++
-		o.lastHash = o.lastHash.Next(u.draft)
-		u.place = place{o.origin, o.last}
-		k := kept{number: o.last, hash: o.lastHash, at: now, key: u.key, draft: u.draft}
-		o.tail, o.tailed = append(o.tail, k), o.tailed+k.size()
+		o.number(u, now)
 		if u.key != "" {
 			known[u.key] = keyRecord{Origin: o.origin, Number: o.last, Digest: u.digest, At: now}
 			o.keyed[u.place] = u.key
+			keyed = append(keyed, u)
 		}
-		fresh = append(fresh, u)
-		o.await(u)
 	}
-	o.mu.Unlock()
-	o.nudge()
 	if o.opt.hooks.ackEarly {
-		for _, u := range fresh {
+		for _, u := range o.fresh {
 			if !u.wait {
 				u.done <- putResult{place: u.place}
 			}
 		}
 	}
-	if err := o.commit(fresh...); err != nil {
-		o.unkeyed = fresh
-		o.fail(err, append(fresh, again...))
+	o.mu.Unlock()
+	if len(group) > 0 {
+		o.nudge()
+	}
+	if err := o.commit(keyed...); err != nil {
+		o.unkeyed = keyed
+		o.fail(err, again)
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, u := range append(fresh, again...) {
+	told := 0
+	for _, u := range append(o.takeStored(), again...) {
 		switch u.stored = true; {
 		case !u.wait:
 			if !o.opt.hooks.ackEarly {
 				u.done <- putResult{place: u.place}
+				told++
 			}
 		case u.key == "":
-			o.tellPlain(u)
+			told += o.tellPlain(u)
 		}
 		if u.key != "" {
 			o.tell(u.place)
 		}
+	}
+	o.expect(told)
+	if o.last > o.durable { // who came during the commit
+		poke(o.work)
 	}
 }
 
@@ -187,14 +199,16 @@ func (o *Outbox) await(u *put) {
 	}
 }
 
-// tellPlain is tell for a publisher without a key, of which there is one to a record. The caller holds mu.
-func (o *Outbox) tellPlain(u *put) {
+// tellPlain is tell for a publisher without a key, of which there is one to a record. It returns how many were told. The caller
+// holds mu.
+func (o *Outbox) tellPlain(u *put) int {
 	// Between the fsync and this the answer may have come and told it.
 	if u.seq == 0 || u.place.number > o.durable || o.plain[u.place.number] != u {
-		return
+		return 0
 	}
 	u.done <- putResult{place: u.place, seq: u.seq}
 	delete(o.plain, u.place.number)
+	return 1
 }
 
 // tell answers who waits for p, if its seq is known and its record is fsynced. The caller holds mu.
@@ -214,17 +228,18 @@ func (o *Outbox) tell(p place) {
 	}
 }
 
-// learn notes the seq of a number, if anybody cares. The caller holds mu.
-func (o *Outbox) learn(p place, seq uint64) {
+// learn notes the seq of a number, if anybody cares, and returns how many without a key were told. The caller holds mu.
+func (o *Outbox) learn(p place, seq uint64) (told int) {
 	if u := o.plain[p.number]; u != nil && seq != 0 && p.origin == o.origin {
 		u.seq = seq
-		o.tellPlain(u)
+		told = o.tellPlain(u)
 	}
 	if seq == 0 || len(o.waiters) == 0 && len(o.keyed) == 0 || len(o.waiters[p]) == 0 && o.keyed[p] == "" {
-		return
+		return told
 	}
 	o.early[p] = seq
 	o.tell(p)
+	return told
 }
 
 // commit writes everything that is not in the file yet: records, keys, seqs, acknowledgements; and drops what need not be
@@ -381,11 +396,4 @@ func (o *Outbox) trim(tx *bolt.Tx, head *outboxHead, size *int64) error {
 		return nil
 	}
 	return dropBefore(drafts, head.Base+1)
-}
-
-func (o *Outbox) nudge() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
 }
