@@ -155,9 +155,9 @@ func (b *bare) run(waiting int, d time.Duration) (outcome, error) {
 	return outcome{Events: len(all), Took: time.Since(begin), P50: quantile(all, 0.5), P99: quantile(all, 0.99)}, failed
 }
 
-// bareThroughput prints what the libraries do alone.
+// bareThroughput prints what the libraries do alone, and what any program has to do.
 func bareThroughput(ctx context.Context, o options, t *table) error {
-	t.head("The libraries alone: three nodes in one process, 512 B, publishers wait; CPU is that of this process",
+	t.head("The libraries alone, and the least: three nodes in one process, 512 B, publishers wait; CPU is that of this process",
 		"", "rate", "× fsync floor", "p50", "p99", "CPU/event")
 	f, err := takeFloors(o.dir)
 	if err != nil {
@@ -168,7 +168,39 @@ func bareThroughput(ctx context.Context, o options, t *table) error {
 			return err
 		}
 	}
+	return o.leastRound(t, f)
+}
+
+// leastRound prints what the least that any program has to do comes to.
+func (o options) leastRound(t *table, f floors) (err error) {
+	const publishers = 64
+	dir, err := os.MkdirTemp(o.dir, "least")
+	if err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := openLeast(dir, publishers)
+	if err != nil {
+		return fmt.Errorf("open the least: %w", err)
+	}
+	defer func() { err = errors.Join(err, l.stop()) }()
+	out, used, err := alone(func() (outcome, error) { return l.run(publishers, o.seconds) })
+	if err != nil {
+		return fmt.Errorf("do the least: %w", err)
+	}
+	t.throughput(fmt.Sprintf("committed, %d×1, four writes and the bytes", publishers), out, used, order{}, f)
 	return nil
+}
+
+// alone runs f and returns with its outcome what CPU time this process used meanwhile; 0 where that cannot be known.
+func alone(f func() (outcome, error)) (outcome, time.Duration, error) {
+	began, known := cpuOf(os.Getpid())
+	out, err := f()
+	ended, still := cpuOf(os.Getpid())
+	if known != nil || still != nil {
+		return out, 0, err
+	}
+	return out, ended - began, err
 }
 
 func (o options) bareRing(ctx context.Context, t *table, f floors, inMemory bool) (err error) {
@@ -187,15 +219,9 @@ func (o options) bareRing(ctx context.Context, t *table, f floors, inMemory bool
 		name, runs = "raft, no disk at all", []int{1}
 	}
 	for _, inFlight := range runs {
-		began, known := cpuOf(os.Getpid())
-		out, err := b.run(64*inFlight, o.seconds)
+		out, used, err := alone(func() (outcome, error) { return b.run(64*inFlight, o.seconds) })
 		if err != nil {
 			return err
-		}
-		ended, still := cpuOf(os.Getpid())
-		used := ended - began
-		if known != nil || still != nil {
-			used = 0
 		}
 		t.throughput(fmt.Sprintf("committed, 64×%d, %s", inFlight, name), out, used, order{}, f)
 	}
