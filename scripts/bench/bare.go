@@ -152,7 +152,7 @@ func (b *bare) run(waiting int, d time.Duration) (outcome, error) {
 		}
 	}
 	flying.Wait()
-	return outcome{Events: len(all), Took: time.Since(begin), P50: quantile(all, 0.5), P99: quantile(all, 0.99)}, failed
+	return outcomeOf(all, begin), failed
 }
 
 // bareThroughput prints what the libraries do alone, and what any program has to do.

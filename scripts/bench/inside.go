@@ -35,7 +35,13 @@ type outcome struct {
 	Took   time.Duration `json:"took"`
 	P50    time.Duration `json:"p50"`
 	P99    time.Duration `json:"p99"`
+	Max    time.Duration `json:"max"`
 	Error  string        `json:"error,omitempty"`
+}
+
+// outcomeOf is what the times come to that events took since began.
+func outcomeOf(all []time.Duration, began time.Time) outcome {
+	return outcome{Events: len(all), Took: time.Since(began), P50: quantile(all, 0.5), P99: quantile(all, 0.99), Max: quantile(all, 1)}
 }
 
 // runAgent runs an agent as `ringagent agent` does and serves orders on a socket beside.
@@ -147,9 +153,7 @@ func (in order) run(ctx context.Context, o *eventlog.Outbox) (outcome, error) {
 			return outcome{}, err
 		}
 	}
-	out := outcome{Events: len(all), Took: time.Since(begin)}
-	out.P50, out.P99 = quantile(all, 0.5), quantile(all, 0.99)
-	return out, failed
+	return outcomeOf(all, begin), failed
 }
 
 // dump writes what the process holds now.

@@ -182,7 +182,7 @@ func (l *least) run(publishers int, d time.Duration) (outcome, error) {
 		}
 		if over != nil {
 			group.Wait()
-			return outcome{Events: len(all), Took: time.Since(begin), P50: quantile(all, 0.5), P99: quantile(all, 0.99)}, err
+			return outcomeOf(all, begin), err
 		}
 	}
 }

@@ -16,6 +16,11 @@ type stalls struct {
 	fsync time.Duration // of a page written over, asked for every 20 ms
 }
 
+// columns are for a row of a table.
+func (s stalls) columns() []string {
+	return []string{"not woken", millis(s.wake), "a fsync", millis(s.fsync)}
+}
+
 // watchStalls measures until the returned function is called, which says what was seen.
 func watchStalls(dir string) (stop func() (stalls, error), err error) {
 	path := filepath.Join(dir, "stalls")

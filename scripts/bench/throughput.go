@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,9 @@ import (
 
 // wanted is the least rate of 64 publishers with 16 in flight each.
 const wanted = 50000
+
+// longWait is from when on the longest wait of a run is printed, beside those of the machine.
+const longWait = 100 * time.Millisecond
 
 // throughput publishes 512-byte payloads into a ring of three voters: from inside one agent, at the coordinator and at
 // another voter, and through the HTTP API.
@@ -65,11 +69,19 @@ func throughput(ctx context.Context, o options, t *table) error {
 			if o.profiles != "" {
 				in.Profile = r.profile(ctx, o.profiles, name, at.node, in.For)
 			}
-			out, used, err := r.charged(func() (outcome, error) { return at.node.ask(ctx, in) })
+			stop, err := watchStalls(o.dir)
 			if err != nil {
+				return err
+			}
+			out, used, err := r.charged(func() (outcome, error) { return at.node.ask(ctx, in) })
+			still, stillErr := stop()
+			if err := errors.Join(err, stillErr); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			t.throughput(name, out, used, in, f)
+			if out.Max > longWait {
+				t.row(fmt.Sprintf("… longest %s; meanwhile longest", millis(out.Max)), still.columns()...)
+			}
 		}
 	}
 	if o.kind != "" {
@@ -203,7 +215,7 @@ func overHTTP(ctx context.Context, n *node, in order) (outcome, error) {
 		})
 	}
 	group.Wait()
-	return outcome{Events: len(all), Took: time.Since(begin), P50: quantile(all, 0.5), P99: quantile(all, 0.99)}, failed
+	return outcomeOf(all, begin), failed
 }
 
 func post(ctx context.Context, client *http.Client, body []byte) error {

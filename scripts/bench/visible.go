@@ -52,7 +52,7 @@ func visible(ctx context.Context, o options, t *table) error {
 		verdict := t.aim(p99 <= visibleAim, "%s: p99 %s, wanted ≤ %s", name, millis(p99), millis(visibleAim))
 		t.row("on the own node, published at "+at.where, millis(quantile(first, 0.5)), millis(quantile(first, 0.99)), millis(quantile(first, 1)))
 		t.row(name, millis(quantile(all, 0.5)), millis(p99), millis(quantile(all, 1)), verdict+fmt.Sprintf(" (%s)", millis(visibleAim)))
-		t.row("… meanwhile longest: a process not woken, a fsync", "", "", millis(max(still.wake, 0)), millis(still.fsync))
+		t.row("… meanwhile longest", still.columns()...)
 	}
 	return nil
 }
