@@ -205,7 +205,7 @@ type outboxState struct {
 	keysLost   bool             // answers were lost: keys may have seqs that nobody knows
 	degraded   error
 	unsure     *change // what failed, if it was more than a commit of records
-	unkeyed    []*put  // of a failed commit: their keys are to be written with their records
+	unkeyed    []*put  // with keys, of a failed commit: these are to be written with their records
 	nextTrim   time.Time
 	trimming   bool // there was too much, and not enough has been dropped since; for the writer
 }
@@ -282,6 +282,9 @@ func (o *Outbox) PublishWait(ctx context.Context, d event.Draft, p PublishOption
 }
 
 func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, wait bool) (putResult, error) {
+	if err := ctx.Err(); err != nil {
+		return putResult{}, fmt.Errorf("publish %s: %w", d.Type, err)
+	}
 	if d.Node == "" {
 		d.Node = o.opt.Node
 	}
@@ -397,5 +400,6 @@ type OutboxStatus struct {
 func (o *Outbox) Status() OutboxStatus {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return OutboxStatus{Origin: o.origin, Last: o.durable, Acked: o.acked, Bytes: o.bytes, Degraded: o.degraded}
+	return OutboxStatus{Origin: o.origin, Last: o.durable, Acked: min(o.acked, o.durable), // a record may have its place before its fsync
+		Bytes: o.bytes, Degraded: o.degraded}
 }

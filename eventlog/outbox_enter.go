@@ -110,7 +110,7 @@ const (
 	// returnTime is how long those who were told are waited for. 64 goroutines are back within a third of it on two busy cores.
 	returnTime = time.Millisecond
 	// returnFewest is how many must have been told at once, and returnMost how many waiting records are enough in any case.
-	returnFewest, returnMost = 8, 128
+	returnFewest, returnMost = 2, 128
 	// returnPause bounds how often in a row nobody is waited for after those before did not come back.
 	returnPause = 63
 )

@@ -42,9 +42,7 @@ func (o *Outbox) tick() (quiet bool) {
 	quiet = bad == nil && o.acked == o.last && o.acked == o.stored && len(o.seqs) == 0
 	o.mu.Unlock()
 	if bad == nil {
-		if err := o.commit(); err != nil {
-			o.fail(err, nil)
-		}
+		o.store(nil)
 		return quiet
 	}
 	if err := o.mend(db, bad); err != nil {

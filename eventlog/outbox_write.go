@@ -43,9 +43,9 @@ func (o *Outbox) write(ctx context.Context) error {
 			every(tickEvery)
 		case <-o.work:
 			o.mu.Lock()
-			gathering := o.returns.awaited()
+			now := o.last > o.durable && !o.returns.awaited() // the end of the wait will say so once more
 			o.mu.Unlock()
-			if !gathering { // else its end will say so once more
+			if now {
 				o.store(nil)
 				every(tickEvery)
 			}
@@ -83,14 +83,11 @@ func (o *Outbox) gather(first *put) []*put {
 func (o *Outbox) store(group []*put) {
 	now := o.opt.Now()
 	o.mu.Lock()
-	if err := o.degraded; err != nil {
-		o.mu.Unlock()
-		for _, u := range group {
-			u.done <- putResult{err: fmt.Errorf("%w: %w", ErrNotStored, err)}
-		}
-		return
+	var known map[string]keyRecord
+	err := o.degraded
+	if err == nil {
+		known, err = o.lookKeys(group)
 	}
-	known, err := o.lookKeys(group)
 	if err != nil {
 		o.mu.Unlock()
 		for _, u := range group {
@@ -148,7 +145,9 @@ func (o *Outbox) store(group []*put) {
 		case !u.wait:
 			if !o.opt.hooks.ackEarly {
 				u.done <- putResult{place: u.place}
-				told++
+				if u.key == "" {
+					told++
+				}
 			}
 		case u.key == "":
 			told += o.tellPlain(u)
@@ -242,9 +241,9 @@ func (o *Outbox) learn(p place, seq uint64) (told int) {
 	return told
 }
 
-// commit writes everything that is not in the file yet: records, keys, seqs, acknowledgements; and drops what need not be
-// kept longer.
-func (o *Outbox) commit(fresh ...*put) error {
+// commit writes everything that is not in the file yet: records, the keys of those that have one, seqs, acknowledgements; and drops
+// what need not be kept longer.
+func (o *Outbox) commit(keyed ...*put) error {
 	o.mu.Lock()
 	db := o.db
 	head := outboxHead{Origin: o.origin, Base: o.base, BaseHash: o.baseHash, Acked: min(o.acked, o.last), CarryOf: o.carryOf}
@@ -254,7 +253,7 @@ func (o *Outbox) commit(fresh ...*put) error {
 	}
 	records := o.tail[first:len(o.tail):len(o.tail)]
 	if len(o.unkeyed) > 0 {
-		fresh = slices.Concat(o.unkeyed, fresh)
+		keyed = slices.Concat(o.unkeyed, keyed)
 	}
 	seqs := o.seqs
 	size := o.bytes
@@ -273,10 +272,7 @@ func (o *Outbox) commit(fresh ...*put) error {
 				return err
 			}
 		}
-		for _, u := range fresh {
-			if u.key == "" {
-				continue
-			}
+		for _, u := range keyed {
 			if err := putJSON(keys, []byte(u.key), keyRecord{Origin: u.place.origin, Number: u.place.number, Digest: u.digest, At: o.opt.Now()}); err != nil {
 				return err
 			}
