@@ -108,6 +108,7 @@ type OutboxOptions struct {
 // outboxHooks let tests break one safety at a time.
 type outboxHooks struct {
 	ackEarly   bool                // variant: acknowledge before the fsync
+	keysEarly  bool                // variant: have records with a key travel before the fsync
 	noCompare  bool                // variant: trust numbers without comparing hashes
 	noFind     bool                // variant: publish again without looking whether it stands already
 	commit     func() error        // fails a commit before it happens

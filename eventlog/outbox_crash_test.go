@@ -77,6 +77,7 @@ func TestCrashAfterTheFsync(t *testing.T) {
 			ring.down = !sent
 			var copied atomic.Bool
 			o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				p.hooks.keysEarly = sent // or the copy could not be made between its place and its publisher's being told
 				p.hooks.afterStore = func(uint64) {
 					if copied.CompareAndSwap(false, true) {
 						if sent {

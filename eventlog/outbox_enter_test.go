@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ringagent/ringagent/eventlog/event"
 )
 
 func TestReturners(t *testing.T) {
@@ -193,6 +196,55 @@ func TestNumberedDuringAFailingCommit(t *testing.T) {
 	eventually(t, "placed", func() bool { return len(ring.texts(t)) == 5 })
 	if diff := cmp.Diff([]string{"a", "b", "c", "d", "e"}, ring.texts(t)); diff != "" || ring.altered != 0 {
 		t.Error(diff, ring.altered)
+	}
+}
+
+// TestKeyIsKnownBeforeItsEventTravels: a process that ends during a commit has not sent what has a key, since it will not know the
+// key when it is back and its publisher asks again. The variant has the event twice.
+func TestKeyIsKnownBeforeItsEventTravels(t *testing.T) {
+	t.Parallel()
+	for name, variant := range map[string]bool{"kept back": false, "variant": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ring, dir, later := newModelRing(), t.TempDir(), t.TempDir()
+				var armed atomic.Bool
+				release := make(chan struct{})
+				o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+					p.hooks.keysEarly = variant
+					p.hooks.commit = func() error {
+						if armed.Load() {
+							<-release
+						}
+						return nil
+					}
+				})
+				publishAll(t, o, []string{"a"})
+				time.Sleep(time.Second) // what is acknowledged is written down
+				keyed := PublishOptions{By: event.ByExternal, Key: "k"}
+				armed.Store(true)
+				go func() { _, _ = o.Publish(t.Context(), note("b"), keyed) }()
+				synctest.Wait()
+				copyFile(t, filepath.Join(dir, "outbox.db"), filepath.Join(later, "outbox.db")) // as the process leaves it that is killed now
+				ring.set(func() { ring.down = true })
+				close(release)
+				stop()
+				ring.set(func() { ring.down = false })
+				time.Sleep(time.Second) // so that it is stated at another time
+				o, stop = outboxAt(t, later, ring, nil)
+				defer stop()
+				if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
+					t.Fatal(err)
+				}
+				want := []string{"a", "b"}
+				if variant {
+					want = append(want, "b")
+				}
+				if diff := cmp.Diff(want, ring.texts(t)); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
 	}
 }
 

@@ -267,10 +267,15 @@ func (o *Outbox) batch(origin event.Origin, n uint64, lost lostRange) (b Batch, 
 		if len(b.Drafts) > 0 && (len(b.Drafts) >= o.opt.BatchEvents || size+len(k.draft) > o.opt.BatchBytes) {
 			break
 		}
+		// Should this process end before the fsync, nobody would know the key any more, and whoever asks again under it had the
+		// event a second time.
+		if k.key != "" && k.number > o.durable && !o.opt.hooks.keysEarly {
+			break
+		}
 		b.Drafts = append(b.Drafts, k.draft)
 		size += len(k.draft)
 	}
-	return b, true, nil
+	return b, len(b.Drafts) > 0 || lost.to != 0, nil
 }
 
 // answered takes note of what became of a batch. An error ends the session.

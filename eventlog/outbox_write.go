@@ -78,8 +78,8 @@ func (o *Outbox) gather(first *put) []*put {
 	return group
 }
 
-// store gives a group its numbers, lets the sender have it, and fsyncs it with all that has its number already. Only then are its
-// publishers told.
+// store gives a group its numbers, lets the sender have those without a key, and fsyncs it with all that has its number already.
+// Only then are its publishers told.
 func (o *Outbox) store(group []*put) {
 	now := o.opt.Now()
 	o.mu.Lock()
@@ -157,6 +157,9 @@ func (o *Outbox) store(group []*put) {
 		}
 	}
 	o.expect(told)
+	if len(keyed) > 0 { // they travel from now on
+		o.nudge()
+	}
 	if o.last > o.durable { // who came during the commit
 		poke(o.work)
 	}
