@@ -32,7 +32,11 @@ type options struct {
 	rounds   int           // of start and failover
 	kind     string        // of the throughput runs, a part of their names; "" for all
 	profiles string        // folder for profiles of the throughput runs; "" for none
+	sync     time.Duration // by which every fsync is held back; 0 for the disk as it is
 }
+
+// slowed is the socket's number that says: this process is held back already.
+const slowed = -1
 
 func (o options) wants(what string) bool { return len(o.only) == 0 || slices.Contains(o.only, what) }
 
@@ -49,6 +53,7 @@ func main() {
 func run(ctx context.Context) error {
 	var o options
 	var only, agentDir, control string
+	var socket int
 	flag.StringVar(&o.bin, "bin", "bin/ringagent", "the built binary")
 	flag.StringVar(&o.dir, "dir", "", "folder for data (default: a temporary one, removed at the end)")
 	flag.StringVar(&only, "only", "", "comma-separated: bare, throughput, visible, idle, start, failover (default: all)")
@@ -58,6 +63,8 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.rounds, "rounds", 5, "how often to start and to fail over")
 	flag.StringVar(&o.profiles, "profiles", "", "write CPU, heap and goroutine profiles to this folder")
 	flag.StringVar(&o.kind, "kind", "", "only throughput runs whose name contains this")
+	flag.DurationVar(&o.sync, "sync", 0, "hold every fsync back by this, as a slower disk would (Linux)")
+	flag.IntVar(&socket, "sync-socket", 0, "where to hand the filter over for that (used by the program itself)")
 	flag.StringVar(&agentDir, "agent", "", "run an agent on this data dir (used by the program itself)")
 	flag.StringVar(&control, "control", "", "socket of that agent")
 	flag.Parse()
@@ -72,6 +79,12 @@ func run(ctx context.Context) error {
 	var err error
 	if o.self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find own binary: %w", err)
+	}
+	switch {
+	case socket > 0:
+		return runSlowed(o.self, socket, os.Args[3:])
+	case o.sync > 0 && socket != slowed:
+		return slowly(ctx, o.self, o.sync, os.Args[1:])
 	}
 	if o.bin, err = filepath.Abs(o.bin); err != nil {
 		return fmt.Errorf("find binary: %w", err)
@@ -100,6 +113,9 @@ func measure(ctx context.Context, o options) error {
 	began := time.Now()
 	t := newTable(os.Stdout)
 	t.line("%s, %s", machine(), began.UTC().Format("2006-01-02 15:04 MST"))
+	if o.sync > 0 {
+		t.line("Every fsync is held back by %s, that of the floors as well.", o.sync)
+	}
 	f, err := takeFloors(o.dir)
 	if err != nil {
 		return fmt.Errorf("measure floors: %w", err)
