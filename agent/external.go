@@ -184,7 +184,7 @@ func (x *external) state(ctx context.Context, in api.Publish) (api.Published, er
 		return api.Published{ID: id}, publishError(err)
 	}
 	id, seq, err := x.a.outbox.PublishWait(ctx, d, p)
-	if err != nil && id != "" && ctx.Err() != nil {
+	if err != nil && id != "" {
 		return api.Published{}, api.Errorf(api.CodeTimeout, "accepted here as %s, but it has no place in the log yet", id)
 	}
 	return api.Published{ID: id, Seq: &seq}, publishError(err)

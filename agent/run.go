@@ -163,7 +163,7 @@ func (a *Agent) linger(base context.Context) {
 	ctx := withLimit(base, outboxLinger)
 	for ctx.Err() == nil {
 		st := a.outbox.Status()
-		if st.Last == st.Acked || a.leader.Freshness().Coordinator == "" {
+		if st.Unplaced() == 0 || a.leader.Freshness().Coordinator == "" {
 			return
 		}
 		pause(ctx, 20*time.Millisecond)

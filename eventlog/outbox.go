@@ -3,7 +3,6 @@ package eventlog
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -233,119 +232,6 @@ type kept struct {
 	of     event.Origin // of one that was saved from a damaged file: what number is of
 }
 
-type put struct {
-	draft  []byte
-	key    string
-	digest [sha256.Size]byte // of what the key stands for
-	wait   bool
-	done   chan putResult // with room for one: a publisher is told once
-
-	// Outbox.mu guards the rest.
-	place  place
-	seq    uint64 // if it is known before the own fsync
-	stored bool
-}
-
-type putResult struct {
-	place
-	seq uint64
-	err error
-}
-
-// PublishOptions go with an event.
-type PublishOptions struct {
-	By event.Publisher // who publishes; required
-	// Key, if not "", is at most MaxKeyBytes long: publishing again under it gives the same id and seq, as long as the record
-	// is kept.
-	Key string
-}
-
-// MaxKeyBytes is how long a key may be.
-const MaxKeyBytes = 4 << 10
-
-// Publish stores an event and returns its id once it is fsynced. Its place in the log follows by itself.
-func (o *Outbox) Publish(ctx context.Context, d event.Draft, p PublishOptions) (string, error) {
-	r, err := o.publish(ctx, d, p, false)
-	if err != nil {
-		return "", err
-	}
-	return event.MakeID(r.origin, r.number), nil
-}
-
-// PublishWait is Publish and then waits for the event's place in the log. When ctx ends before, the error is that of ctx
-// and the id tells that the event was accepted here all the same, unless it is "".
-func (o *Outbox) PublishWait(ctx context.Context, d event.Draft, p PublishOptions) (string, uint64, error) {
-	r, err := o.publish(ctx, d, p, true)
-	if r.number == 0 {
-		return "", 0, err
-	}
-	return event.MakeID(r.origin, r.number), r.seq, err
-}
-
-func (o *Outbox) publish(ctx context.Context, d event.Draft, p PublishOptions, wait bool) (putResult, error) {
-	if err := ctx.Err(); err != nil {
-		return putResult{}, fmt.Errorf("publish %s: %w", d.Type, err)
-	}
-	if d.Node == "" {
-		d.Node = o.opt.Node
-	}
-	if len(p.Key) > MaxKeyBytes {
-		return putResult{}, &event.ProblemError{
-			Type: string(d.Type), Field: "key", Kind: event.ErrInvalid, Detail: fmt.Sprintf("it has %d bytes, the limit is %d", len(p.Key), MaxKeyBytes),
-		}
-	}
-	d, err := o.opt.Catalogue.Prepare(d, p.By)
-	if err != nil {
-		return putResult{}, err
-	}
-	if d.Time.IsZero() {
-		d.Time = o.opt.Now()
-	}
-	u := &put{draft: d.Encode(), key: p.Key, wait: wait, done: make(chan putResult, 1)}
-	if p.Key != "" {
-		u.digest = keyDigest(d)
-	}
-	if !o.enter(u) {
-		select {
-		case o.puts <- u:
-		case <-ctx.Done():
-			return putResult{}, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
-		case <-o.closed:
-			return putResult{}, ErrClosed
-		}
-	}
-	select {
-	case r := <-u.done:
-		if r.err != nil {
-			return putResult{}, fmt.Errorf("publish %s: %w", d.Type, r.err)
-		}
-		return r, nil
-	case <-ctx.Done():
-		r := o.soFar(u)
-		if r.number == 0 {
-			return r, fmt.Errorf("publish %s: %w", d.Type, ctx.Err())
-		}
-		return r, fmt.Errorf("wait for the place of %s: %w", event.MakeID(r.origin, r.number), ctx.Err())
-	case <-o.closed:
-		return o.soFar(u), ErrClosed
-	}
-}
-
-// keyDigest is what a key stands for: the same event stated at another time has it, too.
-func keyDigest(d event.Draft) [sha256.Size]byte {
-	return sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", d.Type, d.Daemon, d.Payload))
-}
-
-// soFar is what is known of a put that its publisher no longer waits for: its place, if it is stored.
-func (o *Outbox) soFar(u *put) putResult {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !u.stored {
-		return putResult{}
-	}
-	return putResult{place: u.place}
-}
-
 // OpenOutbox opens or makes the file. A damaged one is moved to quarantine with an alarm; what can be read of it is
 // published again under a new origin once it is known what of it stands in the log. Run does the work.
 func OpenOutbox(opt OutboxOptions) (*Outbox, error) {
@@ -393,14 +279,18 @@ type OutboxStatus struct {
 	Origin   event.Origin
 	Last     uint64 // highest number that is stored
 	Acked    uint64 // everything up to here has its place
+	Saved    int    // records of damaged files of which it is not known yet whether they have one
 	Bytes    int64  // kept
 	Degraded error  // nil: events can be stored
 }
 
-// Status is a reading of the outbox. What waits for a place is Last − Acked.
+// Unplaced is how many events wait for their place.
+func (s OutboxStatus) Unplaced() uint64 { return s.Last - s.Acked + uint64(s.Saved) }
+
+// Status is a reading of the outbox.
 func (o *Outbox) Status() OutboxStatus {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return OutboxStatus{Origin: o.origin, Last: o.durable, Acked: min(o.acked, o.durable), // a record may have its place before its fsync
-		Bytes: o.bytes, Degraded: o.degraded}
+		Saved: len(o.carry), Bytes: o.bytes, Degraded: o.degraded}
 }

@@ -218,6 +218,38 @@ func TestDiskFailure(t *testing.T) {
 	}
 }
 
+// TestNoSpaceForTheFsync: what failed is in the file, but nobody knows whether on the disk: it is copied before anything counts as
+// stored.
+func TestNoSpaceForTheFsync(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	var armed atomic.Bool
+	o, _ := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+		p.hooks.committed = func() error {
+			if armed.CompareAndSwap(true, false) {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+	publishAll(t, o, []string{"a"})
+	eventually(t, "at rest", o.settled)
+	armed.Store(true)
+	if _, err := o.Publish(t.Context(), note("b"), keyed); !errors.Is(err, ErrNotStored) {
+		t.Fatal(err)
+	}
+	eventually(t, "stored", func() bool { return o.Status().Last == 2 })
+	if moved, _ := filepath.Glob(filepath.Join(dir, "quarantine", "outbox.db.*")); len(moved) != 1 {
+		t.Errorf("the file was not copied: %v", moved)
+	}
+	if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 2 {
+		t.Error(seq, err)
+	}
+	if diff := cmp.Diff([]string{"a", "b"}, ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestDamagedFile: a torn or altered file is put aside loudly; what can be read of it is not lost and not doubled.
 func TestDamagedFile(t *testing.T) {
 	t.Parallel()

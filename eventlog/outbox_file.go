@@ -35,22 +35,6 @@ type outboxHead struct {
 	CarryOf  event.Origin `json:"carry_of,omitempty"`
 }
 
-// keyRecord is what an idempotency key stands for.
-type keyRecord struct {
-	Origin event.Origin `json:"origin"`
-	Number uint64       `json:"number"`
-	Seq    uint64       `json:"seq,omitempty"` // 0: not known yet
-	Digest [32]byte     `json:"digest"`
-	At     time.Time    `json:"at"`
-}
-
-// keySeq is the seq of a keyed record.
-type keySeq struct {
-	key string
-	place
-	seq uint64
-}
-
 // bodySize implements body.
 func (k kept) bodySize() int {
 	var n [binary.MaxVarintLen64]byte
@@ -120,6 +104,7 @@ type salvage struct {
 	head    outboxHead
 	records []kept // good ones, in order
 	carry   []kept
+	keys    map[string]keyRecord
 	bytes   int64
 }
 
@@ -181,6 +166,17 @@ func load(db *bolt.DB) (salvage, error) {
 				} else {
 					damaged("a saved record fails the check")
 				}
+			}
+			s.keys = map[string]keyRecord{}
+			keys := tx.Bucket(bucketKeys)
+			c = keys.Cursor()
+			for key, _ := c.First(); key != nil; key, _ = c.Next() {
+				var k keyRecord
+				if !getJSON(keys, key, &k) {
+					damaged("an idempotency key fails the check")
+					continue
+				}
+				s.keys[string(key)] = k
 			}
 			return nil
 		})
@@ -273,7 +269,8 @@ func (o *Outbox) take(db *bolt.DB, s salvage) {
 }
 
 // beginAgain puts a damaged file into quarantine and begins a new one with a new origin. Good records that were not
-// acknowledged are carried over; whether they stand in the log already is found out at the next connection.
+// acknowledged are carried over; whether they stand in the log already is found out at the next connection. The keys of events
+// that are not lost go on to stand for them.
 func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 	carry := slices.DeleteFunc(s.carry, func(k kept) bool { return k.of == "" })
 	if s.head.Origin != "" { // without it nobody can tell what stands already
@@ -295,6 +292,12 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 		b := tx.Bucket(bucketCarry)
 		for _, k := range carry {
 			if err := putSealed(b, append(beKey(k.number), k.of...), k.appendBody(nil)); err != nil {
+				return err
+			}
+		}
+		b = tx.Bucket(bucketKeys)
+		for key, k := range s.keysToKeep() {
+			if err := putJSON(b, []byte(key), k); err != nil {
 				return err
 			}
 		}

@@ -19,11 +19,7 @@ func (o *Outbox) fail(err error, group []*put) {
 	o.degraded = err
 	group = append(o.takeAll(), group...)
 	for _, u := range group {
-		if o.plain[u.place.number] == u {
-			delete(o.plain, u.place.number)
-		} else if u.key != "" {
-			o.waiters[u.place] = slices.DeleteFunc(o.waiters[u.place], func(w *put) bool { return w == u })
-		}
+		o.forget(u)
 	}
 	o.mu.Unlock()
 	for _, u := range group {
@@ -82,11 +78,17 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 		return err
 	}
 	o.mu.Lock()
-	if u := o.unsure; u != nil && err == nil && u.done(s) {
-		u.settle()
+	have, made := s.last(), err == nil && o.unsure != nil && o.unsure.done(s)
+	if err == nil && outOfSpace(why) && (made || have > o.durable) {
+		// What failed was its last fsync, and the system may take for written since what is not. It is copied at the next try.
+		o.db = db
+		o.mu.Unlock()
+		return errUnsynced
+	}
+	if made {
+		o.unsure.settle()
 	}
 	o.unsure = nil
-	have := s.last()
 	if err == nil && (s.head.Origin != o.origin || have < o.durable) {
 		err = &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("it ends at %d instead of %d", have, o.durable)}
 	}
@@ -134,7 +136,7 @@ func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 
 // merge adds to what could be read of the file what is still in memory. The caller holds mu.
 func (o *Outbox) merge(s salvage) salvage {
-	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}}
+	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}, keys: s.keys}
 	ours := func(k kept) bool { return k.of == o.origin }
 	if s.head.Origin != o.origin && (s.head.CarryOf == o.origin || slices.ContainsFunc(s.carry, ours)) {
 		// The file was begun again already, and then something failed: all was in it. What cannot be read of it may be in memory.
@@ -165,6 +167,9 @@ func (o *Outbox) merge(s salvage) salvage {
 	out.records = append(out.records, o.tail...)
 	return out
 }
+
+// errUnsynced says that a change which failed is in the file, and that nobody knows whether it is on the disk.
+var errUnsynced = errors.New("a change for which there was no space is in the file, but was not synced")
 
 func outOfSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
@@ -422,6 +424,29 @@ func TestDamageOfTheReplicaIsNotTheOutboxs(t *testing.T) {
 	if left.Load() >= 0 || alarms.has(AlarmOutboxDegraded, false) {
 		t.Errorf("degraded, or never asked: %d", left.Load())
 	}
+}
+
+// TestReplicaThatCannotBeRead: nothing of this node travels until it is known what of the old origin stands. A copy of the log that
+// stays unreadable does not keep it back for ever.
+func TestReplicaThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ring, dir, left := newModelRing(), t.TempDir(), &atomic.Int64{}
+		left.Store(1 << 40)
+		o, stop := outboxAt(t, dir, ring, func(p *OutboxOptions) { p.Finder = badFinder{ring, left} })
+		defer stop()
+		publishAll(t, o, []string{"a"})
+		time.Sleep(time.Second)
+		o.mu.Lock()
+		o.suspect = true
+		o.mu.Unlock()
+		o.AskAgain()
+		publishAll(t, o, []string{"b"})
+		time.Sleep(time.Minute)
+		if !slices.Contains(ring.texts(t), "b") {
+			t.Error("b has no place after a minute, though 2 s were to be enough")
+		}
+	})
 }
 
 // TestTrimmedMeanwhileIsNoDamage: the writer drops records first and tells of it then. Whoever looks for one of them in between must

@@ -26,9 +26,6 @@ func (o *Outbox) standing(ctx context.Context, origin event.Origin, from, to uin
 	defer cancel()
 	for {
 		found, complete, err := o.opt.Finder.Find(ctx, origin, from, to)
-		if err != nil && ctx.Err() == nil {
-			return nil, fmt.Errorf("look for origin %s in the replica: %w", origin, err)
-		}
 		for _, r := range found {
 			out[r.Number] = r
 		}
@@ -42,7 +39,7 @@ func (o *Outbox) standing(ctx context.Context, origin event.Origin, from, to uin
 				return nil, ctx.Err()
 			}
 			// Losing an event would be worse than having it twice.
-			o.opt.Log.Warn().Str("origin", string(origin)).Uint64("from", from).Uint64("to", to).
+			o.opt.Log.Warn().Err(err).Str("origin", string(origin)).Uint64("from", from).Uint64("to", to).
 				Msg("the replica lacks the place of events; those not found are published again")
 			return out, nil
 		}
@@ -120,7 +117,7 @@ func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) 
 		for _, k := range all {
 			r, ok := stands[k.number]
 			switch {
-			case ok && bytes.Equal(r.Draft.Encode(), k.draft):
+			case ok && same(r.Draft, k):
 				seqs[k.number] = r.Seq
 			case k.number < from && k.number <= placed:
 				// acknowledged in an earlier session
@@ -130,6 +127,18 @@ func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) 
 		}
 		return o.renumber(again, seqs)
 	})
+}
+
+// same says whether k is what stands in the log: the same bytes or, of one with a key, what that stands for, stated at another time.
+func same(stands event.Draft, k kept) bool {
+	if bytes.Equal(stands.Encode(), k.draft) {
+		return true
+	}
+	if k.key == "" {
+		return false
+	}
+	d, err := event.DecodeDraft(k.draft)
+	return err == nil && keyDigest(stands) == keyDigest(d)
 }
 
 // renumber replaces the file's content by again, under a new origin. seqs are the places of records that are found to
@@ -155,7 +164,7 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 		if _, err := putRecords(&o.blocks, drafts, 1, fresh); err != nil {
 			return err
 		}
-		if err := o.moveKeys(keys, old, origin, moved, seqs); err != nil {
+		if err := o.moveKeys(keys, origin, map[event.Origin]*fate{old: {moved: moved, seqs: seqs}}); err != nil {
 			return err
 		}
 		return putHead(tx, outboxHead{Origin: origin, CarryOf: o.carryOf})
@@ -214,48 +223,9 @@ func (o *Outbox) setApart() {
 	clear(o.plain)
 }
 
-// moveKeys makes the idempotency keys follow their records, and drops those that are too old.
-func (o *Outbox) moveKeys(keys *bolt.Bucket, old, origin event.Origin, moved, seqs map[uint64]uint64) error {
-	type change struct {
-		key []byte
-		rec *keyRecord // nil: drop
-	}
-	var changes []change
-	oldest := o.opt.Now().Add(-o.opt.Keep)
-	err := keys.ForEach(func(key, _ []byte) error {
-		var k keyRecord
-		if !getJSON(keys, key, &k) {
-			return nil // it answers nobody any more, and is no record
-		}
-		if k.Origin != old {
-			if k.At.Before(oldest) {
-				changes = append(changes, change{bytes.Clone(key), nil})
-			}
-			return nil
-		}
-		if n, ok := moved[k.Number]; ok {
-			k.Origin, k.Number, k.Seq = origin, n, 0
-		} else if seq, ok := seqs[k.Number]; ok {
-			k.Seq = seq
-		} else {
-			return nil
-		}
-		changes = append(changes, change{bytes.Clone(key), &k})
-		return nil
-	})
-	for _, c := range changes {
-		if c.rec == nil {
-			err = errors.Join(err, keys.Delete(c.key))
-		} else {
-			err = errors.Join(err, putJSON(keys, c.key, c.rec))
-		}
-	}
-	return err
-}
-
-// fate is what has become of the records of a damaged file.
+// fate is what has become of the records of an origin that this outbox has left.
 type fate struct {
-	placed uint64 // the log has got past this number of its origin
+	placed uint64 // the log has got past this number of it
 	stands map[uint64]event.Record
 	seqs   map[uint64]uint64 // by the number that they had
 	moved  map[uint64]uint64 // the new number of those that are published again
@@ -301,13 +271,13 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 		var fresh []kept
 		for _, k := range carry {
 			f := fates[k.of]
-			if r, ok := f.stands[k.number]; ok && bytes.Equal(r.Draft.Encode(), k.draft) {
+			if r, ok := f.stands[k.number]; ok && same(r.Draft, k) {
 				f.seqs[k.number] = r.Seq
 				continue
 			}
 			last, h = last+1, h.Next(k.draft)
 			f.moved[k.number] = last
-			k.number, k.hash, k.key, k.of = last, h, "", "" // its key went with the damaged file
+			k.number, k.hash, k.of = last, h, ""
 			fresh = append(fresh, k)
 		}
 		err := o.change(func(tx *bolt.Tx) error {
@@ -317,16 +287,25 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 			if err := errors.Join(tx.DeleteBucket(bucketCarry), makeBuckets(tx, [][]byte{bucketCarry})); err != nil {
 				return err
 			}
+			if err := o.moveKeys(tx.Bucket(bucketKeys), o.origin, fates); err != nil {
+				return err
+			}
 			return putHead(tx, outboxHead{Origin: o.origin, Base: o.base, BaseHash: o.baseHash, Acked: o.stored})
 		}, func(s salvage) bool { return s.head.CarryOf == "" }, func() {
 			o.tail = append(o.tail, fresh...)
 			for _, k := range fresh {
 				o.bytes += k.size()
 				o.tailed += k.size()
+				if k.key != "" {
+					o.keyed[place{o.origin, k.number}] = k.key
+				}
 			}
 			o.last, o.lastHash, o.durable, o.carry, o.carryOf = last, h, last, nil, ""
 			o.shorten()
 			for origin, f := range fates {
+				for n := range f.moved {
+					delete(o.keyed, place{origin, n})
+				}
 				o.follow(origin, f)
 			}
 		})

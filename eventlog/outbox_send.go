@@ -19,6 +19,9 @@ var errGap = errors.New("batches came out of order")
 // gapsAtOnce is how often in a row a session puts batches in order again before it asks where it stands.
 const gapsAtOnce = 8
 
+// forgotten is how old what the ring has of an origin must be for it to have dropped that, and not lost it: state.keptRemoved.
+const forgotten = 30 * 24 * time.Hour
+
 // send keeps a session with the sequencer, for ever.
 func (o *Outbox) send(ctx context.Context) error {
 	backoff := o.opt.MinBackoff
@@ -110,6 +113,16 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 		same = h == st.Hash || o.opt.hooks.noCompare || placed == 0
 	}
 	origin, base, last, acked := o.origin, o.base, o.last, o.acked
+	if newest := min(acked, o.durable); !st.Known && newest > base && !o.suspect {
+		// The ring forgets an origin of a node that has left, a month after its last event. A younger one it knew and has lost: what
+		// it acknowledged is to be published again, and under the same numbers it cannot stand twice.
+		run, err := o.readFile(newest, 1, 1)
+		if err != nil {
+			o.mu.Unlock()
+			return lostRange{}, err
+		}
+		st.Known = o.opt.Now().Sub(run[0].at) < forgotten
+	}
 	switch {
 	case same && st.Known, same && acked == 0:
 		if placed < acked {
@@ -130,7 +143,7 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 	}
 	altered := o.suspect || st.Known && placed <= last
 	if !st.Known {
-		placed = max(placed, acked) // the ring forgets origins after a month; what it acknowledged stays acknowledged
+		placed = max(placed, acked) // forgotten: what the ring acknowledged stays acknowledged
 	}
 	o.mu.Unlock()
 	if altered {

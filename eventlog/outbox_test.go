@@ -273,49 +273,55 @@ func TestAlteredIsNeverAcknowledged(t *testing.T) {
 	}
 }
 
-// TestRingWentBack: after a recovery the ring lacks what it had acknowledged.
+// TestRingWentBack: after a recovery the ring lacks what it had acknowledged: the newest events of an outbox, or all it knew of it.
 func TestRingWentBack(t *testing.T) {
 	t.Parallel()
-	t.Run("kept here", func(t *testing.T) {
-		t.Parallel()
-		ring, dir := newModelRing(), t.TempDir()
-		o, stop := outboxAt(t, dir, ring, nil)
-		publishAll(t, o, numbered("a", 6))
-		eventually(t, "placed", func() bool { return o.Status().Acked == 6 })
-		stop()
-		ring.cut(3)
-		o, _ = outboxAt(t, dir, ring, nil)
-		if _, _, err := o.PublishWait(t.Context(), note("b"), external); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(append(numbered("a", 6), "b"), ring.texts(t)); diff != "" {
-			t.Error(diff)
-		}
-	})
-	t.Run("no longer kept", func(t *testing.T) {
-		t.Parallel()
-		ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
-		change := func(p *OutboxOptions) { p.Alarm, p.KeepBytes = alarms.add, 1 }
-		o, stop := outboxAt(t, dir, ring, change)
-		publishAll(t, o, numbered("a", 6))
-		eventually(t, "dropped", func() bool { return o.Status().Bytes == 0 })
-		stop()
-		ring.cut(3)
-		o, _ = outboxAt(t, dir, ring, change)
-		if _, _, err := o.PublishWait(t.Context(), note("b"), external); err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(append(numbered("a", 3), "b"), ring.texts(t)); diff != "" {
-			t.Error(diff)
-		}
-		rs := ring.records(t)
-		if lost := rs[3]; lost.Marks&event.MarkLost == 0 || lost.Number != 6 || rs[4].Number != 7 {
-			t.Errorf("%+v", rs[3:])
-		}
-		if !alarms.has(AlarmEventsLost, false) {
-			t.Error("no alarm")
-		}
-	})
+	const long = 31 * 24 * time.Hour
+	for _, tc := range []struct {
+		name  string
+		cut   uint64
+		keep  int64 // bytes
+		later time.Duration
+		want  []string
+		lost  uint64 // number up to which the ring states a loss
+	}{
+		{name: "kept here", cut: 3, want: append(numbered("a", 6), "b")},
+		{name: "before the first event", cut: 0, want: append(numbered("a", 6), "b")},
+		{name: "no longer kept", cut: 3, keep: 1, want: append(numbered("a", 3), "b"), lost: 6},
+		{name: "before the first event, the first no longer kept", cut: 0, keep: 400, want: []string{"a4", "a5", "b"}, lost: 4},
+		{name: "forgotten after a month", cut: 0, later: long, want: []string{"b"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+			change := func(p *OutboxOptions) { p.Alarm, p.KeepBytes = alarms.add, tc.keep }
+			o, stop := outboxAt(t, dir, ring, change)
+			publishAll(t, o, numbered("a", 6))
+			eventually(t, "placed", func() bool { s := o.Status(); return s.Acked == 6 && (tc.keep == 0 || s.Bytes <= tc.keep) })
+			stop()
+			ring.cut(tc.cut)
+			o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) {
+				change(p)
+				p.Keep = 2 * long
+				p.Now = func() time.Time { return time.Now().Add(tc.later) }
+			})
+			if _, _, err := o.PublishWait(t.Context(), note("b"), external); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, ring.texts(t)); diff != "" {
+				t.Error(diff)
+			}
+			var lost uint64
+			for _, r := range ring.records(t) {
+				if r.Marks&event.MarkLost != 0 {
+					lost = r.Number
+				}
+			}
+			if lost != tc.lost || alarms.has(AlarmEventsLost, false) != (tc.lost > 0) {
+				t.Errorf("lost up to %d instead of %d, or no alarm", lost, tc.lost)
+			}
+		})
+	}
 }
 
 // cut takes everything after seq out of the ring, as a recovery from an old voter does.

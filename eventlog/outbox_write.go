@@ -89,7 +89,12 @@ func (o *Outbox) store(group []*put) {
 		known, err = o.lookKeys(group)
 	}
 	if err != nil {
+		bad := o.degraded == nil && damaged(err)
 		o.mu.Unlock()
+		if bad {
+			o.fail(err, group)
+			return
+		}
 		for _, u := range group {
 			u.done <- putResult{err: fmt.Errorf("%w: %w", ErrNotStored, err)}
 		}
@@ -165,35 +170,10 @@ func (o *Outbox) store(group []*put) {
 	}
 }
 
-// lookKeys reads what the keys of a group stand for. The caller holds mu.
-func (o *Outbox) lookKeys(group []*put) (map[string]keyRecord, error) {
-	known := map[string]keyRecord{}
-	wanted := false
-	for _, u := range group {
-		wanted = wanted || u.key != ""
-	}
-	if !wanted {
-		return known, nil
-	}
-	err := guard(o.opt.Path, func() error {
-		return o.db.View(func(tx *bolt.Tx) error {
-			b := tx.Bucket(bucketKeys)
-			for _, u := range group {
-				var k keyRecord
-				if u.key != "" && getJSON(b, []byte(u.key), &k) {
-					known[u.key] = k
-				}
-			}
-			return nil
-		})
-	})
-	return known, err
-}
-
 // await enters a publisher that wants to know its seq. The caller holds mu.
 func (o *Outbox) await(u *put) {
 	switch {
-	case !u.wait:
+	case !u.wait || u.left:
 	case u.key == "":
 		o.plain[u.place.number] = u
 	default:
@@ -334,20 +314,6 @@ func (o *Outbox) update(db *bolt.DB, do func(tx *bolt.Tx) error) error {
 		}
 		return nil
 	})
-}
-
-func writeSeqs(keys *bolt.Bucket, seqs []keySeq) error {
-	for _, s := range seqs {
-		var k keyRecord
-		if !getJSON(keys, []byte(s.key), &k) || k.Origin != s.origin || k.Number != s.number {
-			continue // its key was dropped with the record
-		}
-		k.Seq = s.seq
-		if err := putJSON(keys, []byte(s.key), k); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // trimmable says whether there may be something to drop. Age is looked at once a minute. The caller holds mu.

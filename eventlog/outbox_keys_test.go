@@ -1,0 +1,190 @@
+package eventlog
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
+)
+
+var keyed = PublishOptions{By: external.By, Key: "k"}
+
+// settled says whether nothing waits for a place, a seq or the file.
+func (o *Outbox) settled() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.carryOf == "" && o.acked == o.last && o.stored == o.last && len(o.keyed)+len(o.seqs)+len(o.waiters) == 0
+}
+
+// TestKeysOfADamagedFile: a file goes bad, before or after the event with a key has its place, and with or without the key's own
+// entry. Who asks again under the key gets that event, and no second one.
+func TestKeysOfADamagedFile(t *testing.T) {
+	t.Parallel()
+	damage := map[string]func(tx *bolt.Tx) error{
+		"head":     func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketMeta), metaHead, 9) },
+		"key":      func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketKeys), []byte("k"), 20) },
+		"record":   func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketDrafts), beKey(1), 60) },
+		"all keys": func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketKeys) },
+	}
+	for name, do := range damage {
+		for _, placed := range []bool{false, true} {
+			for _, restart := range []bool{false, true} {
+				t.Run(name+map[bool]string{false: ", waiting", true: ", placed"}[placed]+map[bool]string{false: "", true: ", after a start"}[restart], func(t *testing.T) {
+					t.Parallel()
+					ring, dir, alarms := newModelRing(), t.TempDir(), &alarmList{}
+					ring.down = !placed
+					change := func(p *OutboxOptions) { p.Alarm = alarms.add }
+					o, stop := outboxAt(t, dir, ring, change)
+					if _, err := o.Publish(t.Context(), note("b"), keyed); err != nil {
+						t.Fatal(err)
+					}
+					if placed {
+						eventually(t, "placed", o.settled)
+					}
+					if !restart {
+						if err := o.db.Update(do); err != nil {
+							t.Fatal(err)
+						}
+					} else {
+						stop()
+						db, err := bolt.Open(filepath.Join(dir, "outbox.db"), 0o600, nil)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if err := errors.Join(db.Update(do), db.Close()); err != nil {
+							t.Fatal(err)
+						}
+						o, _ = outboxAt(t, dir, ring, change)
+					}
+					// While nobody coordinates, too.
+					eventually(t, "accepted", func() bool {
+						_, err := o.Publish(t.Context(), note("b"), keyed)
+						return err == nil
+					})
+					ring.set(func() { ring.down = false })
+					if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 1 {
+						t.Error(seq, err)
+					}
+					eventually(t, "at rest", o.settled)
+					if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 1 {
+						t.Error(seq, err)
+					}
+					if diff := cmp.Diff([]string{"b"}, ring.texts(t)); diff != "" {
+						t.Error(diff)
+					}
+					unread := !restart && (name == "head" || name == "record")
+					if noticed := alarms.has(AlarmOutboxDamaged, false); !noticed && !unread {
+						t.Error("no alarm")
+					}
+				})
+			}
+		}
+	}
+}
+
+// flip flips a bit of a value.
+func flip(b *bolt.Bucket, key []byte, at int) error { return b.Put(key, flipped(b.Get(key), at)) }
+
+// TestKeyAndATornHead: one of the file's two heads is bad, as a torn write of it leaves it.
+func TestKeyAndATornHead(t *testing.T) {
+	t.Parallel()
+	for _, placed := range []bool{false, true} {
+		ring, dir := newModelRing(), t.TempDir()
+		ring.down = !placed
+		file := filepath.Join(dir, "outbox.db")
+		o, stop := outboxAt(t, dir, ring, nil)
+		if _, err := o.Publish(t.Context(), note("b"), keyed); err != nil {
+			t.Fatal(err)
+		}
+		if placed {
+			eventually(t, "placed", o.settled)
+		}
+		stop()
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[40] ^= 1
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ring.set(func() { ring.down = false })
+		o, _ = outboxAt(t, dir, ring, nil)
+		if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "at rest", o.settled)
+		if diff := cmp.Diff([]string{"b"}, ring.texts(t)); diff != "" {
+			t.Error("placed before:", placed, diff)
+		}
+	}
+}
+
+// TestKeyOfAnOriginThatWasLeft stands for its event as long as a record is kept, and no longer.
+func TestKeyOfAnOriginThatWasLeft(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	var later atomic.Int64
+	o, _ := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+		p.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	})
+	if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "at rest", o.settled)
+	if err := o.db.Update(func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketKeys), []byte("k"), 20) }); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "begun again", func() bool {
+		_, err := o.Publish(t.Context(), note("b"), keyed)
+		return err == nil
+	})
+	eventually(t, "at rest", o.settled)
+	for _, tc := range []struct {
+		after time.Duration
+		want  error
+	}{{23 * time.Hour, ErrKeyTaken}, {25 * time.Hour, nil}} {
+		later.Store(int64(tc.after))
+		if _, err := o.Publish(t.Context(), note("c"), keyed); !errors.Is(err, tc.want) {
+			t.Errorf("after %s: %v", tc.after, err)
+		}
+	}
+}
+
+// TestKeyedEventOfADirectoryThatWasSetBack: the log has the event from another life, stated at another time. Its key says that it is
+// the same.
+func TestKeyedEventOfADirectoryThatWasSetBack(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	file := filepath.Join(dir, "outbox.db")
+	o, stop := outboxAt(t, dir, ring, nil)
+	publishAll(t, o, []string{"a"})
+	eventually(t, "at rest", o.settled)
+	stop()
+	copyFile(t, file, file+".old")
+	o, stop = outboxAt(t, dir, ring, nil)
+	if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 2 {
+		t.Fatal(seq, err)
+	}
+	stop()
+	copyFile(t, file+".old", file)
+	ring.set(func() { ring.down = true })
+	o, _ = outboxAt(t, dir, ring, nil)
+	if _, err := o.Publish(t.Context(), note("b"), keyed); err != nil {
+		t.Fatal(err)
+	}
+	ring.set(func() { ring.down = false })
+	publishAll(t, o, []string{"end"})
+	eventually(t, "at rest", o.settled)
+	if diff := cmp.Diff([]string{"a", "b", "end"}, ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+	if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 2 {
+		t.Error(seq, err)
+	}
+}
