@@ -40,7 +40,8 @@ type PublishOptions struct {
 // MaxKeyBytes is how long a key may be.
 const MaxKeyBytes = 4 << 10
 
-// Publish stores an event and returns its id once it is fsynced. Its place in the log follows by itself.
+// Publish stores an event and returns its id once it is fsynced. Its place in the log follows by itself, and from then on the id is
+// final: an event that waits for it while a new origin begins (doc.go) gets another id.
 func (o *Outbox) Publish(ctx context.Context, d event.Draft, p PublishOptions) (string, error) {
 	r, err := o.publish(ctx, d, p, false)
 	if err != nil {
