@@ -231,6 +231,11 @@ func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w := a.workload(); w != nil {
+		if item.Inputs, err = checkInputs(item.Type, w.Stages[item.Type], item.Inputs); err != nil {
+			return nil, err
+		}
+	}
 	r, err := a.leader.Propose(ctx, a.command(state.KindEnqueue, state.Enqueue{Items: []ring.WorkItem{item}}))
 	if err != nil {
 		return nil, decided(err)
