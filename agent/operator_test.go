@@ -104,4 +104,19 @@ func TestOperatorIsTold(t *testing.T) {
 			}
 		}
 	})
+	var st api.Status
+	if must(t, edge.Get(t.Context(), "/api/v1/status", nil, &st)); st.Work == nil || st.Events.Lag == nil {
+		t.Errorf("with a core node: %+v", st)
+	}
+	r.Node("c1").Kill()
+	r.Until("the edge node says that it does not know", func(ctx context.Context) error {
+		var st api.Status
+		if err := edge.Get(ctx, "/api/v1/status", nil, &st); err != nil {
+			return err
+		}
+		if st.Work != nil || st.Events.Lag != nil {
+			return fmt.Errorf("work %v, lag unknown: %v", st.Work, st.Events.Lag == nil)
+		}
+		return nil
+	})
 }
