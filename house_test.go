@@ -203,6 +203,23 @@ func fakeTime(path string) bool {
 	return false
 }
 
+// boundField are the fields that the loggers of a folder's code carry, as they are written in the source.
+func boundField(path string) map[string]bool {
+	return map[string]bool{
+		`"node"`: true, `"daemon"`: under(path, "daemons"), `"component"`: under(path, "leader"),
+	}
+}
+
+// opensWith says whether an expression begins with x.With(): what follows it is bound to a logger.
+func opensWith(x ast.Expr) bool {
+	call, ok := x.(*ast.CallExpr)
+	if !ok {
+		return false
+	}
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	return ok && (sel.Sel.Name == "With" || opensWith(sel.X))
+}
+
 // TestHabits reads every source file for what the house forbids.
 func TestHabits(t *testing.T) {
 	t.Parallel()
@@ -235,6 +252,11 @@ func TestHabits(t *testing.T) {
 			sel, ok := call.Fun.(*ast.SelectorExpr)
 			if !ok {
 				return true
+			}
+			if field := boundField(path); !isTest && sel.Sel.Name == "Str" && len(call.Args) == 2 && !opensWith(sel.X) {
+				if key, ok := call.Args[0].(*ast.BasicLit); ok && field[key.Value] {
+					t.Errorf("%s: a log line with the field %s, which its logger has already: the key would be there twice", path, key.Value)
+				}
 			}
 			x, ok := sel.X.(*ast.Ident)
 			if !ok {

@@ -105,6 +105,7 @@ type Agent struct {
 	heard        reportBook
 	health       healthBook
 	alarms       alarmBook
+	ofState      alarmBook // those that the replicated state alone gives rise to
 	sections     sectionBook
 	external     *external
 	specs        []kit.Spec

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/internal/workload"
@@ -85,4 +87,53 @@ func checkParams(params map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// brought is the input that an operator's item of a stage brings along, as the daemons' items do, where the stage's templates
+// use the placeholder that gets its value from it. The champion is not among them: it is found out when the item is claimed.
+type brought struct {
+	placeholder string
+	roles       []string // any of them; the first is the one to be named
+	kind        ring.Kind
+}
+
+func broughtTo(stage string) (brought, bool) {
+	switch stage {
+	case workload.Export:
+		return brought{"games", []string{kit.RolePack, kit.RolePackList}, ring.KindPack}, true
+	case workload.Train:
+		return brought{"dataset", []string{kit.RoleDataset}, ring.KindDataset}, true
+	case workload.Evaluate:
+		return brought{"model", []string{kit.RoleCandidate}, ring.KindModel}, true
+	}
+	return brought{}, false
+}
+
+// checkInputs checks what an operator's item is to be made from, and gives the inputs as the item is to have them: whom an
+// evaluation measures is its candidate, also where it was given as the model that it is in the command line. Without what it
+// needs a command could only fail, on one node after the other.
+func checkInputs(name string, stage workload.Stage, inputs []ring.Input) ([]ring.Input, error) {
+	inputs = slices.Clone(inputs)
+	roles := []string{kit.RoleCandidate, kit.RoleChampion, kit.RoleDataset, kit.RoleModel, kit.RolePack, kit.RolePackList}
+	for _, in := range inputs {
+		if !slices.Contains(roles, in.Role) {
+			return nil, api.Errorf(api.CodeInvalid, "input %q: want one of the roles %s", in.Role, strings.Join(roles, ", "))
+		}
+	}
+	has := func(roles ...string) bool {
+		return slices.ContainsFunc(inputs, func(in ring.Input) bool { return slices.Contains(roles, in.Role) })
+	}
+	if name == workload.Evaluate && !has(kit.RoleCandidate) {
+		for i := range inputs {
+			if inputs[i].Role == kit.RoleModel {
+				inputs[i].Role = kit.RoleCandidate
+			}
+		}
+	}
+	need, ok := broughtTo(name)
+	if !ok || !stage.Uses(need.placeholder) || has(need.roles...) {
+		return inputs, nil
+	}
+	return nil, api.Errorf(api.CodeInvalid, "the item has no input %s, from which the workload's stage %s gets its {%s}", need.roles[0], name, need.placeholder).
+		WithHint(fmt.Sprintf("give one with: --input %s=SHA256; list them with: ringagent data ls --kind %s", need.roles[0], need.kind))
 }

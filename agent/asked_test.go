@@ -2,12 +2,14 @@ package agent
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/workload"
 )
 
 // A list that is asked for by a word that does not exist is refused: an empty one would look like an answer.
@@ -56,6 +58,59 @@ func TestParamsOfAnOperatorsItem(t *testing.T) {
 		err := checkParams(map[string]string{c.name: c.value})
 		if (err == nil) != c.good || err != nil && !strings.Contains(err.Error(), c.name) {
 			t.Errorf("%s=%s: %v", c.name, c.value, err)
+		}
+	}
+}
+
+// What a stage's templates use and nobody but the item can give is asked for; what the claim finds out, and what another game's
+// commands do without, is not.
+func TestInputsOfAnOperatorsItem(t *testing.T) {
+	t.Parallel()
+	argv := func(args ...string) workload.Stage { return workload.Stage{Argv: append([]string{"play"}, args...)} }
+	for _, c := range []struct {
+		stage  string
+		as     workload.Stage
+		given  []string
+		lacks  string // "": it is taken
+		become string // the role of the first input, where it is another one
+	}{
+		{"selfplay", argv("--model", "{model}", "--games", "{games}"), nil, "", ""},
+		{"selfplay", argv("--model", "{model}"), []string{"model"}, "", ""},
+		{"export", argv("--games", "{games}"), nil, "pack", ""},
+		{"export", argv("--games", "{games}"), []string{"dataset"}, "pack", ""},
+		{"export", argv("--games", "{games}"), []string{"pack", "pack"}, "", ""},
+		{"export", argv("--games", "{games}"), []string{"packlist"}, "", ""},
+		{"export", argv("--all"), nil, "", ""},
+		{"train", argv("--dataset={dataset}", "--model", "{model}"), nil, "dataset", ""},
+		{"train", argv("--dataset={dataset}", "--model", "{model}"), []string{"model"}, "dataset", ""},
+		{"train", argv("--dataset={dataset}", "--model", "{model}"), []string{"dataset"}, "", ""},
+		{"train", workload.Stage{Argv: []string{"fit"}, Env: map[string]string{"DATA": "{dataset}"}}, nil, "dataset", ""},
+		{"evaluate", argv("--model", "{model}", "--champion", "{champion}"), nil, "candidate", ""},
+		{"evaluate", argv("--model", "{model}", "--champion", "{champion}"), []string{"champion"}, "candidate", ""},
+		{"evaluate", argv("--model", "{model}", "--champion", "{champion}"), []string{"candidate"}, "", ""},
+		{"evaluate", argv("--model", "{model}", "--champion", "{champion}"), []string{"model"}, "", "candidate"},
+		{"evaluate", argv("--untrained"), nil, "", ""},
+		{"train", argv("--dataset", "{dataset}"), []string{"dataset", "datset"}, "datset", ""},
+	} {
+		var inputs []ring.Input
+		for _, role := range c.given {
+			inputs = append(inputs, ring.Input{Role: role, Digest: id.DigestOf([]byte(role))})
+		}
+		got, err := checkInputs(c.stage, c.as, inputs)
+		if c.lacks != "" {
+			if err == nil || api.AsError(err).Code != api.CodeInvalid || !strings.Contains(err.Error(), c.lacks) {
+				t.Errorf("%s of %v with %v: %v", c.stage, c.as, c.given, err)
+			}
+			if hint := "--input " + c.lacks + "="; !slices.Contains(c.given, c.lacks) && err != nil && !strings.Contains(api.AsError(err).Hint, hint) {
+				t.Errorf("%s with %v: %v does not say how to give it", c.stage, c.given, err)
+			}
+			continue
+		}
+		if err != nil || len(got) != len(inputs) {
+			t.Errorf("%s of %v with %v: %v, %v", c.stage, c.as, c.given, got, err)
+		}
+		if c.become != "" && got[0].Role != c.become {
+			t.Errorf("%s with %v became %v", c.stage, c.given, got)
 		}
 	}
 }

@@ -36,6 +36,20 @@ func (b *alarmBook) clear(code string) {
 	delete(b.all, code)
 }
 
+// replace has the book hold what is wrong now and nothing else. What was wrong before has begun when it did.
+func (b *alarmBook) replace(now []api.Alarm) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make(map[string]api.Alarm, len(now))
+	for _, al := range now {
+		if old, ok := b.all[al.Code]; ok {
+			al.Since = old.Since
+		}
+		all[al.Code] = al
+	}
+	b.all = all
+}
+
 func (b *alarmBook) list() []api.Alarm {
 	b.mu.Lock()
 	defer b.mu.Unlock()

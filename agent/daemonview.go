@@ -244,6 +244,9 @@ func (a *Agent) steer(ctx context.Context, name, verb string) error {
 		if verb != "start" && verb != "stop" {
 			return api.Errorf(api.CodeInvalid, "verb %q: want start, stop or restart", verb)
 		}
+		if err := a.forCore(verb + " a singleton, which is one for the whole ring"); err != nil {
+			return err
+		}
 		_, err := a.leader.Propose(ctx, a.command(state.KindDaemonSwitch, state.SwitchDaemon{Daemon: name, Off: verb == "stop"}))
 		return decided(err)
 	}
@@ -268,14 +271,27 @@ func (a *Agent) steer(ctx context.Context, name, verb string) error {
 func (a *Agent) steerOn(ctx context.Context, name, verb, node string) error {
 	name = strings.ToUpper(name)
 	target := a.node.ID
+	spec, known := a.spec(name)
+	if instead, ok := a.spec(spec.AliasOf); ok {
+		spec = instead
+	}
 	if node != "" {
+		if known && spec.Scope == kit.ScopeCluster && (verb == "start" || verb == "stop") {
+			return api.Errorf(api.CodeInvalid, "%s is a singleton: %s is for the whole ring, not for one node of it", name, verb).
+				WithHint(fmt.Sprintf("without --node: ringagent daemon %s %s", verb, name))
+		}
 		m, err := a.near().find(node)
 		if err != nil {
 			return err
 		}
 		target = m.ID
-	} else if spec, ok := a.spec(name); ok && spec.Scope == kit.ScopeCluster && verb == "restart" {
-		as, ok := a.leader.View().Assignment(name)
+	} else if known && spec.Scope == kit.ScopeCluster && verb == "restart" {
+		as, ok := a.leader.View().Assignment(spec.Name)
+		if as.Node != a.node.ID {
+			if err := a.forCore("restart a singleton that it does not hold"); err != nil {
+				return err
+			}
+		}
 		if !ok || as.Node == "" {
 			return api.Errorf(api.CodeRefused, "%s is assigned to nobody now", name)
 		}
@@ -283,6 +299,9 @@ func (a *Agent) steerOn(ctx context.Context, name, verb, node string) error {
 	}
 	if target == a.node.ID {
 		return a.steer(ctx, name, verb)
+	}
+	if err := a.forCore("tell another node what to run"); err != nil {
+		return err
 	}
 	return meshError(a.mesh.Call(ctx, target, methodDaemon, daemonOrder{Name: name, Verb: verb}, nil))
 }

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,6 +31,14 @@ func (a *Agent) mutations() []httpd.Route {
 			return do(r)
 		}}
 	}
+	core := func(path, what string, do func(r *http.Request) (any, error)) httpd.Route {
+		return post(path, func(r *http.Request) (any, error) {
+			if err := a.forCore(what); err != nil {
+				return nil, err
+			}
+			return do(r)
+		})
+	}
 	done := func(err error) (any, error) {
 		if err != nil {
 			return nil, err
@@ -36,14 +46,14 @@ func (a *Agent) mutations() []httpd.Route {
 		return api.Done{OK: true}, nil
 	}
 	return []httpd.Route{
-		post("/api/v1/tokens", func(r *http.Request) (any, error) {
+		core("/api/v1/tokens", "make join tokens", func(r *http.Request) (any, error) {
 			var in api.CreateToken
 			if err := httpd.Decode(r, &in); err != nil {
 				return nil, err
 			}
 			return a.createToken(r.Context(), in)
 		}),
-		post("/api/v1/tokens/{id}/revoke", func(r *http.Request) (any, error) {
+		core("/api/v1/tokens/{id}/revoke", "revoke join tokens", func(r *http.Request) (any, error) {
 			_, err := a.leader.Propose(r.Context(), a.command(state.KindTokenRevoke, state.RevokeToken{ID: r.PathValue("id")}))
 			return done(decided(err))
 		}),
@@ -63,7 +73,7 @@ func (a *Agent) mutations() []httpd.Route {
 			}
 			return a.Leave(r.Context(), in)
 		}),
-		post("/api/v1/force-leave", func(r *http.Request) (any, error) {
+		core("/api/v1/force-leave", "shut nodes out", func(r *http.Request) (any, error) {
 			var in struct {
 				Node  string `json:"node"`
 				Prune bool   `json:"prune"`
@@ -73,25 +83,14 @@ func (a *Agent) mutations() []httpd.Route {
 			}
 			return done(a.forceLeave(r.Context(), in.Node, in.Prune))
 		}),
-		post("/api/v1/leader/transfer", func(r *http.Request) (any, error) {
+		core("/api/v1/leader/transfer", "hand coordination over", func(r *http.Request) (any, error) {
 			var in struct {
 				Node string `json:"node"`
 			}
 			if err := httpd.Decode(r, &in); err != nil {
 				return nil, err
 			}
-			to := id.Node("")
-			if in.Node != "" {
-				m, err := a.near().find(in.Node)
-				if err != nil {
-					return nil, err
-				}
-				to = m.ID
-				if !slices.Contains(a.leader.AskStats(r.Context()).Voters, to) {
-					return nil, api.Errorf(api.CodeRefused, "%s does not vote, so it cannot coordinate", m.Name).WithHint("see who votes: ringagent leader")
-				}
-			}
-			return done(decided(a.leader.Transfer(r.Context(), to)))
+			return a.transfer(r.Context(), in.Node)
 		}),
 		post("/api/v1/leader/recover", func(r *http.Request) (any, error) {
 			var in api.Recover
@@ -135,14 +134,14 @@ func (a *Agent) mutations() []httpd.Route {
 			}
 			return nil, api.Errorf(api.CodeNotFound, "no verb %q", r.PathValue("verb"))
 		}),
-		post("/api/v1/work", func(r *http.Request) (any, error) {
+		core("/api/v1/work", "add work", func(r *http.Request) (any, error) {
 			var in api.AddWork
 			if err := httpd.Decode(r, &in); err != nil {
 				return nil, err
 			}
 			return a.addWork(r.Context(), in)
 		}),
-		post("/api/v1/work/{id}/cancel", func(r *http.Request) (any, error) {
+		core("/api/v1/work/{id}/cancel", "cancel work", func(r *http.Request) (any, error) {
 			var in struct {
 				Reason string `json:"reason"`
 			}
@@ -152,12 +151,12 @@ func (a *Agent) mutations() []httpd.Route {
 			_, err := a.leader.Propose(r.Context(), a.command(state.KindCancel, state.CancelWork{Work: r.PathValue("id"), Reason: in.Reason}))
 			return done(decided(err))
 		}),
-		post("/api/v1/work/{id}/retry", func(r *http.Request) (any, error) {
+		core("/api/v1/work/{id}/retry", "queue work again", func(r *http.Request) (any, error) {
 			_, err := a.leader.Propose(r.Context(), a.command(state.KindRetry, state.RetryWork{Work: r.PathValue("id")}))
 			return done(decided(err))
 		}),
 		{Pattern: "POST /api/v1/artifacts", Access: httpd.Write, MaxBody: -1, Do: a.putArtifact},
-		post("/api/v1/settings", func(r *http.Request) (any, error) {
+		core("/api/v1/settings", "change the ring's settings", func(r *http.Request) (any, error) {
 			var in ring.Settings
 			if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 				return nil, api.Errorf(api.CodeInvalid, "settings: %v", err)
@@ -187,6 +186,29 @@ func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error
 		return nil, decided(err)
 	}
 	return api.TokenCreated{Token: t.Encode().Reveal(), ID: t.ID, Class: in.Class, Expires: expires, Uses: in.Uses}, nil
+}
+
+// transfer hands coordination over to a voter, or to any with "".
+func (a *Agent) transfer(ctx context.Context, who string) (any, error) {
+	to := id.Node("")
+	if who != "" {
+		m, err := a.near().find(who)
+		if err != nil {
+			return nil, err
+		}
+		to = m.ID
+		stats := a.leader.AskStats(ctx)
+		if stats.Coordinator != nil && *stats.Coordinator == to {
+			return api.Done{OK: true, Detail: m.Name + " coordinates already"}, nil
+		}
+		if !slices.Contains(stats.Voters, to) {
+			return nil, api.Errorf(api.CodeRefused, "%s does not vote, so it cannot coordinate", m.Name).WithHint("see who votes: ringagent leader")
+		}
+	}
+	if err := decided(a.leader.Transfer(ctx, to)); err != nil {
+		return nil, err
+	}
+	return api.Done{OK: true}, nil
 }
 
 func (a *Agent) join(ctx context.Context, seeds []string) (any, error) {
@@ -231,6 +253,11 @@ func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if w := a.workload(); w != nil {
+		if item.Inputs, err = checkInputs(item.Type, w.Stages[item.Type], item.Inputs); err != nil {
+			return nil, err
+		}
+	}
 	r, err := a.leader.Propose(ctx, a.command(state.KindEnqueue, state.Enqueue{Items: []ring.WorkItem{item}}))
 	if err != nil {
 		return nil, decided(err)
@@ -242,7 +269,53 @@ func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
 	if len(items) != 1 {
 		return nil, api.Errorf(api.CodeFailed, "the queue answered with %d items", len(items))
 	}
+	if err := a.asAsked(ctx, item, items[0]); err != nil {
+		return nil, err
+	}
 	return a.near().workRow(items[0]), nil
+}
+
+// asAsked refuses an item that was added before, under the same key, as another one: its key promises the same item, and what was
+// asked for now will not be run.
+func (a *Agent) asAsked(ctx context.Context, asked, got ring.WorkItem) error {
+	if len(differences(asked, got)) == 0 {
+		return nil
+	}
+	s, err := a.current(ctx) // a claim has fixed more of it than it was added with
+	if err != nil {
+		return decided(err)
+	}
+	added, ok := s.WorkAdded(got.ID)
+	if !ok { // it ended long ago, and no more than its type is known
+		added = asked
+		added.Type = got.Type
+	}
+	if other := differences(asked, added); len(other) > 0 {
+		return api.Errorf(api.CodeConflict, "key %q: work %s was added under it with another %s", asked.Key, got.ID, strings.Join(other, ", another ")).
+			WithHint("another item wants another key")
+	}
+	return nil
+}
+
+// differences names what of an operator's request is not the same in another item.
+func differences(a, b ring.WorkItem) []string {
+	var out []string
+	for name, same := range map[string]bool{
+		"type": a.Type == b.Type, "config": a.Config == b.Config, "priority": a.Priority == b.Priority, "param": maps.Equal(a.Params, b.Params),
+		"input": slices.Equal(sortedInputs(a), sortedInputs(b)),
+	} {
+		if !same {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func sortedInputs(w ring.WorkItem) []ring.Input {
+	return slices.SortedFunc(slices.Values(w.Inputs), func(x, y ring.Input) int {
+		return cmp.Or(cmp.Compare(x.Role, y.Role), cmp.Compare(x.Digest, y.Digest))
+	})
 }
 
 func (a *Agent) putArtifact(r *http.Request) (any, error) {

@@ -8,7 +8,9 @@ import (
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
+	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 // A ring without a workload runs well and does nothing. Its status has to say so, once there is nothing more urgent.
@@ -22,11 +24,15 @@ func TestNextStep(t *testing.T) {
 	}{
 		{false, 3, true, "start voters"},
 		{true, 1, true, "invite another machine"},
+		{true, 1, false, "invite another machine"},
 		{true, 3, true, "the ring has no workload"},
 		{true, 3, false, ""},
 	} {
 		got := nextStep(api.Status{QuorumOK: c.quorum, Members: map[string]int{"alive": c.alive}}, api.Leader{}, c.idle)
 		if !strings.HasPrefix(got, c.want) || c.want == "" && got != "" {
+			t.Errorf("%+v: %q", c, got)
+		}
+		if c.quorum && strings.Contains(got, "no workload") != c.idle {
 			t.Errorf("%+v: %q", c, got)
 		}
 	}
@@ -73,6 +79,49 @@ func TestAlarmWhereTheRingIsNearlyFull(t *testing.T) {
 		if al, got := roomAlarm(&kit.Room{Left: left, Of: 400_000}, time.Now()); got != want || got && al.Code != "few_artifacts_left" {
 			t.Errorf("%d left: %+v %v, want %v", left, al, got, want)
 		}
+	}
+}
+
+// An alarm has begun when the state first gave rise to it, however late and often it is asked for.
+func TestAlarmOfTheStateKeepsItsBeginning(t *testing.T) {
+	t.Parallel()
+	f, a := newFolded(t), &Agent{}
+	since := func() (time.Time, bool) {
+		for _, al := range a.ringAlarms(f.reading(), api.Leader{}) {
+			if al.Code == "too_few_domains" {
+				return al.Since, true
+			}
+		}
+		return time.Time{}, false
+	}
+	want := func(copies int) {
+		_, version := f.m.View().Settings()
+		f.do(state.KindSettings, state.PutSettings{Expect: version, Settings: ring.Settings{
+			Timing: ring.TimingDev, Voters: 3, Copies: map[ring.Kind]int{ring.KindPack: copies}}})
+	}
+	want(3)
+	a.watchAlarms(f.m.View(), time.Now())
+	if _, ok := since(); ok {
+		t.Fatal("three nodes are too few for three copies")
+	}
+	want(5)
+	begin := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	a.watchAlarms(f.m.View(), begin)
+	a.watchAlarms(f.m.View(), begin.Add(time.Minute))
+	for range 2 {
+		if at, ok := since(); !ok || !at.Equal(begin) {
+			t.Errorf("since %v %v, want %v", at, ok, begin)
+		}
+	}
+	want(3)
+	if at, ok := since(); ok {
+		t.Errorf("still there since %v", at)
+	}
+	want(5)
+	again := begin.Add(time.Hour)
+	a.watchAlarms(f.m.View(), again)
+	if at, _ := since(); !at.Equal(again) {
+		t.Errorf("since %v the second time, want %v", at, again)
 	}
 }
 

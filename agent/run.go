@@ -220,6 +220,7 @@ func (a *Agent) watchState(ctx context.Context) {
 				timing = settings.Timing
 			}
 		}
+		a.watchAlarms(s, time.Now().UTC())
 		_ = a.mesh.UpdateMeta(func(m *mesh.Meta) { m.Voter = a.isVoter() })
 		a.worker.Nudge()
 		select {

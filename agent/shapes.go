@@ -17,6 +17,7 @@ import (
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/state"
 	"github.com/ringagent/ringagent/mesh"
 )
 
@@ -176,6 +177,8 @@ func (a *Agent) status(ctx context.Context) api.Status {
 		}
 	} else if v, err := a.view(ctx, "/api/v1/work", nil); err == nil {
 		st.Work = countWork(v, st.Work)
+	} else {
+		st.Work, st.Events.Lag = nil, nil // an edge node that no core node answers does not know
 	}
 	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
 	st.Degraded = a.degraded()
@@ -195,10 +198,18 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 		}
 		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: since})
 	}
-	settings, version := r.s.Settings()
+	a.watchAlarms(r.s, now)
+	return append(out, a.ofState.list()...)
+}
+
+// watchAlarms looks at each state for what is wrong with the ring, so that an alarm says since when that is so as far as this
+// process knows, and not since when somebody asks.
+func (a *Agent) watchAlarms(s *state.State, now time.Time) {
+	var out []api.Alarm
+	settings, version := s.Settings()
 	if version > 0 {
 		domains := map[string]bool{}
-		for m := range r.s.Members() {
+		for m := range s.Members() {
 			if !m.Revoked && m.Status == ring.Alive {
 				domains[m.Domain()] = true
 			}
@@ -208,10 +219,10 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 				Message: fmt.Sprintf("games should have %d copies in different failure domains, but the ring has only %d", want, len(domains))})
 		}
 	}
-	if al, ok := roomAlarm(roomOf(r.s), now); ok {
+	if al, ok := roomAlarm(roomOf(s), now); ok {
 		out = append(out, al)
 	}
-	return out
+	a.ofState.replace(out)
 }
 
 // roomAlarm is for a ring that will soon be able to take no game, dataset or model any more. A node that does not have the whole
@@ -247,12 +258,15 @@ func nextStep(st api.Status, l api.Leader, idle bool) string {
 		return fmt.Sprintf("wait for an election: %d of %d voters answer, which is enough", l.AliveVoters, len(l.Voters))
 	case !st.QuorumOK:
 		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
-	case st.Members["alive"] == 1:
-		return "invite another machine: ringagent token create --class core"
-	case idle:
-		return "the ring has no workload, so nothing is played: ringagent config apply FILE"
 	}
-	return ""
+	var steps []string
+	if st.Members["alive"] == 1 {
+		steps = append(steps, "invite another machine: ringagent token create --class core")
+	}
+	if idle {
+		steps = append(steps, "the ring has no workload, so nothing is played: ringagent config apply FILE")
+	}
+	return strings.Join(steps, "; ")
 }
 
 // moreVoters says that a ring that wants several voters has one, so that its loss stops everything: a second core node alone

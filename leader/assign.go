@@ -112,9 +112,21 @@ func (t *term) give(a ring.Assignment, c place.Choice, times ring.Times) error {
 		given = ring.Assignment{Daemon: a.Daemon}
 	}
 	t.leases.settle(given, times)
-	t.n.log.Info().Str("daemon", a.Daemon).Str("node", string(c.Node)).Uint64("epoch", uint64(given.Epoch)).
-		Str("reason", c.Reason).Msg("singleton assigned")
+	t.tell(a, given, c.Reason)
 	return nil
+}
+
+// tell logs what was decided about a singleton.
+func (t *term) tell(was, is ring.Assignment, reason string) {
+	line := t.n.log.Info().Str("daemon", was.Daemon).Uint64("epoch", uint64(is.Epoch)).Str("reason", reason)
+	switch {
+	case is.Node != "":
+		line.Str("holder", string(is.Node)).Msg("singleton assigned")
+	case was.Node != "":
+		line.Str("holder", string(was.Node)).Msg("singleton taken away")
+	default:
+		line.Msg("singleton stays with nobody")
+	}
 }
 
 func (t *term) candidates(s *state.State, times ring.Times) []place.Node {

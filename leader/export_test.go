@@ -89,6 +89,14 @@ func (n *Node) RetakeOffice() {
 	n.seat.Load().again <- struct{}{}
 }
 
+// Doubts says whether a node is taken for one that cannot be reached directly.
+func (n *Node) Doubts(of id.Node) bool {
+	n.finder.mu.Lock()
+	defer n.finder.mu.Unlock()
+	_, ok := n.finder.doubted[of]
+	return ok
+}
+
 // Trailing is how many entries stay behind a snapshot.
 var Trailing = trailing
 

@@ -20,7 +20,7 @@ func (t *term) runFacts() {
 				continue
 			}
 			if err := t.judge(m); err != nil && t.ctx.Err() == nil {
-				t.n.log.Warn().Err(err).Str("node", string(m.ID)).Msg("status not recorded")
+				t.n.log.Warn().Err(err).Str("member", string(m.ID)).Msg("status not recorded")
 			}
 		}
 	})

@@ -290,6 +290,28 @@ func TestTransfer(t *testing.T) {
 	})
 }
 
+// What the coordinator does not do for edge nodes is refused, which is known to have had no effect, and the coordinator is
+// asked directly as before.
+func TestRefusedByClassIsNotUnknown(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3, Edge: 1, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		edge := r.Members[3]
+		if edge.Class != id.Edge {
+			t.Fatalf("%s is %s", edge.Name, edge.Class)
+		}
+		begin := time.Now()
+		err := edge.Node.Transfer(t.Context(), r.Members[1].ID)
+		var refused *leader.Refused
+		if !errors.As(err, &refused) || refused.Code != string(state.CodeUnauth) || errors.Is(err, leader.ErrUnknownOutcome) {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+		if edge.Node.Doubts(r.Coordinator().ID) {
+			t.Error("the coordinator that refused is asked through others")
+		}
+	})
+}
+
 // An outbox sends a batch until it is placed: the verdicts on its drafts must not make it too large for an entry.
 func TestVerdictsDoNotBlockAnOutbox(t *testing.T) {
 	t.Parallel()

@@ -36,6 +36,9 @@ func (l raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	for _, list := range [][]any{l.args, args} {
 		for i := 0; i+1 < len(list); i += 2 {
 			key := fmt.Sprint(list[i])
+			if key == "node" { // which the agent's own lines have already: the node whose log it is
+				key = "raft_node"
+			}
 			switch v := list[i+1].(type) {
 			case error:
 				e.AnErr(key, v)

@@ -183,7 +183,7 @@ func (n *Node) logEnds(ctx context.Context, servers []raft.Server) map[id.Node]l
 				}
 			}
 			if err != nil {
-				n.log.Info().Err(err).Str("node", string(node)).Msg("a recovery looks: this node does not answer")
+				n.log.Info().Err(err).Str("peer", string(node)).Msg("a recovery looks: this node does not answer")
 				return
 			}
 			mu.Lock()

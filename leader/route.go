@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 const (
@@ -30,8 +31,8 @@ type remote struct {
 // errElsewhere is the answer of a node that does not coordinate: nothing was done.
 var errElsewhere = errors.New("not the coordinator")
 
-// raw calls the coordinator. Errors are told apart by what may have happened: ErrNoCoordinator, nothing; ErrUnknownOutcome,
-// anything.
+// raw calls the coordinator. Errors are told apart by what may have happened: *Refused and ErrNoCoordinator, nothing;
+// ErrUnknownOutcome, anything.
 func (r remote) raw(ctx context.Context, method string, in []byte) ([]byte, error) {
 	return r.within(ctx, callTimeout, method, in)
 }
@@ -50,6 +51,10 @@ func (r remote) within(ctx context.Context, limit time.Duration, method string, 
 	}
 	out, err := r.n.cfg.Caller.CallRaw(ctx, to, method, in)
 	if err != nil {
+		var refusal interface{ NotAllowed() bool }
+		if errors.As(err, &refusal) && refusal.NotAllowed() {
+			return nil, &Refused{Code: string(state.CodeUnauth), Message: err.Error()}
+		}
 		return nil, fmt.Errorf("call %s at %s: %w: %w", method, to, ErrUnknownOutcome, err)
 	}
 	return open1(out)

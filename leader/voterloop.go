@@ -30,11 +30,11 @@ func (t *term) runVoters() {
 		for _, c := range planVoters(r) {
 			if err := t.reseat(c); err != nil {
 				if t.ctx.Err() == nil {
-					t.n.log.Warn().Err(err).Str("node", string(c.Node)).Str("change", string(c.Kind)).Msg("voters not changed")
+					t.n.log.Warn().Err(err).Str("voter", string(c.Node)).Str("change", string(c.Kind)).Msg("voters not changed")
 				}
 				return
 			}
-			t.n.log.Info().Str("node", string(c.Node)).Str("change", string(c.Kind)).Msg("voters changed")
+			t.n.log.Info().Str("voter", string(c.Node)).Str("change", string(c.Kind)).Msg("voters changed")
 		}
 	})
 }
@@ -149,7 +149,7 @@ func (t *term) removeFaulty(ctx context.Context, node id.Node) (faultyAnswer, er
 		if err := t.raft.RemoveServer(raft.ServerID(node), 0, configTimeout).Error(); err != nil {
 			return faultyAnswer{}, fmt.Errorf("remove faulty voter: %w: %w", ErrUnknownOutcome, err)
 		}
-		t.n.log.Warn().Str("node", string(node)).Msg("a voter with bad files was removed")
+		t.n.log.Warn().Str("voter", string(node)).Msg("a voter with bad files was removed")
 	}
 	return faultyAnswer{Removed: true, Index: t.raft.CommitIndex()}, nil
 }

@@ -70,7 +70,7 @@ func (f *fetch) run(ctx context.Context, holders []id.Node) (int64, error) {
 			return 0, f.localFailure(local.err)
 		}
 		f.reasons = append(f.reasons, Reason{node, err})
-		f.client.o.Log.Debug().Err(err).Str("node", string(node)).Str("sha256", string(f.digest)).Int("chunks", have).
+		f.client.o.Log.Debug().Err(err).Str("holder", string(node)).Str("sha256", string(f.digest)).Int("chunks", have).
 			Msg("holder did not give the whole artifact")
 		// A link that breaks but brought something is worth another turn, after the others. More than ever must be there, or
 		// two holders that undo each other's work would keep us busy for ever.

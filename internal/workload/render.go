@@ -3,6 +3,7 @@ package workload
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -99,6 +100,12 @@ func placeholdersIn(s string) []string {
 		names = append(names, m[1])
 	}
 	return names
+}
+
+// Uses says whether a run of the stage is given the placeholder's value, as an argument or in its environment.
+func (s Stage) Uses(name string) bool {
+	in := func(text string) bool { return slices.Contains(placeholdersIn(text), name) }
+	return slices.ContainsFunc(s.Argv, in) || slices.ContainsFunc(slices.Collect(maps.Values(s.Env)), in)
 }
 
 // Render puts values into the stage's argv and environment. No shell is involved anywhere: each element of argv reaches

@@ -153,6 +153,15 @@ func (n *Net) pass(ctx context.Context, w way) error {
 	}
 }
 
+// notAllowed is how the class table of package mesh refuses a call.
+type notAllowed struct {
+	class  id.Class
+	method string
+}
+
+func (e notAllowed) Error() string  { return fmt.Sprintf("%s nodes may not call %s", e.class, e.method) }
+func (notAllowed) NotAllowed() bool { return true }
+
 var errDown = errors.New("connection refused")
 
 func (n *Net) stop(node id.Node) (*stop, error) {
@@ -167,9 +176,10 @@ func (n *Net) stop(node id.Node) (*stop, error) {
 
 // port is one node's side of the network: its Streams and its Caller.
 type port struct {
-	net  *Net
-	self id.Node
-	stop *stop
+	net   *Net
+	self  id.Node
+	class id.Class
+	stop  *stop
 }
 
 func (p port) Accept() (net.Conn, id.Node, error) {
@@ -230,6 +240,9 @@ func (p port) CallRaw(ctx context.Context, to id.Node, method string, in []byte)
 	p.net.mu.Unlock()
 	if !ok {
 		return nil, fmt.Errorf("%s has no method %s", to, method)
+	}
+	if !h.Edge && p.class != id.Core {
+		return nil, notAllowed{p.class, method}
 	}
 	if !h.Former && p.net.former(p.stop, s) {
 		return nil, fmt.Errorf("%s refuses %s: %w", to, method, errFormer)

@@ -113,7 +113,7 @@ func (r *Ring) start(m *Member, bootstrap bool) {
 	if err != nil {
 		r.tb.Fatal(err)
 	}
-	p := port{r.Net, m.ID, s}
+	p := port{r.Net, m.ID, m.Class, s}
 	c := leader.Config{
 		Self: leader.Self{Node: m.ID, Boot: boot, Class: m.Class}, Dir: m.Dir, Timing: r.opt.Timing,
 		Log: r.opt.Log.With().Str("node", m.Name).Logger(), Streams: p, Caller: caller{p}, Clock: m.Clock,

@@ -104,6 +104,9 @@ func TestInputsAreFixedByTheClaim(t *testing.T) {
 	if got := r.work(w); len(got.Inputs) != 2 || got.Params["seed"] != "7" {
 		t.Fatalf("%+v", got)
 	}
+	if got, ok := r.m.View().WorkAdded(w); !ok || len(got.Inputs) != 1 || got.Params != nil {
+		t.Fatalf("as it was added: %+v", got)
+	}
 	r.ok(ReleaseWork{Work: w, Claim: "c", Reason: "drain"}, nil)
 	if got := r.work(w); len(got.Inputs) != 1 || got.Params != nil {
 		t.Fatalf("after release: %+v", got)

@@ -123,6 +123,13 @@ func (s *State) Work(workID string) (ring.WorkItem, bool) {
 	return r.WorkItem, ok
 }
 
+// WorkAdded is an item as it was added: with the params and inputs that it had before a claim fixed more of them.
+func (s *State) WorkAdded(workID string) (ring.WorkItem, bool) {
+	r, ok := s.work.get(workID)
+	r.Inputs, r.Params = r.Fixed, r.FixedParams
+	return r.WorkItem, ok
+}
+
 // WorkItems is the kept items in the order in which they were added.
 func (s *State) WorkItems() iter.Seq[ring.WorkItem] {
 	return func(yield func(ring.WorkItem) bool) {

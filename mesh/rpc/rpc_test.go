@@ -79,8 +79,13 @@ func nothing(context.Context, *Request) (any, error) { return nil, nil }
 func deniesByDefault(ctx context.Context, w *world, table []Method, class id.Class) error {
 	for _, m := range append(table, Method{Name: "unknown"}) {
 		err := w.client.Call(ctx, w.node, m.Name, nil, nil)
-		if allowed := m.Allowed.Allows(class); (err == nil) != allowed {
+		allowed := m.Allowed.Allows(class)
+		if (err == nil) != allowed {
 			return fmt.Errorf("%s called by %s: %v, allowed is %v", m.Name, class, err, allowed)
+		}
+		var e *wire.Error
+		if errors.As(err, &e) && e.NotAllowed() != (m.Allowed != 0) { // a method that does not exist may be one that is not there yet
+			return fmt.Errorf("%s called by %s: %v is told as not allowed: %v", m.Name, class, err, e.NotAllowed())
 		}
 	}
 	return nil

@@ -243,7 +243,7 @@ func (s *Server) find(name string, peer wire.Peer, self bool) (method, error) {
 		return method{}, wire.Errorf(wire.CodeRefused, "there is no method %q", name)
 	}
 	if !self && !m.Allowed.Allows(peer.Class) {
-		return method{}, wire.Errorf(wire.CodeUnauthorised, "%s nodes may not call %s", peer.Class, name)
+		return method{}, wire.ErrorNotAllowed("%s nodes may not call %s", peer.Class, name)
 	}
 	return m, nil
 }

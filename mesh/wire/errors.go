@@ -82,6 +82,17 @@ func (e *Error) WithDetail(key, value string) *Error {
 	return &c
 }
 
+// NotAllowed says that a call was not served, since its method is not for nodes of the caller's class. Parts that know nothing of
+// this package ask by an interface of their own.
+func (e *Error) NotAllowed() bool { return e.Detail[detailAllowed] == "no" }
+
+const detailAllowed = "allowed"
+
+// ErrorNotAllowed makes the Error of a call that is not for the caller's class.
+func ErrorNotAllowed(format string, args ...any) *Error {
+	return Errorf(CodeUnauthorised, format, args...).WithDetail(detailAllowed, "no")
+}
+
 // CodeOf finds the code in err's chain; "" means that there is none.
 func CodeOf(err error) Code {
 	var e *Error
