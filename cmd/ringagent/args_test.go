@@ -136,6 +136,27 @@ func TestVariables(t *testing.T) {
 	}
 }
 
+// TestBadValueIsBlamedOnWhereItCameFrom: whoever gave a bad flag finds nothing wrong in the file.
+func TestBadValueIsBlamedOnWhereItCameFrom(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.yaml")
+	blamed := func(text, want string, args ...string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if exit, _, err := said(append([]string{"config", "show", "--data-dir", dir}, args...)...); exit != 2 || !strings.HasPrefix(err, "ringagent: "+want) {
+			t.Errorf("exit %d, want %q: %s", exit, want, err)
+		}
+	}
+	good := "listen: 127.0.0.1:1\n"
+	blamed("listen: foo\n", file+`: listen: "foo"`)
+	blamed(good, `--listen: listen: "foo"`, "--listen", "foo")
+	blamed(good, "--log-level: log.level", "--log-level", "loud")
+	t.Setenv("RINGAGENT_LISTEN", "foo")
+	blamed(good, `RINGAGENT_LISTEN: listen: "foo"`)
+}
+
 type fullDisk struct{ left int }
 
 func (f *fullDisk) Write(p []byte) (int, error) {

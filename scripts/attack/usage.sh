@@ -84,6 +84,9 @@ conf() { printf "$1" >"$scratch/c.yaml"; }
 conf 'listen: 127.0.0.1:1\nfrobnicate: 3\n'; expect 2 '2' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
 check "the unknown key is named" grep -q frobnicate "$log.err"
 conf 'listen: nonsense\n'; expect 2 'listen' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
+conf 'listen: 127.0.0.1:1\n'
+expect 2 'RINGAGENT_LISTEN: ' env RINGAGENT_LISTEN=foo "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
+expect 2 ' --listen: ' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i" --listen foo
 conf 'log: {level: loud}\n'; expect 2 'log.level' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
 conf 'node_name: "a b"\n'; expect 2 'node_name' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
 conf 'slots: {cpu: many}\n'; expect 2 '1' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
@@ -145,6 +148,10 @@ expect 2 'no argument' ra a token create --class core extra --json
 expect 4 '' ra a force-leave nobody
 expect 8 'leave' ra a force-leave a
 expect 8 'only voter' ra a leave
+expect 8 'no other voter.*' ra a leader transfer
+expect 2 'at most one NODE' ra a leader transfer a b
+expect 3 '127.0.0.1:1' ra a join 127.0.0.1:1
+expect 0 'nothing was promoted' ra a elo --plot
 expect 4 '"code":"not_found"' ra a work show nothing --json
 expect 4 '' ra a data where ffff
 expect 4 '' ra a dlq show x
