@@ -100,7 +100,7 @@ func TestManners(t *testing.T) {
 		{"an argument too many", "leader transfer a b", 2, "", "takes at most one NODE, got 2"},
 		{"no HTML in errors", "events types <board> --json", 4, "", `"no event type \"<board>\""`},
 		{"bad value, as JSON", "members --timeout never --json", 2, "", `"code":"usage"`},
-		{"move without a model, as JSON", "workload connect4 move --moves 4 --json", 2, "", `{"error":{"code":"usage","message":"move: want either`},
+		{"move without a model, as JSON", "workload connect4 move --moves 4 --json", 2, "", `{"error":{"code":"usage","message":"move: want either --model or --untrained"}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -106,6 +106,7 @@ expect 2 '' "$RINGAGENT" workload connect4 move --untrained --moves 4444444
 expect 2 '' "$RINGAGENT" workload connect4 move --untrained --moves 41414141
 expect 2 '' "$RINGAGENT" workload connect4 move --untrained --moves 9
 expect 2 '"code":"usage"' "$RINGAGENT" workload connect4 move --moves 4 --json
+check "and no inner word" bash -c "! grep -q 'bad option' '$log.err'"
 # A running agent that cannot reach a seed is not taken for none.
 LIMIT=30 expect 3 '127.0.0.1:1' "$RINGAGENT" --data-dir "$D/n5" join 127.0.0.1:1
 expect 0 '"ratings"' "$RINGAGENT" --data-dir "$D/n5" elo --plot --json
