@@ -249,4 +249,8 @@ func TestApplyKeepsTheWorkload(t *testing.T) {
 		t.Errorf("what changed is not told: %s", out)
 	}
 	ask(0, "apply", part)
+	bad := write("bad.yaml", "timing: dev\nvotes: 1\n")
+	if out := ask(2, "apply", bad); !strings.Contains(out, bad+": [2:1] unknown field \"votes\"\n") || !strings.Contains(out, "\n>  2 | votes: 1\n") {
+		t.Errorf("the place in the file is not shown line by line: %s", out)
+	}
 }
