@@ -98,6 +98,7 @@ func TestManners(t *testing.T) {
 		{"name said once", "token revoke", 2, "", "ringagent: token revoke needs"},
 		{"number below 0", "events tail --limit -1", 2, "", "want a whole number, 0 or more"},
 		{"an argument too many", "leader transfer a b", 2, "", "takes at most one NODE, got 2"},
+		{"a hash too many", "data verify abcd abce", 2, "", "takes at most one SHA256, got 2"},
 		{"no HTML in errors", "events types <board> --json", 4, "", `"no event type \"<board>\""`},
 		{"bad value, as JSON", "members --timeout never --json", 2, "", `"code":"usage"`},
 		{"move without a model, as JSON", "workload connect4 move --moves 4 --json", 2, "", `{"error":{"code":"usage","message":"move: want either --model or --untrained"}}`},

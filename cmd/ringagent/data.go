@@ -50,6 +50,9 @@ func dataCommand() *cli.Command {
 				Name: "verify", Usage: "recompute the hashes of this node's copies", ArgsUsage: "[SHA256]",
 				Action: func(c *cli.Context) error {
 					q := url.Values{}
+					if c.NArg() > 1 {
+						return usage("%s takes at most one SHA256, got %d", verb(c), c.NArg())
+					}
 					if c.NArg() > 0 {
 						prefix, err := hashArg(c)
 						if err != nil {
