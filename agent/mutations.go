@@ -205,27 +205,44 @@ func (a *Agent) transfer(ctx context.Context, who string) (any, error) {
 			return nil, api.Errorf(api.CodeRefused, "%s does not vote, so it cannot coordinate", m.Name).WithHint("see who votes: ringagent leader")
 		}
 	}
-	if err := decided(a.leader.Transfer(ctx, to)); err != nil {
+	err := decided(a.leader.Transfer(ctx, to))
+	if e := new(api.Error); errors.As(err, &e) && e.Code == api.CodeRefused {
+		err = e.WithHint("see who votes, and how many of them answer: ringagent leader")
+	}
+	if err != nil {
 		return nil, err
 	}
 	return api.Done{OK: true}, nil
 }
 
 func (a *Agent) join(ctx context.Context, seeds []string) (any, error) {
-	var joined []string
-	var errs []error
+	if len(seeds) == 0 {
+		return nil, api.Errorf(api.CodeInvalid, "seeds: name at least one, like 203.0.113.7:8770")
+	}
+	var joined, failed []string
+	var first *api.Error
 	for _, s := range seeds {
 		n, err := a.mesh.JoinAt(ctx, s)
 		if err != nil {
-			errs = append(errs, meshError(err))
+			e := seedError(s, err)
+			failed, first = append(failed, e.Message), cmp.Or(first, e)
 			continue
 		}
 		joined = append(joined, a.near().name(n))
 	}
 	if len(joined) == 0 {
-		return nil, errors.Join(errs...)
+		return nil, api.Errorf(first.Code, "%s", strings.Join(failed, "; ")).WithHint(first.Hint)
 	}
 	return api.Done{OK: true, Detail: "joined through " + strings.Join(joined, ", ")}, nil
+}
+
+// seedError names the seed that an error is of.
+func seedError(seed string, err error) *api.Error {
+	e := *api.AsError(meshError(err))
+	if !strings.Contains(e.Message, seed) {
+		e.Message = seed + ": " + e.Message
+	}
+	return &e
 }
 
 func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
@@ -328,7 +345,9 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 		return nil, api.Errorf(api.CodeInvalid, "config: name the one to which this file of kind %s belongs", kind)
 	}
 	var counters map[string]int64
+	var staged string
 	d, n, err := a.store.blobs.PutChecked(r.Context(), r.Body, func(ctx context.Context, path string) (err error) {
+		staged = path
 		check, ok := validators()[string(kind)]
 		if !ok {
 			return nil
@@ -340,7 +359,8 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	})
 	var bad *unfit
 	if errors.As(err, &bad) {
-		return nil, api.Errorf(api.CodeInvalid, "file is %v", bad)
+		// The name under which the bytes were looked at says nothing to whoever sent them.
+		return nil, api.Errorf(api.CodeInvalid, "file is %s", strings.ReplaceAll(bad.Error(), staged, "it"))
 	}
 	if err != nil {
 		return nil, api.Errorf(api.CodeFailed, "store artifact: %v", err)

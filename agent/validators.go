@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/ringagent/ringagent/internal/connect4"
@@ -129,7 +128,7 @@ func validateModel(_ context.Context, path string) (map[string]int64, error) {
 			return nil, fmt.Errorf("checkpoint of %d bytes is too small to be one", st.Size())
 		}
 	default:
-		return nil, fmt.Errorf("%s is no model that is known here", filepath.Base(path))
+		return nil, errors.New("it begins neither as a model of the built-in workload nor as a checkpoint in a zip file")
 	}
 	return map[string]int64{"models": 1}, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader/state"
 )
 
 const (
@@ -262,9 +263,11 @@ func (s *seat) transfer(to id.Node) error {
 	here := s.trans.here(others)
 	switch {
 	case to != "" && !slices.Contains(here, to):
-		return fmt.Errorf("%s does not answer", to)
+		return &Refused{Code: string(state.CodeRefused), Message: fmt.Sprintf("%s does not answer, so nothing is handed over", to)}
+	case to == "" && len(others) == 0:
+		return &Refused{Code: string(state.CodeRefused), Message: "there is no other voter to hand over to"}
 	case to == "" && len(here) == 0:
-		return errors.New("no other voter answers")
+		return &Refused{Code: string(state.CodeRefused), Message: "no other voter answers, so nothing is handed over"}
 	case to == "" && len(here) == len(others):
 		return s.raft.LeadershipTransfer().Error()
 	case to == "":

@@ -106,8 +106,8 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 func (c *Client) explain(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return Errorf(CodeUnreachable, "no agent answers on %s", c.socket).
-			WithHint("is it running? start it with: ringagent agent; another data dir: --data-dir")
+		return absent{Errorf(CodeUnreachable, "no agent answers on %s", c.socket).
+			WithHint("is it running? start it with: ringagent agent; another data dir: --data-dir")}
 	case errors.Is(err, os.ErrPermission):
 		return Errorf(CodeUnauthorised, "not allowed to use %s", c.socket).WithHint("run as the user that runs the agent")
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -117,3 +117,12 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	}
 	return Errorf(CodeUnreachable, "asking the agent on %s: %v", c.socket, err)
 }
+
+// absent is the error of a client whose socket has nobody behind it.
+type absent struct{ e *Error }
+
+func (a absent) Error() string { return a.e.Error() }
+func (a absent) Unwrap() error { return a.e }
+
+// Absent says whether err means that no agent runs, in contrast to somebody whom a running agent cannot reach.
+func Absent(err error) bool { return errors.As(err, new(absent)) }

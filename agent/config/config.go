@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/workload"
 )
 
 // DefaultPort is the ring's TCP port where none is named.
@@ -134,38 +134,9 @@ func decode(b []byte, file string, out any) error {
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := dec.Decode(out); err != nil {
-		return fmt.Errorf("%s: %s", file, plainTypes(yaml.FormatError(err, false, true)))
+		return fmt.Errorf("%s: %s", file, workload.PlainTypes(yaml.FormatError(err, false, true)))
 	}
 	return nil
-}
-
-// goTypes is how the YAML library says that a value is of the wrong type.
-var goTypes = regexp.MustCompile(`cannot unmarshal (\S+(?: \{\})?) into Go (?:struct field \S+|value) of type (\S+)`)
-
-// plainTypes says the same without the names of Go's types.
-func plainTypes(text string) string {
-	return goTypes.ReplaceAllStringFunc(text, func(found string) string {
-		m := goTypes.FindStringSubmatch(found)
-		want := m[2]
-		switch {
-		case strings.HasPrefix(want, "int"), strings.HasPrefix(want, "uint"):
-			want = "a whole number"
-		case strings.HasPrefix(want, "float"):
-			want = "a number"
-		case want == "bool":
-			want = "true or false"
-		case want == "string":
-			want = "text"
-		}
-		got := m[1]
-		switch {
-		case strings.HasPrefix(got, "[]"):
-			got = "a list"
-		case strings.HasPrefix(got, "map"):
-			got = "a table"
-		}
-		return fmt.Sprintf("want %s, not %s", want, got)
-	})
 }
 
 // maxDepth bounds what the YAML library is given: its cost grows with the square of the nesting.

@@ -233,7 +233,7 @@ func TestRingSettings(t *testing.T) {
 	broken := write(t, "name: x\nconfigs: [x]\nstages: {}\n")
 	for text, want := range map[string]string{
 		"workload: " + broken + "\n":       broken + ":2:11: configs[0]", // the place in the workload's own file
-		"retention: {bytes: 1GB}\n":        "want a whole number, not string",
+		"retention: {bytes: 1GB}\n":        "want a whole number, not text",
 		"daemons: {A: {}, B: {}}\n":        "ring.yaml: daemons.B", // all at once
 		"voters: 2\n":                      "voters",
 		"voters: 0\n":                      "voters 0",

@@ -7,84 +7,173 @@ import (
 )
 
 // normalise puts flags before arguments, because the flag parser underneath stops at the first argument and would drop
-// what follows in silence, and refuses what is unknown with its nearest match.
-func normalise(app *cli.App, args []string) ([]string, error) {
-	out := []string{args[0]}
-	commands, flags := app.Commands, app.Flags
-	level := "ringagent"
-	var own, rest []string // flags of the level that is being read, and arguments
-	global := app.Flags
-	var early []string // global flags found anywhere
+// what follows in silence, and refuses what is unknown with its nearest match, and what lacks a flag that must be there.
+func normalise(app *cli.App, args []string, wantJSON bool) ([]string, error) {
+	r := reading{global: app.Flags, commands: app.Commands, flags: app.Flags, given: map[string]string{}}
+	r.level, r.out = []string{"ringagent"}, []string{args[0]}
 	words := args[1:]
-	leaf := false
+	r.completing = len(words) > 0 && words[len(words)-1] == "--"+completionFlag
 	for i := 0; i < len(words); i++ {
 		w := words[i]
 		if w == "--" {
-			rest = append(rest, words[i+1:]...)
+			r.rest = append(r.rest, words[i+1:]...)
 			break
 		}
+		if len(r.level) == 1 && (w == "--version" || w == "-v") {
+			w = "version" // where people look for it first
+		}
 		if len(w) < 2 || w[0] != '-' {
-			if !leaf {
-				c := find(commands, w)
-				if c == nil && (len(commands) == 0 || len(rest) > 0) {
-					leaf = true
-					rest = append(rest, w)
-					continue
-				}
-				if c == nil && completing(words) {
-					rest = append(rest, w)
-					leaf = true
-					continue
-				}
-				if c == nil {
-					return nil, unknownCommand(level, w, commands)
-				}
-				out = append(append(out, own...), c.Name)
-				own = nil
-				level += " " + c.Name
-				commands, flags = c.Subcommands, c.Flags
-				leaf = len(commands) == 0
-				continue
+			if err := r.word(w); err != nil {
+				return nil, err
 			}
-			rest = append(rest, w)
 			continue
 		}
-		name, _, joined := strings.Cut(strings.TrimLeft(w, "-"), "=")
-		if name == "help" || name == "h" || name == "generate-bash-completion" {
-			own = append(own, w)
-			continue
+		used, err := r.flag(w, words[i+1:])
+		if err != nil {
+			return nil, err
 		}
-		f, isGlobal := lookup(flags, name), false
-		if f == nil {
-			f, isGlobal = lookup(global, name), true
-		}
-		if f == nil {
-			return nil, unknownFlag(level, w, append(append([]cli.Flag{}, flags...), global...))
-		}
-		found := []string{w}
-		if !joined && takesValue(f) {
-			if i+1 >= len(words) {
-				return nil, usage("%s: flag %s needs a value", level, w)
-			}
-			i++
-			found = append(found, words[i])
-		}
-		if isGlobal {
-			early = append(early, found...)
-		} else {
-			own = append(own, found...)
-		}
+		i += used
 	}
-	out = append(out, own...)
-	if len(rest) > 0 && strings.HasPrefix(rest[0], "-") {
-		out = append(out, "--")
-	}
-	out = append(out, rest...)
-	return append(append(out[:1:1], early...), out[1:]...), nil
+	return r.line(wantJSON)
 }
 
-func completing(words []string) bool {
-	return len(words) > 0 && words[len(words)-1] == "--generate-bash-completion"
+const completionFlag = "generate-bash-completion"
+
+// reading is a command line that is being read, word by word.
+type reading struct {
+	global     []cli.Flag
+	completing bool
+
+	level    []string       // the program and the commands so far
+	commands []*cli.Command // what may come next
+	flags    []cli.Flag
+	acts     bool // the command does something without a further one
+	leaf     bool // no further one can come
+
+	out   []string // what is read, up to this level
+	own   []string // flags of this level
+	given map[string]string
+	rest  []string // arguments
+	early []string // global flags found anywhere
+	help  bool
+}
+
+func (r *reading) word(w string) error {
+	if r.leaf {
+		r.rest = append(r.rest, w)
+		return nil
+	}
+	if w == "help" || w == "h" { // help X is X --help
+		r.help = true
+		return nil
+	}
+	c := find(r.commands, w)
+	if c == nil && r.completing {
+		r.rest = append(r.rest, w)
+		r.leaf = true
+		return nil
+	}
+	if c == nil {
+		return unknownCommand(r.at(), w, r.commands)
+	}
+	r.out = append(append(r.out, r.own...), c.Name)
+	r.own, r.given = nil, map[string]string{}
+	r.level = append(r.level, c.Name)
+	r.commands, r.flags, r.acts = c.Subcommands, c.Flags, c.Action != nil
+	r.leaf = len(r.commands) == 0
+	return nil
+}
+
+// flag takes a flag and says how many of the words after it belong to it.
+func (r *reading) flag(w string, after []string) (used int, err error) {
+	name, value, joined := strings.Cut(strings.TrimLeft(w, "-"), "=")
+	switch name {
+	case "help", "h":
+		r.help = true
+		return 0, nil
+	case completionFlag:
+		r.own = append(r.own, w)
+		return 0, nil
+	}
+	f, isGlobal := lookup(r.flags, name), false
+	if f == nil {
+		f, isGlobal = lookup(r.global, name), true
+	}
+	if f == nil {
+		return 0, unknownFlag(r.at(), w, append(append([]cli.Flag{}, r.flags...), r.global...))
+	}
+	found := []string{w}
+	if !joined && takesValue(f) {
+		if len(after) == 0 {
+			return 0, usage("%s: flag %s needs a value", r.verb(), w)
+		}
+		used, value = 1, after[0]
+		found = append(found, value)
+	}
+	if isGlobal {
+		r.early = append(r.early, found...)
+		return used, nil
+	}
+	r.own = append(r.own, found...)
+	r.given[f.Names()[0]] = value
+	return used, nil
+}
+
+// line is the whole command line in the order that the flag parser needs.
+func (r *reading) line(wantJSON bool) ([]string, error) {
+	if r.help && !r.completing {
+		return append(r.out, "--help"), nil
+	}
+	if !r.completing {
+		if err := r.complete(wantJSON); err != nil {
+			return nil, err
+		}
+	}
+	out := append(append([]string{r.out[0]}, r.early...), r.out[1:]...)
+	out = append(out, r.own...)
+	if len(r.rest) > 0 && strings.HasPrefix(r.rest[0], "-") {
+		out = append(out, "--")
+	}
+	return append(out, r.rest...), nil
+}
+
+// complete refuses a line that lacks something for which the library would print a page of help.
+func (r *reading) complete(wantJSON bool) error {
+	if !r.leaf && !r.acts && wantJSON {
+		var names []string
+		for _, c := range visible(r.commands) {
+			names = append(names, c.Name)
+		}
+		return usage("%s needs one of %s", r.verb(), strings.Join(names, ", "))
+	}
+	for _, f := range r.flags {
+		if must, ok := f.(cli.RequiredFlag); ok && must.IsRequired() && r.given[f.Names()[0]] == "" {
+			return usage("%s needs --%s %s", r.verb(), f.Names()[0], placeholder(f))
+		}
+	}
+	return nil
+}
+
+func (r *reading) at() string { return strings.Join(r.level, " ") }
+
+// verb is the command without the program's name, which stands before every error anyway.
+func (r *reading) verb() string {
+	if len(r.level) == 1 {
+		return "the command line"
+	}
+	return strings.Join(r.level[1:], " ")
+}
+
+// placeholder is what a flag's usage calls its value.
+func placeholder(f cli.Flag) string {
+	d, ok := f.(cli.DocGenerationFlag)
+	if !ok {
+		return "VALUE"
+	}
+	if parts := strings.SplitN(d.GetUsage(), "`", 3); len(parts) == 3 {
+		return parts[1]
+	}
+	return "VALUE"
 }
 
 func find(commands []*cli.Command, name string) *cli.Command {
@@ -92,9 +181,6 @@ func find(commands []*cli.Command, name string) *cli.Command {
 		if c.HasName(name) {
 			return c
 		}
-	}
-	if name == "help" && len(commands) > 0 {
-		return &cli.Command{Name: "help"}
 	}
 	return nil
 }
@@ -117,10 +203,20 @@ func takesValue(f cli.Flag) bool {
 
 func unknownCommand(level, word string, commands []*cli.Command) error {
 	hint := ""
-	if s := cli.SuggestCommand(visible(commands), word); s != "" {
-		hint = "; did you mean " + strings.TrimSuffix(strings.TrimPrefix(s, "Did you mean "), "?") + "?"
+	if s := nearest(visible(commands), word); s != "" {
+		hint = "; did you mean " + s + "?"
 	}
 	return usage("unknown command %q for %s%s", word, level, hint)
+}
+
+// nearest is the command that word most resembles. The library's own search for flags does it: the one for commands offers its
+// shorthand "h" to whatever has an h in it.
+func nearest(commands []*cli.Command, word string) string {
+	var names []cli.Flag
+	for _, c := range commands {
+		names = append(names, &cli.BoolFlag{Name: c.Name})
+	}
+	return strings.TrimLeft(cli.SuggestFlag(names, word, true), "-")
 }
 
 func unknownFlag(level, word string, flags []cli.Flag) error {

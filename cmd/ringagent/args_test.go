@@ -3,8 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,8 +29,10 @@ func TestNormalise(t *testing.T) {
 		{"data get abcd --out F --data-dir D", "--data-dir D data get --out F abcd"},
 		{"validate -- -odd.yaml", "validate -- -odd.yaml"},
 		{"leader transfer n2 --timeout 5s", "--timeout 5s leader transfer n2"},
+		{"help events tail", "events tail --help"},
+		{"--version --json", "--json version"},
 	} {
-		got, err := normalise(app, append([]string{"ringagent"}, strings.Fields(c.in)...))
+		got, err := normalise(app, append([]string{"ringagent"}, strings.Fields(c.in)...), false)
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -76,6 +82,26 @@ func TestManners(t *testing.T) {
 		{"unknown event type", "events types NO_SUCH", 4, "", "no event type"},
 		{"validate nothing there", "validate /does/not/exist", 2, "", ""},
 		{"dev with too many", "dev --nodes 99", 2, "", "--nodes"},
+		{"flag that must be there", "data put FILE", 2, "", "data put needs --kind KIND"},
+		{"flag that must be there, as JSON", "data get abcd --json", 2, "", `{"error":{"code":"usage","message":"data get needs --out FILE"`},
+		{"flag that must be there, empty", "work add selfplay --config=", 2, "", "work add needs --config CONFIG"},
+		{"help for what lacks a flag", "data put --help", 0, "--kind", ""},
+		{"help for a verb of a verb", "help events tail", 0, "--from-start", ""},
+		{"help for nothing known", "help bogus", 2, "", `unknown command "bogus" for ringagent; did you mean `},
+		{"no verb", "daemon", 0, "explain", ""},
+		{"no verb, for machines", "daemon --json", 2, "", `"daemon needs one of start, stop, restart, explain"`},
+		{"no command, for machines", "--json", 2, "", "needs one of init, agent, "},
+		{"a command that acts without a verb", "leader --json --data-dir " + none, 3, "", "unreachable"},
+		{"version as a flag", "--version", 0, "ringagent ", ""},
+		{"version as a letter", "-v", 0, "ringagent ", ""},
+		{"nearest of the commands", "dashboard", 2, "", `did you mean da`},
+		{"name said once", "token revoke", 2, "", "ringagent: token revoke needs"},
+		{"number below 0", "events tail --limit -1", 2, "", "want a whole number, 0 or more"},
+		{"an argument too many", "leader transfer a b", 2, "", "takes at most one NODE, got 2"},
+		{"a hash too many", "data verify abcd abce", 2, "", "takes at most one SHA256, got 2"},
+		{"no HTML in errors", "events types <board> --json", 4, "", `"no event type \"<board>\""`},
+		{"bad value, as JSON", "members --timeout never --json", 2, "", `"code":"usage"`},
+		{"move without a model, as JSON", "workload connect4 move --moves 4 --json", 2, "", `{"error":{"code":"usage","message":"move: want either --model or --untrained"}}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -90,6 +116,80 @@ func TestManners(t *testing.T) {
 				t.Errorf("a usage error is a line, not a page: %s", &stderr)
 			}
 		})
+	}
+}
+
+// TestVariables: an empty one is none, and what is wrong with one is said of the variable.
+func TestVariables(t *testing.T) {
+	t.Setenv("RINGAGENT_DATA_DIR", "")
+	t.Setenv("RINGAGENT_TIMEOUT", "")
+	if exit, out, err := said("version"); exit != 0 {
+		t.Errorf("empty variables: exit %d: %s%s", exit, out, err)
+	}
+	for _, f := range []string{"--data-dir", "--socket"} {
+		if exit, _, err := said("members", f, ""); exit != 2 || !strings.Contains(err, f) {
+			t.Errorf("empty %s: exit %d: %s", f, exit, err)
+		}
+	}
+	t.Setenv("RINGAGENT_TIMEOUT", "abc")
+	if exit, out, err := said("version"); exit != 2 || out != "" || err != "ringagent: RINGAGENT_TIMEOUT=\"abc\": want a duration like 90s, 5m or 24h\n" {
+		t.Errorf("bad variable: exit %d: %s%s", exit, out, err)
+	}
+}
+
+// TestBadValueIsBlamedOnWhereItCameFrom: whoever gave a bad flag finds nothing wrong in the file.
+func TestBadValueIsBlamedOnWhereItCameFrom(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.yaml")
+	blamed := func(text, want string, args ...string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if exit, _, err := said(append([]string{"config", "show", "--data-dir", dir}, args...)...); exit != 2 || !strings.HasPrefix(err, "ringagent: "+want) {
+			t.Errorf("exit %d, want %q: %s", exit, want, err)
+		}
+	}
+	good := "listen: 127.0.0.1:1\n"
+	blamed("listen: foo\n", file+`: listen: "foo"`)
+	blamed(good, `--listen: listen: "foo"`, "--listen", "foo")
+	blamed(good, "--log-level: log.level", "--log-level", "loud")
+	t.Setenv("RINGAGENT_LISTEN", "foo")
+	blamed(good, `RINGAGENT_LISTEN: listen: "foo"`)
+}
+
+type fullDisk struct{ left int }
+
+func (f *fullDisk) Write(p []byte) (int, error) {
+	if f.left -= len(p); f.left < 0 {
+		return 0, syscall.ENOSPC
+	}
+	return len(p), nil
+}
+
+// TestAnswerThatIsCutShort: half a table is no success, whichever part of it is missing.
+func TestAnswerThatIsCutShort(t *testing.T) {
+	good := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(good, []byte("node_name: a\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"version"}, {"version", "--json"}, {"events", "types"}, {"validate", good}, {"config", "show"}, {"help"}, {"completion", "zsh"}} {
+		for _, room := range []int{0, 10} {
+			var stderr bytes.Buffer
+			exit := run(t.Context(), append([]string{"ringagent"}, args...), strings.NewReader(""), &fullDisk{room}, &stderr)
+			if exit != 1 || !strings.Contains(stderr.String(), syscall.ENOSPC.Error()) {
+				t.Errorf("%q with room for %d: exit %d: %s", args, room, exit, &stderr)
+			}
+		}
+	}
+}
+
+// TestHalfALineIsNotPrinted: whoever reads JSON lines must not get one that ends in its middle.
+func TestHalfALineIsNotPrinted(t *testing.T) {
+	var out bytes.Buffer
+	err := copyLines(&out, io.MultiReader(strings.NewReader("{\"seq\":1}\n{\"se"), cutOff{}), true, nil)
+	if err == nil || out.String() != "{\"seq\":1}\n" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }
 

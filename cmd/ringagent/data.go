@@ -1,14 +1,11 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -53,6 +50,9 @@ func dataCommand() *cli.Command {
 				Name: "verify", Usage: "recompute the hashes of this node's copies", ArgsUsage: "[SHA256]",
 				Action: func(c *cli.Context) error {
 					q := url.Values{}
+					if c.NArg() > 1 {
+						return usage("%s takes at most one SHA256, got %d", verb(c), c.NArg())
+					}
 					if c.NArg() > 0 {
 						prefix, err := hashArg(c)
 						if err != nil {
@@ -79,8 +79,16 @@ func dataCommand() *cli.Command {
 			},
 			{
 				Name: "get", Usage: "write an artifact's bytes to a file", ArgsUsage: "SHA256",
-				Flags:  []cli.Flag{&cli.StringFlag{Name: "out", Usage: "the `FILE` to write", Required: true}},
-				Action: getArtifact,
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "out", Usage: "the `FILE` to write, - for standard output", Required: true},
+					&cli.BoolFlag{Name: "force", Usage: "also if there is a FILE; it is replaced"},
+				},
+				Action: func(c *cli.Context) error {
+					if err := deliverable(c); err != nil { // before a large artifact has come in vain
+						return err
+					}
+					return getArtifact(c)
+				},
 			},
 			{
 				Name: "put", Usage: "add a file to the ring's artifacts", ArgsUsage: "FILE",
@@ -149,36 +157,7 @@ func getArtifact(c *cli.Context) error {
 		return err
 	}
 	defer body.Close()
-	return writeArtifact(c.String("out"), body, d)
-}
-
-// writeArtifact writes to a temporary file beside out and renames it, so that the name never has half the bytes, nor others
-// than those of the digest.
-func writeArtifact(out string, body io.Reader, want id.Digest) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(out), ".ringagent-*")
-	if err != nil {
-		return fmt.Errorf("make temporary file: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-		}
-	}()
-	sum := sha256.New()
-	if _, err = io.Copy(io.MultiWriter(tmp, sum), body); err != nil {
-		return fmt.Errorf("read artifact: %w", err)
-	}
-	if got := id.Digest(hex.EncodeToString(sum.Sum(nil))); got != want {
-		return api.Errorf(api.CodeFailed, "artifact %s arrived with the bytes of %s; nothing is written", want.Short(), got.Short())
-	}
-	if err = errors.Join(tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write artifact: %w", err)
-	}
-	if err = os.Rename(tmp.Name(), out); err != nil {
-		return fmt.Errorf("name artifact: %w", err)
-	}
-	return nil
+	return deliver(c, body, d)
 }
 
 func putArtifact(c *cli.Context) error {
@@ -204,7 +183,20 @@ func putArtifact(c *cli.Context) error {
 	}
 	var out api.Artifact
 	if err := client(c).Upload(c.Context, "/api/v1/artifacts", q, f, &out); err != nil {
-		return err
+		return refusedFile(file, err)
 	}
 	return show(c, out, func(w io.Writer, a api.Artifact) { fmt.Fprintln(w, a.SHA256) })
+}
+
+// refusedFile names the file as its owner knows it; the agent has seen bytes only.
+func refusedFile(file string, err error) error {
+	e := new(api.Error)
+	if !errors.As(err, &e) || e.Code != api.CodeInvalid {
+		return err
+	}
+	why, ok := strings.CutPrefix(e.Message, "file is ")
+	if !ok {
+		return err
+	}
+	return api.Errorf(e.Code, "%s is %s", file, why).WithHint("is --kind what the file is? as --kind file, anything is taken")
 }

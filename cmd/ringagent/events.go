@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,6 +86,14 @@ func tail(c *cli.Context) error {
 	if n := c.Uint64("limit"); n > 0 {
 		q.Set("limit", strconv.FormatUint(n, 10))
 	}
+	err := stream(c, q)
+	if c.Bool("follow") && errors.Is(err, context.Canceled) {
+		return nil // a follower that is asked to stop has done its work
+	}
+	return err
+}
+
+func stream(c *cli.Context, q url.Values) error {
 	body, err := client(c).Stream(c.Context, "/api/v1/events", q)
 	if err != nil {
 		return err
@@ -117,7 +126,7 @@ func copyLines(w io.Writer, r io.Reader, asJSON bool, names map[id.Node]string) 
 	in := bufio.NewReaderSize(r, 128<<10)
 	for {
 		line, err := in.ReadBytes('\n')
-		if len(line) > 0 {
+		if len(line) > 0 && (err == nil || errors.Is(err, io.EOF)) { // half a line is nobody's
 			if bad := streamError(line); bad != nil {
 				return bad
 			}

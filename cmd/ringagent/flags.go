@@ -54,10 +54,13 @@ func ask(c *cli.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(c.Context, d)
 }
 
+// verb is the command as its reader typed it; the program's name stands before every error anyway.
+func verb(c *cli.Context) string { return strings.TrimPrefix(c.Command.HelpName, "ringagent ") }
+
 // noArgs refuses arguments where a verb takes none.
 func noArgs(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return usage("%s takes no argument, got %q", c.Command.HelpName, c.Args().First())
+		return usage("%s takes no argument, got %q", verb(c), c.Args().First())
 	}
 	return nil
 }
@@ -65,10 +68,10 @@ func noArgs(c *cli.Context) error {
 // oneArg is the verb's only argument.
 func oneArg(c *cli.Context, name string) (string, error) {
 	if c.NArg() != 1 {
-		return "", usage("%s needs exactly one %s, got %d", c.Command.HelpName, name, c.NArg())
+		return "", usage("%s needs exactly one %s, got %d", verb(c), name, c.NArg())
 	}
 	if c.Args().First() == "" { // such as a script's variable that was never set
-		return "", usage("%s needs a %s, got an empty one", c.Command.HelpName, name)
+		return "", usage("%s needs a %s, got an empty one", verb(c), name)
 	}
 	return c.Args().First(), nil
 }
@@ -77,7 +80,7 @@ func oneArg(c *cli.Context, name string) (string, error) {
 func idArg(c *cli.Context, name string) (string, error) {
 	s, err := oneArg(c, name)
 	if s == "." || s == ".." {
-		err = usage("%s: %q is no %s", c.Command.HelpName, s, name)
+		err = usage("%s: %q is no %s", verb(c), s, name)
 	}
 	return s, err
 }

@@ -54,8 +54,7 @@ func join(c *cli.Context) error {
 		defer cancel()
 		var out api.Done
 		err := client(c).Post(ctx, "/api/v1/join", map[string]any{"seeds": seeds}, &out)
-		var e *api.Error
-		if errors.As(err, &e) && e.Code == api.CodeUnreachable {
+		if api.Absent(err) {
 			return runAgent(c, conf) // enrolled, but not running
 		}
 		if err != nil {

@@ -38,6 +38,9 @@ func leaderCommand() *cli.Command {
 			ArgsUsage: "[NODE]",
 			Action: func(c *cli.Context) error {
 				node := ""
+				if c.NArg() > 1 {
+					return usage("%s takes at most one NODE, got %d", verb(c), c.NArg())
+				}
 				if c.NArg() > 0 { // an empty name is not to mean anybody
 					var err error
 					if node, err = oneArg(c, "NODE"); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -57,13 +58,19 @@ func machine(c *cli.Context) (config.Config, config.Origins, error) {
 		conf.Join, origins["join"] = c.StringSlice("join"), from("join")
 	}
 	if err := conf.Validate(); err != nil {
-		where := "config"
-		if file != "" {
-			where = file
-		}
-		return conf, nil, api.Errorf(api.CodeInvalid, "%s: %v", where, err)
+		return conf, nil, api.Errorf(api.CodeInvalid, "%s: %v", blame(err, origins, file), err)
 	}
 	return conf, origins, nil
+}
+
+// blame is where the value came from that err begins with: the flag, the variable or the file to be mended.
+func blame(err error, origins config.Origins, file string) string {
+	key, _, _ := strings.Cut(strings.NewReplacer(": ", " ", `"`, " ").Replace(err.Error()), " ")
+	switch kind, name, _ := strings.Cut(origins[key], " "); kind {
+	case "flag", "environment":
+		return name
+	}
+	return cmp.Or(file, "config")
 }
 
 // from tells a flag from its environment variable.

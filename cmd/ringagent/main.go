@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,25 +43,55 @@ const shimVerb = "job-shim"
 
 // run is the whole program but for the process itself, so that tests can call it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	app := newApp(stdin, stdout, stderr)
-	wantJSON := false
-	normal, err := normalise(app, args)
+	dropEmptyVariables()
+	out := &output{w: stdout}
+	app := newApp(stdin, out, stderr)
+	wantJSON := wantsJSON(args)
+	normal, err := normalise(app, args, wantJSON)
 	if err == nil {
 		app.Before = func(c *cli.Context) error {
 			wantJSON = c.Bool("json")
 			if d := c.Duration("timeout"); d < 0 {
 				return usage("--timeout %s: want a duration like 30s, or 0 for none", d)
 			}
+			for _, f := range []string{"data-dir", "socket"} { // a script's variable that was never set must not mean another agent
+				if c.IsSet(f) && c.String(f) == "" {
+					return usage("--%s: want a path, got an empty one", f)
+				}
+			}
 			return nil
 		}
 		err = app.RunContext(ctx, normal)
-	} else {
-		wantJSON, _ = strconv.ParseBool(os.Getenv(env("json")[0]))
-		for _, a := range args {
-			wantJSON = wantJSON || a == "--json"
-		}
+	}
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("write the answer: %w", out.err)
 	}
 	return report(err, wantJSON, stderr)
+}
+
+// dropEmptyVariables: whoever writes RINGAGENT_DATA_DIR= has set nothing.
+func dropEmptyVariables() {
+	for _, kv := range os.Environ() {
+		if name, value, _ := strings.Cut(kv, "="); value == "" && strings.HasPrefix(name, "RINGAGENT_") {
+			_ = os.Unsetenv(name)
+		}
+	}
+}
+
+// wantsJSON is for errors in words that could not be read to their end.
+func wantsJSON(args []string) bool {
+	yes, _ := strconv.ParseBool(os.Getenv(env("json")[0]))
+	for _, a := range args {
+		switch a {
+		case "--":
+			return yes
+		case "--json", "--json=true":
+			yes = true
+		case "--json=false":
+			yes = false
+		}
+	}
+	return yes
 }
 
 // report prints an error the way its reader wants it and returns the exit code.
@@ -74,24 +105,34 @@ func report(err error, asJSON bool, stderr io.Writer) int {
 	if errors.Is(err, context.Canceled) {
 		return 130
 	}
-	var coder cli.ExitCoder
-	if errors.As(err, &coder) {
-		if msg := coder.Error(); msg != "" {
-			fmt.Fprintln(stderr, msg)
-		}
-		return coder.ExitCode()
-	}
 	e := api.AsError(err)
-	if asJSON {
-		b, _ := json.Marshal(api.Envelope{Error: e})
-		fmt.Fprintf(stderr, "%s\n", b)
-		return e.Exit()
+	exit := e.Exit()
+	var coder cli.ExitCoder
+	if errors.As(err, &coder) { // the built-in workload's: it knows exit codes, but not ours
+		exit = coder.ExitCode()
+		e = api.Errorf(codeOf(exit), "%s", coder.Error())
 	}
-	fmt.Fprintf(stderr, "ringagent: %s\n", printable(e.Message))
+	if asJSON {
+		enc := json.NewEncoder(stderr)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(api.Envelope{Error: e})
+		return exit
+	}
+	fmt.Fprintf(stderr, "ringagent: %s\n", printableLines(e.Message))
 	if e.Hint != "" {
 		fmt.Fprintf(stderr, "  %s\n", printable(e.Hint))
 	}
-	return e.Exit()
+	return exit
+}
+
+func codeOf(exit int) api.Code {
+	switch exit {
+	case 2:
+		return api.CodeUsage
+	case 4:
+		return api.CodeNotFound
+	}
+	return api.CodeFailed
 }
 
 // usage is an error of the caller's words.
@@ -132,21 +173,33 @@ func quiet(c *cli.Command) {
 	}
 }
 
+// badVariable is how the flag library says that it could not read a flag's environment variable.
+var badVariable = regexp.MustCompile(`^could not parse (".*") as \S+ value from environment variable "(\w+)" for flag (\S+): `)
+
 // badValue says what a flag wants, where the flag library only says that it could not read it.
 func badValue(flags []cli.Flag, err error) error {
+	if m := badVariable.FindStringSubmatch(err.Error()); m != nil {
+		return usage("%s=%s: want %s", m[2], m[1], wanted(flags, m[3]))
+	}
 	value, rest, found := strings.Cut(err.Error(), " for flag -")
 	name, _, parse := strings.Cut(rest, ": parse error")
 	if !found || !parse {
 		return usage("%v", err)
 	}
-	want := "another value"
+	return usage("%s for flag --%s: want %s", value, name, wanted(flags, name))
+}
+
+// wanted is the form of a flag's value.
+func wanted(flags []cli.Flag, name string) string {
 	switch lookup(flags, name).(type) {
 	case *cli.DurationFlag:
-		want = "a duration like 90s, 5m or 24h"
-	case *cli.IntFlag, *cli.Uint64Flag:
-		want = "a whole number"
+		return "a duration like 90s, 5m or 24h"
+	case *cli.IntFlag:
+		return "a whole number"
+	case *cli.Uint64Flag:
+		return "a whole number, 0 or more"
 	case *cli.BoolFlag:
-		want = "true or false"
+		return "true or false"
 	}
-	return usage("%s for flag --%s: want %s", value, name, want)
+	return "another value"
 }

@@ -107,6 +107,7 @@ func eloCommand() *cli.Command {
 					return err
 				}
 				plotElo(c.App.Writer, past.Models)
+				printAsOf(c.App.Writer, past.AsOf)
 				return nil
 			}
 			var out api.Ratings
@@ -143,8 +144,12 @@ func plotElo(w io.Writer, models []api.Model) {
 			low, high = math.Min(low, *m.Elo), math.Max(high, *m.Elo)
 		}
 	}
-	if math.IsInf(low, 1) {
-		fmt.Fprintln(w, "no rated model yet")
+	switch {
+	case len(models) == 0:
+		fmt.Fprintln(w, "nothing was promoted yet; the ratings of all models: ringagent elo")
+		return
+	case math.IsInf(low, 1):
+		fmt.Fprintln(w, "no champion's rating is known; the ratings of all models: ringagent elo")
 		return
 	}
 	const width = 50

@@ -12,6 +12,22 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+// output is standard output. It remembers the first error, because what prints for people does not look at each write: a table
+// of which the end is missing must not pass for a whole one.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.w.Write(p)
+	o.err = err
+	return n, err
+}
+
 // printJSON writes v as one indented document.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
@@ -50,7 +66,7 @@ func (t *table) row(cells ...any) {
 	fmt.Fprintln(t.w, strings.Join(out, "\t"))
 }
 
-func (t *table) flush() { _ = t.w.Flush() }
+func (t *table) flush() { _ = t.w.Flush() } // output remembers the error
 
 // printable takes control characters out of what somebody else wrote, so that it cannot drive the terminal.
 func printable(s string) string {
@@ -63,6 +79,15 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// printableLines is printable for a message of several lines, such as a place in a file with its surroundings.
+func printableLines(s string) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 // age is how long ago t was, like 3m12s.

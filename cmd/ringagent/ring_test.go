@@ -17,6 +17,7 @@ import (
 	"github.com/ringagent/ringagent/daemons"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/eventlog/event"
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 // said runs a whole command line.
@@ -96,6 +97,107 @@ func TestDeadLettersByCommand(t *testing.T) {
 	}
 }
 
+// TestSteeringARingOfOne: what cannot be done there is said for what it is.
+func TestSteeringARingOfOne(t *testing.T) {
+	r := agenttest.Start(t, agenttest.Options{})
+	dir := r.Node("c1").Dir
+	for _, c := range []struct {
+		args   string
+		exit   int
+		stdout string // must contain, and so on
+		stderr string
+	}{
+		// The agent runs, so its answer must not be taken for that of none.
+		{"join 127.0.0.1:1 127.0.0.1:2", 3, "", "127.0.0.1:1"},
+		{"join 127.0.0.1:1 127.0.0.1:2", 3, "", "127.0.0.1:2"},
+		{"leader transfer", 8, "", "no other voter to hand over to"},
+		{"leader transfer --json", 8, "", `"hint":"see who votes`},
+		{"elo --plot", 0, "nothing was promoted yet", ""},
+		{"elo --plot --json", 0, `"ratings": []`, ""},
+	} {
+		exit, out, err := said(append(strings.Fields(c.args), "--data-dir", dir)...)
+		if exit != c.exit || !strings.Contains(out, c.stdout) || !strings.Contains(err, c.stderr) {
+			t.Errorf("%s: exit %d, want %d: %s%s", c.args, exit, c.exit, out, err)
+		}
+	}
+	var e *api.Error // other programs do not go by the command line's checks
+	err := api.NewClient(filepath.Join(dir, "agent.sock")).Post(t.Context(), "/api/v1/join", map[string]any{"seeds": []string{}}, nil)
+	if !errors.As(err, &e) || e.Code != api.CodeInvalid || !strings.Contains(e.Message, "seeds") {
+		t.Errorf("no seed at all: %v", err)
+	}
+}
+
+// TestDataByCommand: a file is named as its owner knows it, and none is written over by the way.
+func TestDataByCommand(t *testing.T) {
+	r := agenttest.Start(t, agenttest.Options{})
+	socket := filepath.Join(r.Node("c1").Dir, "agent.sock")
+	dir := t.TempDir()
+	file, got := filepath.Join(dir, "letter.txt"), filepath.Join(dir, "got")
+	text := strings.Repeat("no game in here\n", 100)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(want int, args ...string) (string, string) {
+		t.Helper()
+		exit, out, err := said(append([]string{"--socket", socket, "data"}, args...)...)
+		if exit != want {
+			t.Errorf("%q: exit %d, want %d: %s%s", args, exit, want, out, err)
+		}
+		return out, err
+	}
+	for _, kind := range []string{"games", "model", "dataset", "matches"} {
+		_, err := ask(2, "put", file, "--kind", kind, "--config", "x_2p")
+		if !strings.Contains(err, file+" is no good "+kind) || strings.Contains(err, "put-") || strings.Contains(err, "staging") || !strings.Contains(err, "--kind file") {
+			t.Errorf("%s: %s", kind, err)
+		}
+	}
+	out, _ := ask(0, "put", file, "--kind", "file")
+	sha := strings.TrimSpace(out)
+	ask(2, "get", sha, "--out", dir)
+	if out, _ = ask(0, "get", sha, "--out", got); out != "" {
+		t.Errorf("printed %s", out)
+	}
+	if b, err := os.ReadFile(got); err != nil || string(b) != text {
+		t.Errorf("got %.20q, %v", b, err)
+	}
+	if err := os.WriteFile(got, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask(8, "get", sha, "--out", got); !strings.Contains(err, "--force") {
+		t.Errorf("no word of --force: %s", err)
+	}
+	if b, err := os.ReadFile(got); err != nil || string(b) != "mine" {
+		t.Errorf("it has %.20q now, %v", b, err)
+	}
+	out, _ = ask(0, "get", sha, "--out", got, "--force", "--json")
+	var d delivered
+	if err := json.Unmarshal([]byte(out), &d); err != nil || d != (delivered{id.DigestOf([]byte(text)), got, int64(len(text))}) {
+		t.Errorf("%s: %v", out, err)
+	}
+	if out, _ = ask(0, "get", sha[:8], "--out", "-"); out != text {
+		t.Errorf("on standard output: %.40q", out)
+	}
+	ask(2, "get", sha, "--out", "-", "--json")
+	if left, _ := os.ReadDir(dir); len(left) != 2 {
+		t.Errorf("left %v", left)
+	}
+}
+
+// TestPlotElo says what is true where there is nothing to draw.
+func TestPlotElo(t *testing.T) {
+	elo := 1210.0
+	for want, models := range map[string][]api.Model{
+		"nothing was promoted yet": nil,
+		"no champion's rating is":  {{Config: "x_2p", Version: 1}},
+		"x_2p             v1    █": {{Config: "x_2p", Version: 1, Elo: &elo}},
+	} {
+		var out bytes.Buffer
+		if plotElo(&out, models); !strings.HasPrefix(out.String(), want) {
+			t.Errorf("%q, want %q", &out, want)
+		}
+	}
+}
+
 // TestLeftBehind: a machine may be given away only after exit code 0.
 func TestLeftBehind(t *testing.T) {
 	none, some := int64(0), int64(3)
@@ -147,4 +249,8 @@ func TestApplyKeepsTheWorkload(t *testing.T) {
 		t.Errorf("what changed is not told: %s", out)
 	}
 	ask(0, "apply", part)
+	bad := write("bad.yaml", "timing: dev\nvotes: 1\n")
+	if out := ask(2, "apply", bad); !strings.Contains(out, bad+": [2:1] unknown field \"votes\"\n") || !strings.Contains(out, "\n>  2 | votes: 1\n") {
+		t.Errorf("the place in the file is not shown line by line: %s", out)
+	}
 }

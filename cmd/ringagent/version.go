@@ -21,7 +21,7 @@ type versionInfo struct {
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "version",
-		Usage: "what this binary is",
+		Usage: "what this binary is; ringagent --version says the same",
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
 				return err

@@ -40,17 +40,17 @@ func stage(run func(c *cli.Context) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		err := error(nil)
 		if c.NArg() > 0 {
-			err = fmt.Errorf("unexpected argument %q: %w", c.Args().First(), errUsage)
+			err = usagef("unexpected argument %q", c.Args().First())
 		}
 		if err == nil && c.IsSet("simulations") {
 			if n := c.Int("simulations"); n < 0 || n > MaxSimulations {
-				err = fmt.Errorf("--simulations %d, want 0 to %d: %w", n, MaxSimulations, errUsage)
+				err = usagef("--simulations %d, want 0 to %d", n, MaxSimulations)
 			}
 		}
 		if err == nil {
 			err = run(c)
 		}
-		if errors.Is(err, errUsage) {
+		if errors.As(err, new(*usageError)) {
 			return cli.Exit(fmt.Sprintf("%s: %v", c.Command.Name, err), exitUsage)
 		}
 		return err
@@ -61,7 +61,7 @@ func stage(run func(c *cli.Context) error) cli.ActionFunc {
 func given(c *cli.Context, names ...string) error {
 	for _, n := range names {
 		if !c.IsSet(n) {
-			return fmt.Errorf("--%s is missing: %w", n, errUsage)
+			return usagef("--%s is missing", n)
 		}
 	}
 	return nil
@@ -117,7 +117,7 @@ func exportCommand() *cli.Command {
 				return err
 			}
 			if len(inputs) == 0 || c.Int("max-games") < 0 {
-				return fmt.Errorf("want --db or --games, and --max-games not below 0: %w", errUsage)
+				return usagef("want --db or --games, and --max-games not below 0")
 			}
 			r, err := Export(c.Context, ExportOptions{
 				Inputs: inputs, Out: c.String("out"), MaxGames: c.Int("max-games"), Mirror: !c.Bool("no-mirror"), Progress: c.App.Writer,
@@ -144,8 +144,8 @@ func trainCommand() *cli.Command {
 			if err := given(c, "dataset", "out"); err != nil {
 				return err
 			}
-			if c.Int("epochs") < 1 {
-				return fmt.Errorf("--epochs %d: %w", c.Int("epochs"), errUsage)
+			if c.Int("epochs") < 1 { // 0 is the default to Train
+				return usagef("--epochs %d: want 1 to 10000", c.Int("epochs"))
 			}
 			_, err := Train(c.Context, TrainOptions{
 				Dataset: c.String("dataset"), Parent: c.String("model"), Out: c.String("out"), Epochs: c.Int("epochs"),
@@ -196,7 +196,7 @@ func names(list string) []string {
 
 func modelOrUntrained(c *cli.Context) error {
 	if c.Bool("untrained") == (c.String("model") != "") {
-		return fmt.Errorf("want either --model or --untrained: %w", errUsage)
+		return usagef("want either --model or --untrained")
 	}
 	return nil
 }

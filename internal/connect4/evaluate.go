@@ -122,20 +122,20 @@ func (o *EvaluateOptions) opponents(candidate string) ([]opponent, error) {
 	least := cmp.Or(o.MinGames, DefaultMinGames)
 	most, champion := max(least, cmp.Or(o.MaxGames, DefaultMaxGames)), max(least, cmp.Or(o.ChampionGames, DefaultChampionGames))
 	if least < 2 || most > maxOpenings || champion < 2 || champion > maxOpenings {
-		return nil, fmt.Errorf("%d to %d games a baseline, %d against the champion, want 2 to %d: %w", least, most, champion, maxOpenings, errUsage)
+		return nil, usagef("%d to %d games a baseline, %d against the champion, want 2 to %d", least, most, champion, maxOpenings)
 	}
 	pairs := func(games int) int { return (games + 1) / 2 }
 	var list []opponent
 	for _, name := range o.Opponents {
 		p, err := o.opponent(name)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errUsage, err)
+			return nil, usagef("%v", err)
 		}
 		if name == candidate {
-			return nil, fmt.Errorf("%s against itself: %w", name, errUsage)
+			return nil, usagef("%s against itself", name)
 		}
 		if slices.ContainsFunc(list, func(x opponent) bool { return x.name == name }) {
-			return nil, fmt.Errorf("opponent %s is there twice: %w", name, errUsage)
+			return nil, usagef("opponent %s is there twice", name)
 		}
 		list = append(list, opponent{name, p, pairs(least), pairs(most)})
 	}
@@ -145,12 +145,12 @@ func (o *EvaluateOptions) opponents(candidate string) ([]opponent, error) {
 			return nil, err
 		}
 		if m.Digest == candidate {
-			return nil, fmt.Errorf("candidate and champion are the same model: %w", errUsage)
+			return nil, usagef("candidate and champion are the same model")
 		}
 		list = append(list, opponent{m.Digest, searcher(m.Net, o.Simulations), pairs(least), pairs(champion)})
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("no opponents: %w", errUsage)
+		return nil, usagef("no opponents")
 	}
 	return list, nil
 }

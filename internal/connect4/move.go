@@ -1,7 +1,5 @@
 package connect4
 
-import "fmt"
-
 // Move is the answer of ChooseMove, in the form in which the command line prints it.
 type Move struct {
 	Column int              `json:"column"` // from 1
@@ -20,13 +18,13 @@ type MoveOptions struct {
 func ChooseMove(o MoveOptions) (Move, error) {
 	p, err := ParseMoves(o.Moves)
 	if err != nil {
-		return Move{}, fmt.Errorf("%w: %w", errUsage, err)
+		return Move{}, usagef("%v", err)
 	}
 	if winner, over := p.Over(); over {
 		if winner == 0 {
-			return Move{}, fmt.Errorf("the game is over, drawn: %w", errUsage)
+			return Move{}, usagef("the game is over, drawn")
 		}
-		return Move{}, fmt.Errorf("the game is over, player %d has won: %w", winner, errUsage)
+		return Move{}, usagef("the game is over, player %d has won", winner)
 	}
 	net, _, err := networkOf(o.Model)
 	if err != nil {

@@ -45,7 +45,7 @@ type SelfplayOptions struct {
 // being played when ctx ends is dropped.
 func Selfplay(ctx context.Context, o SelfplayOptions) (written int, err error) {
 	if o.Games < 1 {
-		return 0, fmt.Errorf("play %d games: %w", o.Games, errUsage)
+		return 0, usagef("--games %d: want 1 or more", o.Games)
 	}
 	net, digest, err := networkOf(o.Model)
 	if err != nil {

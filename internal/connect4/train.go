@@ -4,14 +4,17 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 )
 
-// errUsage is what errors about the options themselves are.
-var errUsage = errors.New("bad option")
+// usageError is about the options themselves.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // Defaults of a training.
 const (
@@ -46,7 +49,7 @@ func Train(ctx context.Context, o TrainOptions) (TrainResult, error) {
 		o.Epochs = DefaultEpochs
 	}
 	if o.Epochs < 1 || o.Epochs > 10_000 {
-		return TrainResult{}, fmt.Errorf("train %d epochs: %w", o.Epochs, errUsage)
+		return TrainResult{}, usagef("--epochs %d: want 1 to 10000", o.Epochs)
 	}
 	r := TrainResult{Epochs: o.Epochs}
 	net := NewNetwork(o.Seed)

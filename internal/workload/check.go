@@ -169,7 +169,7 @@ func count(stage string, outputs []Output) {
 
 func (c *checker) argv(field string, argv []string) {
 	if len(argv) == 0 || argv[0] == "" {
-		c.report(field, `such as ["{self}", …]`, "names no program")
+		c.report(field, argvFix, "names no program")
 		return
 	}
 	if len(argv) > maxArgs {

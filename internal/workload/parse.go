@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -69,7 +70,7 @@ func parse(data []byte, file string, stored bool) (*Workload, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, &Problem{File: file, Text: "is empty", Fix: "a workload has version, name, configs and stages"}
 		}
-		return nil, syntaxProblem(err, file)
+		return nil, valueProblem(err, data, file)
 	}
 	var second any
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
@@ -133,7 +134,22 @@ func nestedDashes(line []byte) int {
 	return n
 }
 
-func syntaxProblem(err error, file string) error {
+// valueProblem is of a file that is YAML, but not of this form: it can also say of which key.
+func valueProblem(err error, data []byte, file string) error {
+	p := syntaxProblem(err, file)
+	if plain := PlainTypes(p.Text); plain != p.Text {
+		p.Text, p.Field = plain, fieldAt(data, p.Line, p.Column)
+		if strings.HasSuffix(p.Field, ".argv") {
+			p.Fix = argvFix
+		}
+	}
+	return p
+}
+
+// argvFix is how a command is written.
+const argvFix = `such as ["{self}", …]`
+
+func syntaxProblem(err error, file string) *Problem {
 	var ye yaml.Error
 	if !errors.As(err, &ye) {
 		return &Problem{File: file, Text: err.Error()}

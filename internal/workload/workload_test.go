@@ -157,7 +157,13 @@ func TestParseFaults(t *testing.T) {
 		"deep dashes":          {strings.Repeat("- ", 2000) + "x", []string{"nested too deeply"}},
 		"large":                {strings.Repeat("# x\n", MaxFileBytes), []string{"larger than 64 KiB"}},
 		"several at once":      {strings.Replace(edit("version: 1", "version: 7"), "10m", "x", 1), []string{"version: is 7", `"x" is not a duration`}},
-		"wrong type":           {edit("configs: [connect4_2p]", "configs: {a: b}"), []string{"w.yaml:3:"}},
+		"wrong type":           {edit("configs: [connect4_2p]", "configs: {a: b}"), []string{"w.yaml:3:", "configs: want a list, not a table"}},
+		"command in one word":  {edit(`[python, -m, app.train, --fast, "{model}", --epochs=20]`, `"python -m"`), []string{"w.yaml:15:11: stages.train.argv: want a list, not text", `(such as ["{self}", …])`}},
+		"list for a table":     {edit("    timeout: 2h", "    needs: [1]\n    timeout: 2h"), []string{"stages.train.needs: want a table, not a list"}},
+		"word for a number":    {edit("version: 1", "version: one"), []string{"w.yaml:1:10: version: want a whole number, not text"}},
+		"word for a slot":      {edit("    timeout: 2h", "    needs: {cpu: many}\n    timeout: 2h"), []string{"stages.train.needs.cpu: want a whole number, not text"}},
+		"nothing behind it":    {edit("version: 1", "version: one") + "---\n", []string{"version: want a whole number, not text"}},
+		"table for a text":     {edit("    timeout: 2h", "    timeout: {a: b}"), []string{"stages.train.timeout: want text, not a table"}},
 		"number for a program": {edit("[python,", "[~,"), []string{"stages.train.argv"}},
 	} {
 		t.Run(name, func(t *testing.T) {

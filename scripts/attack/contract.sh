@@ -85,12 +85,17 @@ expect 4 '' "$RINGAGENT" --data-dir "$D/n1" leader transfer nobody
 expect 4 '' "$RINGAGENT" --data-dir "$D/n1" daemons --node nobody
 # Artifacts from a node that has none of its own.
 sha=$(n n5 models --json | field models.0.sha256)
-expect 0 '' "$RINGAGENT" --data-dir "$D/n5" data get "${sha:0:10}" --out "$scratch/m"
+shape n5 "data get ${sha:0:10} --out $scratch/m" . sha256 path bytes
 check "data get gives the bytes" [ "$(sha256sum <"$scratch/m" | cut -d' ' -f1)" = "$sha" ]
+expect 8 'force' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch/m"
+expect 0 '' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch/m" --force
+expect 2 'folder' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch"
+check "data get --out - gives them, too" [ "$(n n5 data get "$sha" --out - | sha256sum | cut -d' ' -f1)" = "$sha" ]
 expect 0 "$sha" "$RINGAGENT" --data-dir "$D/n4" data where "${sha:0:10}" --json
 expect 0 '' "$RINGAGENT" --data-dir "$D/n1" data verify "${sha:0:10}"
 echo hello >"$scratch/f"; expect 0 "$(sha256sum <"$scratch/f" | cut -d' ' -f1)" "$RINGAGENT" --data-dir "$D/n5" data put "$scratch/f" --kind file --json
 expect 2 'no good|dataset|NPZ|npz' "$RINGAGENT" --data-dir "$D/n1" data put "$scratch/f" --kind dataset --config connect4_2p
+check "the file is named as its owner knows it" grep -q "$scratch/f is no good dataset" "$log.err"
 expect 2 'kind' "$RINGAGENT" --data-dir "$D/n1" data put "$scratch/f" --kind gold
 expect 2 '' "$RINGAGENT" --data-dir "$D/n1" data put /nowhere --kind file
 # The network's move.
@@ -100,7 +105,11 @@ expect 0 'column' "$RINGAGENT" workload connect4 move --untrained --moves '' --j
 expect 2 '' "$RINGAGENT" workload connect4 move --untrained --moves 4444444
 expect 2 '' "$RINGAGENT" workload connect4 move --untrained --moves 41414141
 expect 2 '' "$RINGAGENT" workload connect4 move --untrained --moves 9
-expect 2 '' "$RINGAGENT" workload connect4 move --moves 4
+expect 2 '"code":"usage"' "$RINGAGENT" workload connect4 move --moves 4 --json
+check "and no inner word" bash -c "! grep -q 'bad option' '$log.err'"
+# A running agent that cannot reach a seed is not taken for none.
+LIMIT=30 expect 3 '127.0.0.1:1' "$RINGAGENT" --data-dir "$D/n5" join 127.0.0.1:1
+expect 0 '"ratings"' "$RINGAGENT" --data-dir "$D/n5" elo --plot --json
 # Steering.
 expect 0 '' "$RINGAGENT" --data-dir "$D/n5" daemon explain AUTO_PROMOTION
 expect 0 '' "$RINGAGENT" --data-dir "$D/n2" daemon stop AUTO_SYNC

@@ -44,6 +44,25 @@ expect 0 '' "$R" completion zsh
 expect 0 '' "$R" completion fish
 expect 0 'USAGE' "$R" help
 expect 0 'USAGE' "$R" events tail --help
+expect 0 'from-start' "$R" help events tail
+expect 2 'unknown command .*did you mean' "$R" help bogus; check "one line" one_line
+expect 0 'ringagent' "$R" --version
+expect 2 'needs --kind KIND' "$R" data put "$scratch/f"; check "one line" one_line
+expect 2 '"code":"usage".*--kind' "$R" data put --json
+expect 2 'needs --out FILE' "$R" data get
+expect 2 '"code":"usage".*--out' "$R" data get abcd --json
+expect 2 'needs --config CONFIG' "$R" work add selfplay; check "one line" one_line
+for v in daemon work events dlq data token config; do expect 2 '"code":"usage".* one of ' "$R" $v --json; check "and no help" [ ! -s "$log" ]; done
+expect 4 '<board>' "$R" events types '<board>' --json
+expect 2 '"code":"usage"' "$R" members --timeout never --json
+expect 2 'RINGAGENT_TIMEOUT="abc": want a duration' env RINGAGENT_TIMEOUT=abc "$R" members
+expect 2 'data-dir' "$R" --data-dir "" members
+expect 0 'ringagent' env RINGAGENT_DATA_DIR= RINGAGENT_TIMEOUT= "$R" version
+expect 2 'needs exactly one token ID' "$R" token revoke
+check "the name is said once" bash -c "! grep -q 'ringagent: ringagent' '$log.err'"
+expect 2 'did you mean d' "$R" dashboard
+# An answer of which a part is lost is no success.
+for v in version 'version --json' 'events types' 'events types --json' help 'config show' 'completion bash'; do expect 1 'no space' bash -c "'$R' $v >/dev/full"; done
 check "no workload in the help" bash -c "! '$R' help | grep -q '^ *workload '"
 expect 0 '' "$R"
 
@@ -65,6 +84,9 @@ conf() { printf "$1" >"$scratch/c.yaml"; }
 conf 'listen: 127.0.0.1:1\nfrobnicate: 3\n'; expect 2 '2' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
 check "the unknown key is named" grep -q frobnicate "$log.err"
 conf 'listen: nonsense\n'; expect 2 'listen' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
+conf 'listen: 127.0.0.1:1\n'
+expect 2 'RINGAGENT_LISTEN: ' env RINGAGENT_LISTEN=foo "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
+expect 2 ' --listen: ' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i" --listen foo
 conf 'log: {level: loud}\n'; expect 2 'log.level' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
 conf 'node_name: "a b"\n'; expect 2 'node_name' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
 conf 'slots: {cpu: many}\n'; expect 2 '1' "$R" init --config "$scratch/c.yaml" --data-dir "$scratch/i"
@@ -126,6 +148,10 @@ expect 2 'no argument' ra a token create --class core extra --json
 expect 4 '' ra a force-leave nobody
 expect 8 'leave' ra a force-leave a
 expect 8 'only voter' ra a leave
+expect 8 'no other voter.*' ra a leader transfer
+expect 2 'at most one NODE' ra a leader transfer a b
+expect 3 '127.0.0.1:1' ra a join 127.0.0.1:1
+expect 0 'nothing was promoted' ra a elo --plot
 expect 4 '"code":"not_found"' ra a work show nothing --json
 expect 4 '' ra a data where ffff
 expect 4 '' ra a dlq show x
@@ -136,7 +162,16 @@ expect 2 '' ra a events publish NO_SUCH_TYPE
 expect 8 '' ra a events publish MODEL_PROMOTED --payload '{"version":1,"sha256":"0000000000000000000000000000000000000000000000000000000000000000","previous_sha256":null,"elo":1,"elo_delta":null,"config_key":"connect4_2p"}'
 # A listener that goes away must not be an error of ours.
 check "a closed pipe ends quietly" bash -c "'$R' --data-dir '$scratch/a' events tail 2>'$scratch/pipe' | head -c 1 >/dev/null; [ \${PIPESTATUS[0]} -eq 0 ] && [ ! -s '$scratch/pipe' ]"
+for v in members leader status daemons 'daemon explain EVENT_ROUTER' 'work list' 'data ls' 'data verify' games models elo 'token list' 'dlq list' 'events verify' 'events tail' 'config show --scope ring'; do
+  expect 1 'no space' bash -c "'$R' --data-dir '$scratch/a' $v >/dev/full"
+done
 # Signals.
+for s in INT TERM; do
+  "$R" --data-dir "$scratch/a" events tail -f --from-start --json >"$scratch/tail" 2>"$scratch/tail.err" & tail=$!
+  check "a follower follows" until_true 10 [ -s "$scratch/tail" ]
+  kill -$s $tail; wait $tail; code=$?
+  check "SIG$s ends it with 0 and no word: $code $(head -c 100 "$scratch/tail.err")" [ $code = 0 -a ! -s "$scratch/tail.err" ]
+done
 kill -TERM "$pid_a"; s=$(date +%s); wait "$pid_a"; code=$?
 check "SIGTERM ends it with 0 within 25 s" [ $code -eq 0 -a $(($(date +%s) - s)) -le 25 ]
 start a; check "a is back" until_true 60 coordinated a
