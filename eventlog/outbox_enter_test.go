@@ -233,13 +233,12 @@ func TestKeyIsKnownBeforeItsEventTravels(t *testing.T) {
 				time.Sleep(time.Second) // so that it is stated at another time
 				o, stop = outboxAt(t, later, ring, nil)
 				defer stop()
-				publishAll(t, o, []string{"c"}) // else the event would be asked for under the same number, and be known by its key
 				if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
 					t.Fatal(err)
 				}
-				want := []string{"a", "c", "b"}
+				want := []string{"a", "b"}
 				if variant {
-					want = []string{"a", "b", "c", "b"}
+					want = append(want, "b")
 				}
 				if diff := cmp.Diff(want, ring.texts(t)); diff != "" {
 					t.Error(diff)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -104,7 +105,9 @@ type salvage struct {
 	head    outboxHead
 	records []kept // good ones, in order
 	carry   []kept
-	keys    map[string]keyRecord
+	lost    map[place]bool       // saved records that fail the check
+	keys    map[string]keyRecord // good ones, if the file is not whole
+	headed  bool                 // its head could be read
 	bytes   int64
 }
 
@@ -117,7 +120,7 @@ func (s salvage) last() uint64 {
 
 // load reads a whole outbox file. With a *DamagedError it still returns what is good.
 func load(db *bolt.DB) (salvage, error) {
-	var s salvage
+	s := salvage{lost: map[place]bool{}}
 	var bad error
 	damaged := func(format string, args ...any) {
 		if bad == nil {
@@ -127,7 +130,7 @@ func load(db *bolt.DB) (salvage, error) {
 	err := guard(db.Path(), func() error {
 		return db.View(func(tx *bolt.Tx) error {
 			m := tx.Bucket(bucketMeta)
-			if !getJSON(m, metaHead, &s.head) {
+			if s.headed = getJSON(m, metaHead, &s.head); !s.headed {
 				damaged("its head fails the check")
 				if o, ok := unseal(metaOrigin, m.Get(metaOrigin)); ok {
 					s.head = outboxHead{Origin: event.Origin(o)}
@@ -160,29 +163,28 @@ func load(db *bolt.DB) (salvage, error) {
 			}
 			c = tx.Bucket(bucketCarry).Cursor()
 			for key, v := c.First(); key != nil; key, v = c.Next() {
-				if k, ok := decodeSaved(key, v); ok {
-					k.of = cmp.Or(k.of, s.head.CarryOf)
+				k, ok := decodeSaved(key, v)
+				if k.of = cmp.Or(k.of, s.head.CarryOf); ok {
 					s.carry = append(s.carry, k)
 				} else {
 					damaged("a saved record fails the check")
+					s.lost[place{k.of, k.number}] = true
 				}
 			}
-			s.keys = map[string]keyRecord{}
-			keys := tx.Bucket(bucketKeys)
-			c = keys.Cursor()
-			for key, _ := c.First(); key != nil; key, _ = c.Next() {
-				var k keyRecord
-				if !getJSON(keys, key, &k) {
+			c = tx.Bucket(bucketKeys).Cursor()
+			for key, v := c.First(); key != nil; key, v = c.Next() {
+				if _, ok := unseal(key, v); !ok {
 					damaged("an idempotency key fails the check")
-					continue
 				}
-				s.keys[string(key)] = k
 			}
 			return nil
 		})
 	})
 	if err == nil {
 		err = bad
+	}
+	if damaged := (*DamagedError)(nil); errors.As(err, &damaged) {
+		s.addKeys(db)
 	}
 	return s, err
 }
@@ -229,6 +231,7 @@ func (o *Outbox) open() error {
 	if err == nil {
 		if s, err = load(db); err == nil && !whole {
 			// A number that was given out may be missing, so the origin cannot go on.
+			s.addKeys(db)
 			err = &DamagedError{Path: o.opt.Path, Detail: "one of its two heads is bad, and its last change may be missing"}
 		}
 	}
@@ -253,6 +256,7 @@ func (o *Outbox) take(db *bolt.DB, s salvage) {
 	h := s.head
 	if h.Origin != o.origin {
 		o.setApart()
+		o.suspect = false
 	}
 	o.db, o.origin, o.base, o.baseHash, o.acked, o.stored = db, h.Origin, h.Base, h.BaseHash, h.Acked, h.Acked
 	o.last, o.lastHash, o.bytes = h.Base, h.BaseHash, s.bytes
@@ -296,8 +300,9 @@ func (o *Outbox) beginAgain(s salvage, why *DamagedError) error {
 			}
 		}
 		b = tx.Bucket(bucketKeys)
-		for key, k := range s.keysToKeep() {
-			if err := putJSON(b, []byte(key), k); err != nil {
+		keep := s.keysToKeep()
+		for _, key := range slices.Sorted(maps.Keys(keep)) {
+			if err := putJSON(b, []byte(key), keep[key]); err != nil {
 				return err
 			}
 		}

@@ -84,11 +84,11 @@ func (o *Outbox) moveKeys(keys *bolt.Bucket, origin event.Origin, fates map[even
 	err := keys.ForEach(func(key, _ []byte) error {
 		var k keyRecord
 		if !getJSON(keys, key, &k) {
-			return nil // whoever asks for it, or opens the file, finds out
+			return &DamagedError{Path: o.opt.Path, Detail: "an idempotency key fails the check"}
 		}
 		f := fates[k.Origin]
 		if f == nil {
-			if k.At.Before(oldest) {
+			if k.Origin != o.origin && k.At.Before(oldest) {
 				changes = append(changes, change{bytes.Clone(key), nil})
 			}
 			return nil
@@ -103,6 +103,9 @@ func (o *Outbox) moveKeys(keys *bolt.Bucket, origin event.Origin, fates map[even
 		changes = append(changes, change{bytes.Clone(key), &k})
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	for _, c := range changes {
 		if c.rec == nil {
 			err = errors.Join(err, keys.Delete(c.key))
@@ -111,6 +114,42 @@ func (o *Outbox) moveKeys(keys *bolt.Bucket, origin event.Origin, fates map[even
 		}
 	}
 	return err
+}
+
+// addKeys adds to what was read of a file its good keys, if it is to be begun again.
+func (s *salvage) addKeys(db *bolt.DB) {
+	s.keys = map[string]keyRecord{}
+	// What is bad has been told already; more than the keys before it nobody can read.
+	_ = guard(db.Path(), func() error {
+		return db.View(func(tx *bolt.Tx) error {
+			b := tx.Bucket(bucketKeys)
+			return b.ForEach(func(key, _ []byte) error {
+				var k keyRecord
+				if getJSON(b, key, &k) {
+					s.keys[string(key)] = k
+				}
+				return nil
+			})
+		})
+	})
+}
+
+// placedAnew has the keys of the kept records above number n answer with their new seqs, once they have them: the ring went back and
+// has lost the old ones. The caller holds mu.
+func (o *Outbox) placedAnew(n uint64) error {
+	for n++; n <= o.durable; {
+		run, err := o.readFile(n, groupEvents, groupBytes)
+		if err != nil {
+			return err
+		}
+		for _, k := range run {
+			if k.key != "" {
+				o.keyed[place{o.origin, k.number}] = k.key
+			}
+		}
+		n += uint64(len(run))
+	}
+	return nil
 }
 
 // keysToKeep are the keys of a damaged file whose events are not lost with it: those of good records, made from these where the
@@ -133,8 +172,9 @@ func (s salvage) keysToKeep() map[string]keyRecord {
 		add(k, k.of)
 	}
 	for key, k := range s.keys {
+		p := place{k.Origin, k.Number}
 		placed := k.Seq != 0 || k.Origin == s.head.Origin && k.Number <= s.head.Acked || s.head.Origin != "" && k.Origin != s.head.Origin
-		if placed || have[place{k.Origin, k.Number}] {
+		if placed && !s.lost[p] || have[p] {
 			out[key] = k
 		}
 	}

@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/eventlog/event"
 )
 
 var keyed = PublishOptions{By: external.By, Key: "k"}
@@ -156,35 +159,166 @@ func TestKeyOfAnOriginThatWasLeft(t *testing.T) {
 	}
 }
 
-// TestKeyedEventOfADirectoryThatWasSetBack: the log has the event from another life, stated at another time. Its key says that it is
-// the same.
-func TestKeyedEventOfADirectoryThatWasSetBack(t *testing.T) {
+// TestKeysWhileSavedRecordsWait: what is published after a damage, and kept, is not dropped with the keys of what was left.
+func TestKeysWhileSavedRecordsWait(t *testing.T) {
 	t.Parallel()
 	ring, dir := newModelRing(), t.TempDir()
-	file := filepath.Join(dir, "outbox.db")
-	o, stop := outboxAt(t, dir, ring, nil)
-	publishAll(t, o, []string{"a"})
-	eventually(t, "at rest", o.settled)
-	stop()
-	copyFile(t, file, file+".old")
-	o, stop = outboxAt(t, dir, ring, nil)
-	if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 2 {
-		t.Fatal(seq, err)
+	var later atomic.Int64
+	o, _ := outboxAt(t, dir, ring, func(p *OutboxOptions) {
+		p.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	})
+	if _, _, err := o.PublishWait(t.Context(), note("a"), PublishOptions{By: external.By, Key: "x"}); err != nil {
+		t.Fatal(err)
 	}
-	stop()
-	copyFile(t, file+".old", file)
+	eventually(t, "at rest", o.settled)
 	ring.set(func() { ring.down = true })
-	o, _ = outboxAt(t, dir, ring, nil)
+	if err := o.db.Update(func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketKeys), []byte("x"), 20) }); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = o.Publish(t.Context(), note("a"), PublishOptions{By: external.By, Key: "x"}) // and so it is noticed
+	eventually(t, "begun again", func() bool {
+		_, err := o.Publish(t.Context(), note("b"), keyed)
+		return err == nil
+	})
+	later.Store(int64(25 * time.Hour))
+	ring.set(func() { ring.down = false })
+	eventually(t, "brought", func() bool { return o.Status().Saved == 0 })
+	if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a", "b"}, ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestKeyOfALostSavedRecord: the file goes bad twice before a coordinator comes, the second time where the event is. Its key does not
+// go on to stand for what nobody has.
+func TestKeyOfALostSavedRecord(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	ring.down = true
+	o, stop := outboxAt(t, dir, ring, nil)
 	if _, err := o.Publish(t.Context(), note("b"), keyed); err != nil {
 		t.Fatal(err)
 	}
+	origin := o.Status().Origin
+	for _, do := range []func(tx *bolt.Tx) error{
+		func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketMeta), metaHead, 9) },
+		func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketCarry), append(beKey(1), origin...), 60) },
+	} {
+		stop()
+		db, err := bolt.Open(filepath.Join(dir, "outbox.db"), 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(db.Update(do), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		o, stop = outboxAt(t, dir, ring, nil)
+	}
 	ring.set(func() { ring.down = false })
-	publishAll(t, o, []string{"end"})
-	eventually(t, "at rest", o.settled)
-	if diff := cmp.Diff([]string{"a", "b", "end"}, ring.texts(t)); diff != "" {
+	if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"b"}, ring.texts(t)); diff != "" {
 		t.Error(diff)
 	}
-	if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 2 {
-		t.Error(seq, err)
+}
+
+// TestBadKeyAndANewOrigin: a new origin leaves behind the record of which a bad key could be made; the key is made from it first.
+func TestBadKeyAndANewOrigin(t *testing.T) {
+	t.Parallel()
+	ring, dir := newModelRing(), t.TempDir()
+	o, _ := outboxAt(t, dir, ring, nil)
+	if _, _, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "at rest", o.settled)
+	old := o.Status().Origin
+	if err := o.db.Update(func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketKeys), []byte("k"), 20) }); err != nil {
+		t.Fatal(err)
+	}
+	o.mu.Lock()
+	o.suspect = true
+	o.mu.Unlock()
+	o.AskAgain()
+	eventually(t, "new origin", func() bool { return o.Status().Origin != old })
+	eventually(t, "accepted", func() bool {
+		_, err := o.Publish(t.Context(), note("b"), keyed)
+		return err == nil
+	})
+	eventually(t, "at rest", o.settled)
+	if diff := cmp.Diff([]string{"b"}, ring.texts(t)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestNewOriginThatFailedAndABadKey: the change to a new origin is in the file, though it failed, and a key there is bad. What was only
+// in the file is not lost.
+func TestNewOriginThatFailedAndABadKey(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []error{syscall.EIO, syscall.ENOSPC} {
+		ring, dir := newModelRing(), t.TempDir()
+		ring.drop = func(Batch) bool { return true }
+		o, stop := outboxAt(t, dir, ring, nil)
+		publishAll(t, o, []string{"a"})
+		if _, err := o.Publish(t.Context(), note("b"), keyed); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		var armed atomic.Bool
+		o, _ = outboxAt(t, dir, ring, func(p *OutboxOptions) {
+			p.hooks.committed = func() error {
+				if !armed.CompareAndSwap(true, false) {
+					return nil
+				}
+				return errors.Join(fault, o.db.Update(func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketKeys), []byte("k"), 20) }))
+			}
+		})
+		o.mu.Lock()
+		old := o.origin
+		o.suspect = true
+		armed.Store(true)
+		o.mu.Unlock()
+		o.AskAgain()
+		eventually(t, "mended", func() bool { s := o.Status(); return !armed.Load() && s.Degraded == nil && s.Origin != old })
+		ring.set(func() { ring.drop = nil })
+		publishAll(t, o, []string{"end"})
+		eventually(t, "at rest", o.settled)
+		if diff := cmp.Diff([]string{"a", "b", "end"}, sorted(ring.texts(t))); diff != "" {
+			t.Error(fault, diff)
+		}
+	}
+}
+
+// TestKeyAfterTheRingWentBack: the event has another place now, and its key says so.
+func TestKeyAfterTheRingWentBack(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		ring, dir := newModelRing(), t.TempDir()
+		o, stop := outboxAt(t, dir, ring, nil)
+		publishAll(t, o, []string{"a"})
+		if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 2 {
+			t.Fatal(seq, err)
+		}
+		eventually(t, "at rest", o.settled)
+		if restart {
+			stop()
+		}
+		ring.cut(0)
+		ring.set(func() { // somebody else's come first
+			for i := range 3 {
+				ring.put(event.Record{Origin: "other", Number: uint64(i) + 1, Draft: note("o")})
+			}
+		})
+		if restart {
+			o, _ = outboxAt(t, dir, ring, nil)
+		} else {
+			o.AskAgain()
+		}
+		eventually(t, "placed again", func() bool { return len(ring.records(t)) == 5 && o.settled() })
+		if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 5 {
+			t.Error(seq, err)
+		}
 	}
 }

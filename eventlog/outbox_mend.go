@@ -78,7 +78,7 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 		return err
 	}
 	o.mu.Lock()
-	have, made := s.last(), err == nil && o.unsure != nil && o.unsure.done(s)
+	have, made := s.last(), o.unsure != nil && (err == nil || s.headed) && o.unsure.done(s)
 	if err == nil && outOfSpace(why) && (made || have > o.durable) {
 		// What failed was its last fsync, and the system may take for written since what is not. It is copied at the next try.
 		o.db = db
@@ -90,6 +90,7 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 	}
 	o.unsure = nil
 	if err == nil && (s.head.Origin != o.origin || have < o.durable) {
+		s.addKeys(db)
 		err = &DamagedError{Path: o.opt.Path, Detail: fmt.Sprintf("it ends at %d instead of %d", have, o.durable)}
 	}
 	if bad := (*DamagedError)(nil); errors.As(err, &bad) {
@@ -110,7 +111,11 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 // reopen opens the file again after the failure why. With a *DamagedError it still returns what is good; db may be nil then.
 func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 	if !outOfSpace(why) {
-		err := o.kept.rewrite(o.opt.Path, o.opt.Quarantine, o.opt.Now(), outboxBuckets...)
+		dir := o.opt.Quarantine
+		if errors.Is(why, errUnsynced) {
+			dir = "" // nothing of it is bad, and there was no space
+		}
+		err := o.kept.rewrite(o.opt.Path, dir, o.opt.Now(), outboxBuckets...)
 		if damaged(err) {
 			s, err := saveOutbox(o.opt.Path, err)
 			return nil, s, err
@@ -136,7 +141,10 @@ func (o *Outbox) reopen(why error) (*bolt.DB, salvage, error) {
 
 // merge adds to what could be read of the file what is still in memory. The caller holds mu.
 func (o *Outbox) merge(s salvage) salvage {
-	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}, keys: s.keys}
+	out := salvage{head: outboxHead{Origin: o.origin, Acked: min(o.acked, o.last)}, keys: s.keys, lost: s.lost}
+	if o.suspect {
+		out.head.Acked = 0 // acknowledgements of another life are not ours
+	}
 	ours := func(k kept) bool { return k.of == o.origin }
 	if s.head.Origin != o.origin && (s.head.CarryOf == o.origin || slices.ContainsFunc(s.carry, ours)) {
 		// The file was begun again already, and then something failed: all was in it. What cannot be read of it may be in memory.

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/ringagent/ringagent/eventlog/event"
 )
@@ -46,8 +49,8 @@ func (l lazyRing) Append(ctx context.Context, b Batch) <-chan Answer {
 
 // randomOutbox is an outbox to which anything happens, one time in so many; 0 is never.
 type randomOutbox struct {
-	fails, lost, origins, restarts, cancels, keys int
-	prompt                                        bool // nobody waits long
+	fails, lost, origins, restarts, cancels, keys, damages, outages int
+	prompt                                                          bool // nobody waits long
 
 	dice    dice
 	ring    *modelRing
@@ -123,14 +126,14 @@ func (r *randomOutbox) publish(t *testing.T, text string, keyed bool) {
 		case err == nil || id != "":
 			f.accepted++
 			r.isStored(t, id)
-			f.inOrder = f.inOrder || f.tries == 1 && err == nil
+			f.inOrder = f.inOrder || f.tries == 1 && err == nil && r.damages == 0 // saved events come later
 			if wait && err == nil {
 				if f.seq != 0 && (f.seq != seq || f.id != id) {
 					t.Errorf("%s has place %d and then %d, id %s and then %s", text, f.seq, seq, f.id, id)
 				}
 				f.id, f.seq = id, seq
 			}
-		case errors.Is(err, ErrNotStored) && r.fails > 0, errors.Is(err, ErrClosed), errors.Is(err, context.Canceled):
+		case errors.Is(err, ErrNotStored) && r.fails+r.damages > 0, errors.Is(err, ErrClosed), errors.Is(err, context.Canceled):
 			if !keyed {
 				return // it may appear
 			}
@@ -154,6 +157,56 @@ func (r *randomOutbox) isStored(t *testing.T, id string) {
 	}
 }
 
+// hurt flips a bit in the entry of a key whose record is still there, since others cannot be made anew.
+func (r *randomOutbox) hurt(tx *bolt.Tx) error {
+	b, records := tx.Bucket(bucketKeys), readRecords(tx.Bucket(bucketDrafts), true)
+	var head outboxHead
+	if !getJSON(tx.Bucket(bucketMeta), metaHead, &head) {
+		return nil
+	}
+	var all [][]byte
+	_ = b.ForEach(func(key, _ []byte) error {
+		var k keyRecord
+		if getJSON(b, key, &k) && (k.Origin == head.Origin && records.get(k.Number) != nil ||
+			tx.Bucket(bucketCarry).Get(append(beKey(k.Number), k.Origin...)) != nil) {
+			all = append(all, bytes.Clone(key))
+		}
+		return nil
+	})
+	if len(all) == 0 {
+		return nil
+	}
+	return flip(b, all[r.dice.n(len(all))], 20)
+}
+
+// hurtWhole is hurt in the writer's turn, of a file that can be trusted.
+func (r *randomOutbox) hurtWhole(ctx context.Context, o *Outbox) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_ = o.inWriter(ctx, func() error {
+		o.mu.Lock()
+		db, bad := o.db, o.degraded
+		o.mu.Unlock()
+		if db == nil || bad != nil {
+			return nil
+		}
+		return db.Update(r.hurt)
+	})
+}
+
+// hurtClosed damages the file of an outbox that does not run.
+func (r *randomOutbox) hurtClosed(path string) error {
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		return err
+	}
+	do := r.hurt
+	if r.dice.one(2) {
+		do = func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketMeta), metaHead, 9) }
+	}
+	return errors.Join(db.Update(do), db.Close())
+}
+
 // trouble happens until the publishers are done.
 func (r *randomOutbox) trouble(t *testing.T, dir string, done <-chan struct{}) {
 	for {
@@ -169,10 +222,21 @@ func (r *randomOutbox) trouble(t *testing.T, dir string, done <-chan struct{}) {
 			o.mu.Unlock()
 			o.AskAgain()
 		}
+		if r.dice.one(r.outages) {
+			r.ring.set(func() { r.ring.down = !r.ring.down })
+		}
+		if r.dice.one(r.damages) {
+			r.hurtWhole(t.Context(), o)
+		}
 		if r.dice.one(r.restarts) {
 			r.calm.Store(true) // what was refused and not written would be forgotten
 			eventually(t, "mended", func() bool { return o.Status().Degraded == nil })
 			r.stop()
+			if r.dice.one(r.damages) {
+				if err := r.hurtClosed(o.opt.Path); err != nil {
+					t.Error(err)
+				}
+			}
 			r.open(t, dir)
 			r.calm.Store(false)
 		}
@@ -202,6 +266,7 @@ func (r *randomOutbox) run(t *testing.T, seed uint64, publishers, each int) {
 	group.Wait()
 	close(done)
 	others.Wait()
+	r.ring.set(func() { r.ring.down = false })
 	r.calm.Store(true)
 	o := r.o.Load()
 	eventually(t, "mended and placed", func() bool {
@@ -253,13 +318,15 @@ func (r *randomOutbox) check(t *testing.T) {
 func TestRandomOutbox(t *testing.T) {
 	t.Parallel()
 	for name, r := range map[string]*randomOutbox{
-		"plain":    {prompt: true},
-		"keys":     {prompt: true, keys: 3, cancels: 4},
-		"fails":    {prompt: true, keys: 9, fails: 12, cancels: 9},
-		"lost":     {keys: 3, lost: 6, cancels: 9},
-		"origins":  {keys: 4, origins: 2, lost: 12},
-		"restarts": {keys: 3, restarts: 3, cancels: 9, lost: 12},
-		"all":      {keys: 3, fails: 15, lost: 12, origins: 3, restarts: 6, cancels: 9},
+		"damages":    {keys: 2, damages: 2, cancels: 4, outages: 3, restarts: 2},
+		"all":        {keys: 2, damages: 3, cancels: 4, outages: 4, restarts: 5, fails: 15, lost: 12, origins: 4},
+		"plain":      {prompt: true},
+		"keys":       {prompt: true, keys: 3, cancels: 4},
+		"fails":      {prompt: true, keys: 9, fails: 12, cancels: 9},
+		"lost":       {keys: 3, lost: 6, cancels: 9},
+		"origins":    {keys: 4, origins: 2, lost: 12},
+		"restarts":   {keys: 3, restarts: 3, cancels: 9, lost: 12},
+		"everything": {keys: 3, fails: 15, lost: 12, origins: 3, restarts: 6, cancels: 9},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

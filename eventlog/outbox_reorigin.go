@@ -117,7 +117,7 @@ func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) 
 		for _, k := range all {
 			r, ok := stands[k.number]
 			switch {
-			case ok && same(r.Draft, k):
+			case ok && bytes.Equal(r.Draft.Encode(), k.draft):
 				seqs[k.number] = r.Seq
 			case k.number < from && k.number <= placed:
 				// acknowledged in an earlier session
@@ -127,18 +127,6 @@ func (o *Outbox) reorigin(ctx context.Context, old event.Origin, placed uint64) 
 		}
 		return o.renumber(again, seqs)
 	})
-}
-
-// same says whether k is what stands in the log: the same bytes or, of one with a key, what that stands for, stated at another time.
-func same(stands event.Draft, k kept) bool {
-	if bytes.Equal(stands.Encode(), k.draft) {
-		return true
-	}
-	if k.key == "" {
-		return false
-	}
-	d, err := event.DecodeDraft(k.draft)
-	return err == nil && keyDigest(stands) == keyDigest(d)
 }
 
 // renumber replaces the file's content by again, under a new origin. seqs are the places of records that are found to
@@ -271,7 +259,7 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 		var fresh []kept
 		for _, k := range carry {
 			f := fates[k.of]
-			if r, ok := f.stands[k.number]; ok && same(r.Draft, k) {
+			if r, ok := f.stands[k.number]; ok && bytes.Equal(r.Draft.Encode(), k.draft) {
 				f.seqs[k.number] = r.Seq
 				continue
 			}

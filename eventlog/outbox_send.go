@@ -126,6 +126,10 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 	switch {
 	case same && st.Known, same && acked == 0:
 		if placed < acked {
+			if err := o.placedAnew(placed); err != nil {
+				o.mu.Unlock()
+				return lostRange{}, err
+			}
 			o.opt.Log.Warn().Uint64("acked", acked).Uint64("placed", placed).Msg("the ring went back; events are published again")
 		}
 		if placed > o.acked {

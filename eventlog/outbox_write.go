@@ -109,6 +109,9 @@ func (o *Outbox) store(group []*put) {
 					continue
 				}
 				u.place = place{k.Origin, k.Number}
+				if k.Origin == o.origin && k.Number > o.acked {
+					k.Seq = 0 // of before the ring went back
+				}
 				if seq := max(k.Seq, o.early[u.place]); seq != 0 {
 					o.early[u.place] = seq
 				} else {
