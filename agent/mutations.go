@@ -82,7 +82,7 @@ func (a *Agent) mutations() []httpd.Route {
 			}
 			to := id.Node("")
 			if in.Node != "" {
-				m, err := a.near().find(in.Node)
+				m, err := a.find(in.Node)
 				if err != nil {
 					return nil, err
 				}
@@ -207,7 +207,7 @@ func (a *Agent) join(ctx context.Context, seeds []string) (any, error) {
 }
 
 func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
-	m, err := a.near().find(who)
+	m, err := a.find(who)
 	if err != nil {
 		return err
 	}

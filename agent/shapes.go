@@ -143,7 +143,7 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	_, ringName := a.mesh.Ring()
 	st := api.Status{
 		Node: a.node.Name, Ring: ringName, Coordinator: l.Coordinator, QuorumOK: l.Coordinator != nil,
-		Members: map[string]int{}, Daemons: map[string]int{}, Work: map[string]int{}, Alarms: a.alarms.list(), AsOf: ms.AsOf,
+		Members: map[string]int{}, Daemons: map[string]int{}, Work: a.workCounts(ctx, r), Alarms: a.alarms.list(), AsOf: ms.AsOf,
 	}
 	for _, s := range []ring.Status{ring.Alive, ring.Failed, ring.Left, ring.Draining} {
 		st.Members[string(s)] = 0
@@ -170,13 +170,6 @@ func (a *Agent) status(ctx context.Context) api.Status {
 		lag := rs.Target - rs.Last
 		st.Events.Lag = &lag
 	}
-	if a.node.Class == id.Core {
-		for _, w := range []ring.WorkState{ring.WorkPending, ring.WorkClaimed, ring.WorkRunning, ring.WorkDone, ring.WorkFailed, ring.WorkDead} {
-			st.Work[string(w)] = r.s.WorkDepth("", w)
-		}
-	} else if v, err := a.view(ctx, "/api/v1/work", nil); err == nil {
-		st.Work = countWork(v, st.Work)
-	}
 	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
 	st.Degraded = a.degraded()
 	settings, version := r.s.Settings()
@@ -190,8 +183,8 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 	now := time.Now().UTC()
 	if l.Coordinator == nil {
 		since := now
-		if l.AsOf.AsOf != nil {
-			since = *l.AsOf.AsOf // when one was last heard
+		if at := l.AsOf.AsOf.At; at != nil {
+			since = *at // when one was last heard
 		}
 		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: since})
 	}
@@ -361,18 +354,36 @@ func (a *Agent) compareHashes(ctx context.Context, nodes []api.VerifyNode) {
 	}
 }
 
-// countWork counts a list of work that came from a core node.
-func countWork(v any, into map[string]int) map[string]int {
-	raw, ok := v.(json.RawMessage)
-	if !ok {
-		return into
+// workCounts counts the queue's items by state; they are null where the state is not known. An edge node asks a core node for the list.
+func (a *Agent) workCounts(ctx context.Context, r reading) map[string]*int {
+	out := map[string]*int{}
+	states := []ring.WorkState{ring.WorkPending, ring.WorkClaimed, ring.WorkRunning, ring.WorkDone, ring.WorkFailed, ring.WorkDead}
+	for _, w := range states {
+		out[string(w)] = nil
 	}
+	if a.node.Class == id.Core {
+		for _, w := range states {
+			if r.fresh.Known {
+				n := r.s.WorkDepth("", w)
+				out[string(w)] = &n
+			}
+		}
+		return out
+	}
+	v, err := a.view(ctx, "/api/v1/work", nil)
+	raw, ok := v.(json.RawMessage)
 	var l api.WorkList
-	if json.Unmarshal(raw, &l) != nil {
-		return into
+	if err != nil || !ok || json.Unmarshal(raw, &l) != nil {
+		return out
+	}
+	for _, w := range states {
+		out[string(w)] = new(int)
 	}
 	for _, w := range l.Work {
-		into[string(w.State)]++
+		if out[string(w.State)] == nil { // cancelled, or of a newer build
+			out[string(w.State)] = new(int)
+		}
+		*out[string(w.State)]++
 	}
-	return into
+	return out
 }

@@ -46,7 +46,7 @@ func (a *Agent) streamBlob(w http.ResponseWriter, r *http.Request) error {
 func (a *Agent) streamEvents(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	if n := q.Get("node"); n != "" {
-		m, err := a.near().find(n)
+		m, err := a.find(n)
 		if err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (a *Agent) tailFrom(q url.Values) (eventlog.Start, eventlog.Filter, error) 
 		f.Types = []string{t}
 	}
 	if o := q.Get("origin"); o != "" {
-		m, err := a.near().find(o)
+		m, err := a.find(o)
 		if err != nil {
 			return eventlog.Start{}, f, err
 		}
