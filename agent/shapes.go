@@ -4,16 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
-	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
@@ -281,77 +278,6 @@ func (a *Agent) spec(name string) (kit.Spec, bool) {
 		}
 	}
 	return kit.Spec{}, false
-}
-
-func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
-	out := api.VerifyNode{Node: a.node.Name, Oldest: a.replica.Status().Oldest}
-	v, err := a.replica.Verify(ctx)
-	if err != nil {
-		out.Error = err.Error()
-		return out
-	}
-	out.OK, out.LastSeq, out.Hash = v.OK, v.LastSeq, v.Hash.String()
-	if !v.OK {
-		bad := v.FirstBad
-		out.FirstBad, out.Error = &bad, v.Detail
-	}
-	if d := a.replica.Status().Diverged; d != nil && out.OK {
-		seq := d.Seq
-		out.OK, out.FirstBad, out.Error = false, &seq, d.Error()
-	}
-	return out
-}
-
-// verifyEvents verifies this replica, and with all those of every live node; where two reach the same seq, their hashes
-// must be the same.
-func (a *Agent) verifyEvents(ctx context.Context, all bool) api.Verify {
-	here := a.verifyHere(ctx)
-	nodes := []api.VerifyNode{here}
-	if all {
-		var mu sync.Mutex
-		var group sync.WaitGroup
-		for _, m := range a.mesh.Members() {
-			if m.ID == a.node.ID || statusOf(m) != ring.Alive && statusOf(m) != ring.Draining {
-				continue
-			}
-			group.Go(func() {
-				var v api.VerifyNode
-				if err := a.mesh.Call(ctx, m.ID, methodVerify, struct{}{}, &v); err != nil {
-					v = api.VerifyNode{Node: m.Name, Error: err.Error()}
-				}
-				mu.Lock()
-				nodes = append(nodes, v)
-				mu.Unlock()
-			})
-		}
-		group.Wait()
-	}
-	slices.SortFunc(nodes, func(x, y api.VerifyNode) int { return strings.Compare(x.Node, y.Node) })
-	out := api.Verify{OK: true, LastSeq: here.LastSeq, Hash: here.Hash, Nodes: nodes}
-	a.compareHashes(ctx, nodes)
-	for _, n := range nodes {
-		out.OK = out.OK && n.OK
-	}
-	return out
-}
-
-// compareHashes checks that replicas which stand at different seqs agree where they overlap: this replica's chain is asked
-// for its hash at the other's last seq.
-func (a *Agent) compareHashes(ctx context.Context, nodes []api.VerifyNode) {
-	for i, n := range nodes {
-		if !n.OK || n.LastSeq == 0 {
-			continue
-		}
-		have, err := a.replica.Fetch(ctx, n.LastSeq-1, 1)
-		var gap *eventlog.Compacted
-		if errors.As(err, &gap) || err != nil || len(have) == 0 || have[0].Seq != n.LastSeq {
-			continue // this replica does not reach to that seq, or no longer keeps it
-		}
-		if have[0].Hash.String() != n.Hash {
-			seq := n.LastSeq
-			nodes[i].OK, nodes[i].FirstBad, nodes[i].Error = false, &seq, "its hash differs from this node's at the same seq"
-		}
-	}
 }
 
 // workCounts counts the queue's items by state; they are null where the state is not known. An edge node asks a core node for the list.

@@ -171,19 +171,19 @@ type Published struct {
 
 // Verify answers `events verify`.
 type Verify struct {
-	OK      bool         `json:"ok"`
+	OK      *bool        `json:"ok"` // null: no replica is known to be wrong, but of some nothing is known
 	LastSeq uint64       `json:"last_seq"`
 	Hash    string       `json:"hash"`
 	Nodes   []VerifyNode `json:"nodes"`
 }
 
-// VerifyNode is one replica's part of a verification.
+// VerifyNode is one replica's part of a verification; all is null where its node does not answer.
 type VerifyNode struct {
 	Node     string  `json:"node"`
-	OK       bool    `json:"ok"`
-	LastSeq  uint64  `json:"last_seq"`
-	Oldest   uint64  `json:"oldest"`
-	Hash     string  `json:"hash"`
+	OK       *bool   `json:"ok"`
+	LastSeq  *uint64 `json:"last_seq"`
+	Oldest   *uint64 `json:"oldest"`
+	Hash     *string `json:"hash"`
 	FirstBad *uint64 `json:"first_bad"`
 	Error    string  `json:"error,omitempty"`
 }
