@@ -126,7 +126,11 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 	if ctx.Err() != nil && last != nil {
 		return nil, last
 	}
-	return nil, noCoreNode(last)
+	none := noCoreNode(last)
+	if v := a.kept(ctx, path, q); v != nil && api.AsError(none).Code == api.CodeNoQuorum {
+		return v, nil
+	}
+	return nil, none
 }
 
 // noCoreNode is the error of a node that no core node has answered; last is that of the last attempt, if there was one. What a
@@ -135,7 +139,7 @@ func noCoreNode(last error) error {
 	if last != nil && api.AsError(last).Code != api.CodeUnreachable {
 		return last
 	}
-	none := api.Errorf(api.CodeUnreachable, "no core node answers, and an edge node keeps no copy of this")
+	none := api.Errorf(api.CodeNoQuorum, "no coordinator: no core node answers, and an edge node keeps no copy of this")
 	if last != nil {
 		none.Message += ": " + last.Error()
 	}

@@ -117,8 +117,8 @@ func (r reading) artifact(a ring.Artifact, named map[id.Digest][]string) api.Art
 		names = []string{}
 	}
 	return api.Artifact{
-		SHA256: a.Digest, Kind: a.Kind, Config: a.Config, Bytes: a.Bytes, Created: a.Created, Origin: r.name(a.Origin),
-		Holders: r.names(a.Holders), Names: names, Wanted: settings.CopiesOf(a.Kind), Counters: a.Counters, Parents: a.Parents, Labels: a.Labels, Joined: a.Joined,
+		SHA256: a.Digest, Kind: a.Kind, Config: a.Config, Bytes: a.Bytes, Created: &a.Created, Origin: new(r.name(a.Origin)),
+		Holders: r.names(a.Holders), Names: names, Wanted: new(settings.CopiesOf(a.Kind)), Counters: a.Counters, Parents: a.Parents, Labels: a.Labels, Joined: a.Joined,
 	}
 }
 

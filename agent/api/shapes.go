@@ -232,6 +232,7 @@ type AddWork struct {
 // Artifacts answers `data ls`, `data where` and `data under-replicated`.
 type Artifacts struct {
 	Artifacts []Artifact `json:"artifacts"`
+	OnlyHere  bool       `json:"only_here,omitempty"` // these are the asked node's own copies; what else there is, it cannot know
 	AsOf
 }
 
@@ -241,11 +242,11 @@ type Artifact struct {
 	Kind     ring.Kind         `json:"kind"`
 	Config   id.Config         `json:"config"`
 	Bytes    int64             `json:"bytes"`
-	Created  time.Time         `json:"created"`
-	Origin   string            `json:"origin"`
+	Created  *time.Time        `json:"created"`
+	Origin   *string           `json:"origin"`
 	Holders  []string          `json:"holders"`
 	Names    []string          `json:"names"`
-	Wanted   int               `json:"wanted"` // receipts asked for
+	Wanted   *int              `json:"wanted"` // receipts asked for
 	Counters map[string]int64  `json:"counters,omitempty"`
 	Parents  []id.Digest       `json:"parents,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
