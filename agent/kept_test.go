@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"testing"
@@ -29,8 +30,12 @@ func TestEdgeNodeAloneHandsOutWhatItHas(t *testing.T) {
 	games := packBytes(t, 0, 3)
 	pack, model, file := put(e1, "games", games), put(e1, "model", modelBytes(t, 1)), put(e1, "file", []byte("of no kind that can be told"))
 	away := put(c1, "file", []byte("elsewhere"))
-	r.Until("the edge node's own copy of the settings", func(ctx context.Context) error {
-		return e1.Client().Get(ctx, "/api/v1/settings", nil, nil)
+	r.Until("the edge node has a copy of its own", func(ctx context.Context) error {
+		var ms api.Members
+		if err := e1.Client().Get(ctx, "/api/v1/members", nil, &ms); err != nil || !ms.AsOf.AsOf.IsZero() {
+			return fmt.Errorf("as of %+v, %v", ms.AsOf, err)
+		}
+		return nil
 	})
 	c1.Kill()
 

@@ -46,7 +46,7 @@ func (a *Agent) read(ctx context.Context) (reading, error) {
 
 // unknownState is the answer of a core node that cannot know.
 func unknownState() *api.Error {
-	return api.Errorf(api.CodeNoQuorum, "no coordinator: the state of the ring is not known here, since none was heard since this node started").
+	return api.Errorf(api.CodeNoQuorum, "no coordinator was heard since this node started, so the state of the ring is not known here").
 		WithHint("a majority of the voters must be up; see: ringagent leader; a core node that has run longer may know more")
 }
 

@@ -115,7 +115,8 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 			continue
 		}
 		if out.Error != nil && out.Error.Code == api.CodeNoQuorum { // it does not know; another one may
-			last = out.Error
+			last = api.Errorf(api.CodeNoQuorum, "no core node that answers knows the state of the ring: none has heard a coordinator since it started").
+				WithHint("a majority of the voters must be up; see: ringagent leader")
 			continue
 		}
 		if out.Error != nil {
