@@ -66,7 +66,7 @@ func (a *Agent) daemonsShape(ctx context.Context, all bool, node string) (api.Da
 	r := a.near()
 	out := api.Daemons{Daemons: []api.DaemonRow{}, AsOf: a.asOfWith(r, a.stats(ctx))}
 	if node != "" {
-		m, err := r.find(node)
+		m, err := a.find(node)
 		if err != nil {
 			return out, err
 		}
@@ -82,7 +82,7 @@ func (a *Agent) daemonsShape(ctx context.Context, all bool, node string) (api.Da
 		}
 	}
 	if all {
-		for _, m := range slices.Collect(r.s.Members()) {
+		for _, m := range a.belonging(r) {
 			if m.ID != a.node.ID && !m.Revoked && m.Status != ring.Left {
 				ask = append(ask, m.ID)
 				delete(holders, m.ID)
@@ -148,8 +148,13 @@ func (a *Agent) rowsOf(ctx context.Context, nodes []id.Node) map[id.Node][]api.D
 
 func (a *Agent) unknownRows(n id.Node) []api.DaemonRow {
 	r := a.near()
-	m, _ := r.s.Member(n)
 	name := r.name(n)
+	var m ring.Member
+	for _, x := range a.belonging(r) {
+		if x.ID == n {
+			m = x
+		}
+	}
 	var out []api.DaemonRow
 	for _, s := range a.specs {
 		if s.Scope == kit.ScopeNode && s.AliasOf == "" && s.RunsOn(m) {
@@ -167,6 +172,9 @@ func (a *Agent) singletonRow(r reading, s kit.Spec, rows map[id.Node][]api.Daemo
 	settings, _ := r.s.Settings()
 	as, ok := r.s.Assignment(s.Name)
 	switch {
+	case !r.fresh.Known:
+		row.State, row.BlockedOn = "unknown", []string{"no coordinator was heard since this node started, so it is not known who runs it"}
+		return row
 	case r.s.DaemonOff(s.Name):
 		row.State, row.BlockedOn = string(supervise.Stopped), []string{"stopped in the whole ring; start it with: ringagent daemon start " + s.Name}
 		return row
@@ -280,7 +288,7 @@ func (a *Agent) steerOn(ctx context.Context, name, verb, node string) error {
 			return api.Errorf(api.CodeInvalid, "%s is a singleton: %s is for the whole ring, not for one node of it", name, verb).
 				WithHint(fmt.Sprintf("without --node: ringagent daemon %s %s", verb, name))
 		}
-		m, err := a.near().find(node)
+		m, err := a.find(node)
 		if err != nil {
 			return err
 		}
@@ -308,7 +316,7 @@ func (a *Agent) steerOn(ctx context.Context, name, verb, node string) error {
 
 func (a *Agent) explainOn(ctx context.Context, name, node string) (any, error) {
 	if node != "" {
-		m, err := a.near().find(node)
+		m, err := a.find(node)
 		if err != nil {
 			return nil, err
 		}
@@ -334,6 +342,9 @@ func (a *Agent) explain(ctx context.Context, name string) (api.Explanation, erro
 		spec, _ = a.spec(spec.AliasOf)
 	}
 	r := a.near()
+	if !r.fresh.Known {
+		return out, unknownState()
+	}
 	settings, _ := r.s.Settings()
 	out.Enabled = daemons.Enabled(settings, spec.Name) && !r.s.DaemonOff(spec.Name)
 	all, err := a.daemonsShape(ctx, false, "")

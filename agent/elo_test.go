@@ -66,7 +66,7 @@ func TestRatingsWithoutQuorum(t *testing.T) {
 	if len(out.Missing) != 1 || out.Missing[0].Config != "hex8_2p" || !strings.Contains(out.Missing[0].Reason, "fetch") {
 		t.Errorf("missing %+v; want the matches of hex8_2p with a reason", out.Missing)
 	}
-	if out.AsOf.AsOf == nil {
+	if out.AsOf.AsOf.At == nil {
 		t.Error("the answer does not say how old it is")
 	}
 }

@@ -192,7 +192,7 @@ func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error
 func (a *Agent) transfer(ctx context.Context, who string) (any, error) {
 	to := id.Node("")
 	if who != "" {
-		m, err := a.near().find(who)
+		m, err := a.find(who)
 		if err != nil {
 			return nil, err
 		}
@@ -246,7 +246,7 @@ func seedError(seed string, err error) *api.Error {
 }
 
 func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
-	m, err := a.near().find(who)
+	m, err := a.find(who)
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,7 @@ func TestAlarmOfTheStateKeepsItsBeginning(t *testing.T) {
 func TestAlarmSaysSinceWhenNobodyCoordinates(t *testing.T) {
 	t.Parallel()
 	heard := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-	got := (&Agent{}).ringAlarms(newFolded(t).reading(), api.Leader{AsOf: api.AsOf{AsOf: &heard}})
+	got := (&Agent{}).ringAlarms(newFolded(t).reading(), api.Leader{AsOf: api.AsOf{AsOf: api.ConfirmedAt(heard)}})
 	if len(got) == 0 || got[0].Code != "no_coordinator" || !got[0].Since.Equal(heard) {
 		t.Errorf("%+v", got)
 	}

@@ -37,13 +37,13 @@ func TestNoCoreNodeAnswers(t *testing.T) {
 	}{
 		{mesh.Errorf(mesh.CodeRevoked, "deliberate"), api.CodeUnauthorised},
 		{mesh.Errorf(mesh.CodeTimeout, "deliberate"), api.CodeTimeout},
-		{mesh.Errorf(mesh.CodeUnavailable, "deliberate"), api.CodeUnreachable},
+		{mesh.Errorf(mesh.CodeUnavailable, "deliberate"), api.CodeNoQuorum},
 	} {
 		if got := api.AsError(noCoreNode(meshError(c.said))); got.Code != c.want {
 			t.Errorf("%v: %+v", c.said, got)
 		}
 	}
-	if got := api.AsError(noCoreNode(nil)); got.Code != api.CodeUnreachable {
+	if got := api.AsError(noCoreNode(nil)); got.Code != api.CodeNoQuorum {
 		t.Errorf("nobody to ask: %+v", got)
 	}
 }

@@ -17,48 +17,7 @@ import (
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/internal/workload"
-	"github.com/ringagent/ringagent/leader"
 )
-
-// read is the view that answers are made of: the near copy, or on a node that holds no whole state the coordinator's.
-func (a *Agent) read(ctx context.Context) (reading, error) {
-	if a.node.Class == id.Core {
-		return reading{a.leader.View(), a.leader.Freshness()}, nil
-	}
-	s, err := a.leader.Read(ctx)
-	if err != nil {
-		return reading{}, decided(err)
-	}
-	return reading{s, a.leader.Freshness()}, nil
-}
-
-func (a *Agent) near() reading { return reading{a.leader.View(), a.leader.Freshness()} }
-
-// newest is a reading as new as the coordinator's, or the one at hand where nobody coordinates.
-func (a *Agent) newest(ctx context.Context) reading {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	s, err := a.leader.Read(ctx)
-	if err != nil {
-		return a.near()
-	}
-	return reading{s, a.leader.Freshness()}
-}
-
-func (a *Agent) asOf(r reading) api.AsOf {
-	s, _ := r.s.Settings()
-	return r.asOf(time.Now(), s.Timing.Times().HealthExpires)
-}
-
-// asOfWith is asOf where it is known whether there is a coordinator: without one every view is as old as its last word.
-func (a *Agent) asOfWith(r reading, st leader.Stats) api.AsOf {
-	out := a.asOf(r)
-	if st.Coordinator == nil && out.AsOf == nil {
-		at := r.fresh.AsOf.UTC()
-		out.AsOf = &at
-	}
-	return out
-}
 
 // views are the answers that any core node can give for any other: pure functions of the replicated state.
 func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Values) (any, error) {
@@ -104,7 +63,7 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			}
 			unsynced, known := a.unsynced(ctx, r)
 			// The state comes after the question: a game that has become safe meanwhile is counted here, or it would be in neither.
-			r = a.newest(ctx)
+			r = a.newest(ctx, r)
 			return api.Games{Configs: r.games(c, unsynced, known), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/models": func(_ context.Context, r reading, q url.Values) (any, error) {
@@ -122,11 +81,11 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			return a.ratings(ctx, r, c), nil
 		},
 		"/api/v1/tokens": func(_ context.Context, r reading, _ url.Values) (any, error) {
-			return api.Tokens{Tokens: r.tokens()}, nil
+			return api.Tokens{Tokens: r.tokens(), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/settings": func(_ context.Context, r reading, _ url.Values) (any, error) {
 			s, version := r.s.Settings()
-			return settingsAnswer{Version: version, Settings: s}, nil
+			return settingsAnswer{Version: version, Settings: s, AsOf: a.asOf(r)}, nil
 		},
 	}
 }
@@ -134,12 +93,17 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 type settingsAnswer struct {
 	Version  uint64        `json:"version"`
 	Settings ring.Settings `json:"settings"`
+	api.AsOf
 }
 
 // view answers from here, or asks a core node to answer in this node's place.
 func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error) {
 	if a.node.Class == id.Core {
-		return a.views()[path](ctx, a.near(), q)
+		r, err := a.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return a.views()[path](ctx, r, q)
 	}
 	var last error
 	for _, n := range a.viewNodes() {
@@ -150,6 +114,11 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 			}
 			continue
 		}
+		if out.Error != nil && out.Error.Code == api.CodeNoQuorum { // it does not know; another one may
+			last = api.Errorf(api.CodeNoQuorum, "no core node that answers knows the state of the ring: none has heard a coordinator since it started").
+				WithHint("a majority of the voters must be up; see: ringagent leader")
+			continue
+		}
 		if out.Error != nil {
 			return nil, out.Error
 		}
@@ -158,7 +127,11 @@ func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error
 	if ctx.Err() != nil && last != nil {
 		return nil, last
 	}
-	return nil, noCoreNode(last)
+	none := noCoreNode(last)
+	if v := a.kept(ctx, path, q); v != nil && api.AsError(none).Code == api.CodeNoQuorum {
+		return v, nil
+	}
+	return nil, none
 }
 
 // noCoreNode is the error of a node that no core node has answered; last is that of the last attempt, if there was one. What a
@@ -167,7 +140,7 @@ func noCoreNode(last error) error {
 	if last != nil && api.AsError(last).Code != api.CodeUnreachable {
 		return last
 	}
-	none := api.Errorf(api.CodeUnreachable, "no core node answers, and an edge node keeps no copy of this")
+	none := api.Errorf(api.CodeNoQuorum, "no coordinator: no core node answers, and an edge node keeps no copy of this")
 	if last != nil {
 		none.Message += ": " + last.Error()
 	}
@@ -197,7 +170,11 @@ func (a *Agent) serveView(ctx context.Context, c viewCall) viewAnswer {
 	if !ok {
 		return viewAnswer{Error: api.Errorf(api.CodeNotFound, "no view %q", c.Path)}
 	}
-	v, err := f(ctx, a.near(), c.Query)
+	r := a.near()
+	if !r.fresh.Known { // at once: whoever asks turns to another core node
+		return viewAnswer{Error: unknownState()}
+	}
+	v, err := f(ctx, r, c.Query)
 	if err != nil {
 		return viewAnswer{Error: api.AsError(err)}
 	}
@@ -235,6 +212,11 @@ func (a *Agent) routes() []httpd.Route {
 			return a.verifyEvents(r.Context(), r.URL.Query().Get("all") != ""), nil
 		}},
 		{Pattern: "GET /api/v1/dlq", Access: httpd.Read, Do: func(r *http.Request) (any, error) {
+			if a.node.Class == id.Core { // those of singletons are in the state
+				if _, err := a.read(r.Context()); err != nil {
+					return nil, err
+				}
+			}
 			ls, err := a.letters().All(r.Context())
 			return api.DeadLetters{DeadLetters: ls}, err
 		}},

@@ -4,16 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
-	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
@@ -144,7 +141,7 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	_, ringName := a.mesh.Ring()
 	st := api.Status{
 		Node: a.node.Name, Ring: ringName, Coordinator: l.Coordinator, QuorumOK: l.Coordinator != nil,
-		Members: map[string]int{}, Daemons: map[string]int{}, Work: map[string]int{}, Alarms: a.alarms.list(), AsOf: ms.AsOf,
+		Members: map[string]int{}, Daemons: map[string]int{}, Work: a.workCounts(ctx, r), Alarms: a.alarms.list(), AsOf: ms.AsOf,
 	}
 	for _, s := range []ring.Status{ring.Alive, ring.Failed, ring.Left, ring.Draining} {
 		st.Members[string(s)] = 0
@@ -171,15 +168,6 @@ func (a *Agent) status(ctx context.Context) api.Status {
 		lag := rs.Target - rs.Last
 		st.Events.Lag = &lag
 	}
-	if a.node.Class == id.Core {
-		for _, w := range []ring.WorkState{ring.WorkPending, ring.WorkClaimed, ring.WorkRunning, ring.WorkDone, ring.WorkFailed, ring.WorkDead} {
-			st.Work[string(w)] = r.s.WorkDepth("", w)
-		}
-	} else if v, err := a.view(ctx, "/api/v1/work", nil); err == nil {
-		st.Work = countWork(v, st.Work)
-	} else {
-		st.Work, st.Events.Lag = nil, nil // an edge node that no core node answers does not know
-	}
 	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
 	st.Degraded = a.degraded()
 	settings, version := r.s.Settings()
@@ -193,8 +181,8 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 	now := time.Now().UTC()
 	if l.Coordinator == nil {
 		since := now
-		if l.AsOf.AsOf != nil {
-			since = *l.AsOf.AsOf // when one was last heard
+		if at := l.AsOf.AsOf.At; at != nil {
+			since = *at // when one was last heard
 		}
 		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: since})
 	}
@@ -304,89 +292,36 @@ func (a *Agent) spec(name string) (kit.Spec, bool) {
 	return kit.Spec{}, false
 }
 
-func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
-	out := api.VerifyNode{Node: a.node.Name, Oldest: a.replica.Status().Oldest}
-	v, err := a.replica.Verify(ctx)
-	if err != nil {
-		out.Error = err.Error()
+// workCounts counts the queue's items by state; they are null where the state is not known. An edge node asks a core node for the list.
+func (a *Agent) workCounts(ctx context.Context, r reading) map[string]*int {
+	out := map[string]*int{}
+	states := []ring.WorkState{ring.WorkPending, ring.WorkClaimed, ring.WorkRunning, ring.WorkDone, ring.WorkFailed, ring.WorkDead}
+	for _, w := range states {
+		out[string(w)] = nil
+	}
+	if a.node.Class == id.Core {
+		for _, w := range states {
+			if r.fresh.Known {
+				n := r.s.WorkDepth("", w)
+				out[string(w)] = &n
+			}
+		}
 		return out
 	}
-	out.OK, out.LastSeq, out.Hash = v.OK, v.LastSeq, v.Hash.String()
-	if !v.OK {
-		bad := v.FirstBad
-		out.FirstBad, out.Error = &bad, v.Detail
-	}
-	if d := a.replica.Status().Diverged; d != nil && out.OK {
-		seq := d.Seq
-		out.OK, out.FirstBad, out.Error = false, &seq, d.Error()
-	}
-	return out
-}
-
-// verifyEvents verifies this replica, and with all those of every live node; where two reach the same seq, their hashes
-// must be the same.
-func (a *Agent) verifyEvents(ctx context.Context, all bool) api.Verify {
-	here := a.verifyHere(ctx)
-	nodes := []api.VerifyNode{here}
-	if all {
-		var mu sync.Mutex
-		var group sync.WaitGroup
-		for _, m := range a.mesh.Members() {
-			if m.ID == a.node.ID || statusOf(m) != ring.Alive && statusOf(m) != ring.Draining {
-				continue
-			}
-			group.Go(func() {
-				var v api.VerifyNode
-				if err := a.mesh.Call(ctx, m.ID, methodVerify, struct{}{}, &v); err != nil {
-					v = api.VerifyNode{Node: m.Name, Error: err.Error()}
-				}
-				mu.Lock()
-				nodes = append(nodes, v)
-				mu.Unlock()
-			})
-		}
-		group.Wait()
-	}
-	slices.SortFunc(nodes, func(x, y api.VerifyNode) int { return strings.Compare(x.Node, y.Node) })
-	out := api.Verify{OK: true, LastSeq: here.LastSeq, Hash: here.Hash, Nodes: nodes}
-	a.compareHashes(ctx, nodes)
-	for _, n := range nodes {
-		out.OK = out.OK && n.OK
-	}
-	return out
-}
-
-// compareHashes checks that replicas which stand at different seqs agree where they overlap: this replica's chain is asked
-// for its hash at the other's last seq.
-func (a *Agent) compareHashes(ctx context.Context, nodes []api.VerifyNode) {
-	for i, n := range nodes {
-		if !n.OK || n.LastSeq == 0 {
-			continue
-		}
-		have, err := a.replica.Fetch(ctx, n.LastSeq-1, 1)
-		var gap *eventlog.Compacted
-		if errors.As(err, &gap) || err != nil || len(have) == 0 || have[0].Seq != n.LastSeq {
-			continue // this replica does not reach to that seq, or no longer keeps it
-		}
-		if have[0].Hash.String() != n.Hash {
-			seq := n.LastSeq
-			nodes[i].OK, nodes[i].FirstBad, nodes[i].Error = false, &seq, "its hash differs from this node's at the same seq"
-		}
-	}
-}
-
-// countWork counts a list of work that came from a core node.
-func countWork(v any, into map[string]int) map[string]int {
+	v, err := a.view(ctx, "/api/v1/work", nil)
 	raw, ok := v.(json.RawMessage)
-	if !ok {
-		return into
-	}
 	var l api.WorkList
-	if json.Unmarshal(raw, &l) != nil {
-		return into
+	if err != nil || !ok || json.Unmarshal(raw, &l) != nil {
+		return out
+	}
+	for _, w := range states {
+		out[string(w)] = new(int)
 	}
 	for _, w := range l.Work {
-		into[string(w.State)]++
+		if out[string(w.State)] == nil { // cancelled, or of a newer build
+			out[string(w.State)] = new(int)
+		}
+		*out[string(w.State)]++
 	}
-	return into
+	return out
 }

@@ -15,16 +15,19 @@ import (
 
 // reading is one state with what it is worth; the shapes of the API are pure functions of it.
 type reading struct {
-	s     *state.State
-	fresh leader.Freshness
+	s      *state.State
+	fresh  leader.Freshness
+	roster *roster // the copy on disk, for names where the state is not known yet; may be nil
 }
 
 // asOf is set when nobody confirms the copy now.
 func (r reading) asOf(now time.Time, limit time.Duration) api.AsOf {
 	out := api.AsOf{Index: r.s.Index()}
-	if !r.fresh.Known || r.fresh.Coordinator == "" || now.Sub(r.fresh.AsOf) > limit {
-		at := r.fresh.AsOf.UTC()
-		out.AsOf = &at
+	switch {
+	case !r.fresh.Known:
+		out.AsOf.Unknown = true
+	case r.fresh.Coordinator == "" || now.Sub(r.fresh.AsOf) > limit:
+		out.AsOf = api.ConfirmedAt(r.fresh.AsOf)
 	}
 	return out
 }
@@ -33,6 +36,11 @@ func (r reading) asOf(now time.Time, limit time.Duration) api.AsOf {
 func (r reading) name(n id.Node) string {
 	if m, ok := r.s.Member(n); ok && m.Name != "" {
 		return m.Name
+	}
+	if r.roster != nil && !r.fresh.Known {
+		if m, ok := r.roster.Lookup(n); ok && m.Name != "" {
+			return m.Name
+		}
 	}
 	return string(n)
 }
@@ -109,8 +117,8 @@ func (r reading) artifact(a ring.Artifact, named map[id.Digest][]string) api.Art
 		names = []string{}
 	}
 	return api.Artifact{
-		SHA256: a.Digest, Kind: a.Kind, Config: a.Config, Bytes: a.Bytes, Created: a.Created, Origin: r.name(a.Origin),
-		Holders: r.names(a.Holders), Names: names, Wanted: settings.CopiesOf(a.Kind), Counters: a.Counters, Parents: a.Parents, Labels: a.Labels, Joined: a.Joined,
+		SHA256: a.Digest, Kind: a.Kind, Config: a.Config, Bytes: a.Bytes, Created: &a.Created, Origin: new(r.name(a.Origin)),
+		Holders: r.names(a.Holders), Names: names, Wanted: new(settings.CopiesOf(a.Kind)), Counters: a.Counters, Parents: a.Parents, Labels: a.Labels, Joined: a.Joined,
 	}
 }
 
@@ -262,7 +270,10 @@ func (r reading) tokens() []api.Token {
 func (r reading) leader(st leader.Stats) api.Leader {
 	out := api.Leader{
 		Term: st.Term, Voters: r.names(st.Voters), Nonvoters: r.names(st.Nonvoters), Quorum: st.Quorum, AliveVoters: st.AliveVoters,
-		FailureTolerance: st.FailureTolerance, CommitIndex: st.CommitIndex,
+		FailureTolerance: st.FailureTolerance,
+	}
+	if st.CommitIndex > 0 { // Raft says 0 until it has heard
+		out.CommitIndex = &st.CommitIndex
 	}
 	if st.Coordinator != nil {
 		n := r.name(*st.Coordinator)

@@ -79,6 +79,7 @@ func (r *randomOutbox) open(t *testing.T, dir string) {
 		}
 		return []error{syscall.ENOSPC, syscall.EIO}[r.dice.n(2)]
 	}
+	var self atomic.Pointer[Outbox]
 	var o *Outbox
 	o, r.stop = outboxAt(t, dir, r.ring, func(p *OutboxOptions) {
 		p.Sequencer = lazyRing{r.ring, func() time.Duration { return r.dice.upTo(answerTakes) }}
@@ -86,13 +87,14 @@ func (r *randomOutbox) open(t *testing.T, dir string) {
 		p.hooks.committed = fail
 		p.hooks.commit = func() error {
 			// The bubble's clock stands still while somebody waits for mu, so whoever holds it must not sleep.
-			if o := r.o.Load(); o != nil && o.mu.TryLock() {
+			if o := self.Load(); o != nil && o.mu.TryLock() {
 				o.mu.Unlock()
 				time.Sleep(r.dice.upTo(commitTakes))
 			}
 			return fail()
 		}
 	})
+	self.Store(o)
 	r.o.Store(o)
 }
 

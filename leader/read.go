@@ -35,14 +35,38 @@ func (n *Node) Freshness() Freshness {
 	if s == nil {
 		return f
 	}
-	if f.AsOf = s.trans.told.asOf(s.raft.AppliedIndex()); f.AsOf.IsZero() {
+	applied := s.raft.AppliedIndex()
+	at := s.trans.told.asOf(applied)
+	if at.IsZero() || !s.caughtUp(applied, n.machine) {
 		return f
 	}
+	f.AsOf = at
 	if _, leader := s.raft.LeaderWithID(); id.Node(leader) != n.cfg.Self.Node {
 		f.Coordinator = id.Node(leader)
 	}
 	f.Known = true
 	return f
+}
+
+// caughtUp says whether the view has what Raft has applied. After a start the library counts thousands of entries as applied that
+// still wait for the state machine, and until they are through the view is a part of the state that there never was; later on they
+// are a few, and it is only a moment old.
+func (s *seat) caughtUp(applied uint64, m *state.Machine) bool {
+	if s.whole.Load() {
+		return true
+	}
+	first, err := s.store.FirstIndex()
+	for i := applied; err == nil && 0 < first && first <= i; i-- {
+		var l raft.Log
+		if err = s.store.GetLog(i, &l); err == nil && l.Type == raft.LogCommand { // others do not come to the machine
+			if m.View().Index() < i {
+				return false
+			}
+			break
+		}
+	}
+	s.whole.Store(true) // also where the log was cut: then it was applied
+	return true
 }
 
 // Changes returns a channel that is closed when the view has changed after the call.

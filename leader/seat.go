@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -42,6 +43,7 @@ type seat struct {
 	notify chan bool
 	lost   chan struct{} // closed when Raft has ended
 	again  chan struct{} // look again whether this node is elected
+	whole  atomic.Bool   // see caughtUp
 
 	heartbeat time.Duration // with which it was opened; other times hold from the next start on
 }

@@ -1,10 +1,12 @@
 package leader_test
 
 import (
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/leadertest"
 	"github.com/ringagent/ringagent/leader/state"
@@ -86,6 +88,47 @@ func TestCopiesOfAnIdleRingAreFresh(t *testing.T) {
 			}
 			return true
 		})
+	})
+}
+
+// The library counts entries as applied that still wait for the state machine. A voter that has just started must not pass off the part
+// that is through for the ring's state.
+func TestHalfReplayedStateIsNotKnown(t *testing.T) {
+	t.Parallel()
+	var gate atomic.Pointer[chan struct{}]
+	config := func(m *leadertest.Member, c *leader.Config) {
+		c.Ports.Placed = func([]state.Placed, ring.LogHead) {
+			if g := gate.Load(); g != nil && m.Name == "n1" {
+				<-*g
+			}
+		}
+	}
+	bubble(t, leadertest.Options{Core: 3, Voters: 3, Config: config}, func(t *testing.T, r *leadertest.Ring) {
+		late := r.Members[0]
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		if r.Coordinator() == late {
+			if err := late.Node.Transfer(t.Context(), r.Members[1].ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.Wait(10*time.Second, "another coordinator", func() bool { c := r.Coordinator(); return c != nil && c != late })
+		if _, err := r.Coordinator().Node.Propose(t.Context(), state.Command{Kind: state.KindDaemonSwitch, Body: state.SwitchDaemon{Daemon: "X", Off: true}}); err != nil {
+			t.Fatal(err)
+		}
+		r.Kill(late)
+		closed := make(chan struct{})
+		gate.Store(&closed)
+		r.Start(late)
+		time.Sleep(5 * time.Second)
+		if f := late.Node.Freshness(); f.Known || late.Node.View().DaemonOff("X") {
+			t.Errorf("known %v with a state at %d of which the rest still waits", f.Known, f.Index)
+		}
+		gate.Store(nil)
+		close(closed)
+		r.Wait(5*time.Second, "the whole state", func() bool { return late.Node.Freshness().Known })
+		if !late.Node.View().DaemonOff("X") {
+			t.Error("known, and the last command is not in it")
+		}
 	})
 }
 

@@ -10,8 +10,34 @@ import (
 
 // AsOf says how old a view is; it is on every answer that may be stale.
 type AsOf struct {
-	AsOf  *time.Time `json:"as_of,omitempty"` // when a coordinator last confirmed the copy; absent when it is current
-	Index uint64     `json:"index,omitempty"`
+	AsOf  Confirmed `json:"as_of,omitzero"` // when a coordinator last confirmed the copy; absent when it is current
+	Index uint64    `json:"index,omitempty"`
+}
+
+// Confirmed is when a coordinator last confirmed a copy that may be stale; its zero value is that of one that is current.
+type Confirmed struct {
+	At      *time.Time
+	Unknown bool // none has since the node started: null in JSON
+}
+
+// ConfirmedAt is that of a copy that was current at t.
+func ConfirmedAt(t time.Time) Confirmed {
+	t = t.UTC()
+	return Confirmed{At: &t}
+}
+
+// IsZero says that the copy is current, so that nothing is written.
+func (c Confirmed) IsZero() bool { return c.At == nil && !c.Unknown }
+
+// MarshalJSON implements json.Marshaler.
+func (c Confirmed) MarshalJSON() ([]byte, error) { return json.Marshal(c.At) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (c *Confirmed) UnmarshalJSON(b []byte) error {
+	*c = Confirmed{}
+	err := json.Unmarshal(b, &c.At)
+	c.Unknown = err == nil && c.At == nil
+	return err
 }
 
 // Members answers `members`.
@@ -50,24 +76,24 @@ type Leader struct {
 	Quorum           int      `json:"quorum"`
 	AliveVoters      int      `json:"alive_voters"`
 	FailureTolerance int      `json:"failure_tolerance"`
-	CommitIndex      uint64   `json:"commit_index"`
+	CommitIndex      *uint64  `json:"commit_index"` // null: not known here
 	AsOf
 }
 
 // Status answers `status`.
 type Status struct {
-	Node        string         `json:"node"`
-	Ring        string         `json:"ring"`
-	Coordinator *string        `json:"coordinator"`
-	QuorumOK    bool           `json:"quorum_ok"`
-	Members     map[string]int `json:"members"`
-	Daemons     map[string]int `json:"daemons"`
-	Events      EventsStatus   `json:"events"`
-	Work        map[string]int `json:"work"`
-	Alarms      []Alarm        `json:"alarms"`
-	Singletons  []DaemonRow    `json:"singletons,omitempty"`
-	NextStep    string         `json:"next_step,omitempty"`
-	Degraded    []string       `json:"degraded,omitempty"`
+	Node        string          `json:"node"`
+	Ring        string          `json:"ring"`
+	Coordinator *string         `json:"coordinator"`
+	QuorumOK    bool            `json:"quorum_ok"`
+	Members     map[string]int  `json:"members"`
+	Daemons     map[string]int  `json:"daemons"`
+	Events      EventsStatus    `json:"events"`
+	Work        map[string]*int `json:"work"` // null: not known here
+	Alarms      []Alarm         `json:"alarms"`
+	Singletons  []DaemonRow     `json:"singletons,omitempty"`
+	NextStep    string          `json:"next_step,omitempty"`
+	Degraded    []string        `json:"degraded,omitempty"`
 	AsOf
 }
 
@@ -145,19 +171,19 @@ type Published struct {
 
 // Verify answers `events verify`.
 type Verify struct {
-	OK      bool         `json:"ok"`
+	OK      *bool        `json:"ok"` // null: no replica is known to be wrong, but of some nothing is known
 	LastSeq uint64       `json:"last_seq"`
 	Hash    string       `json:"hash"`
 	Nodes   []VerifyNode `json:"nodes"`
 }
 
-// VerifyNode is one replica's part of a verification.
+// VerifyNode is one replica's part of a verification; all is null where its node does not answer.
 type VerifyNode struct {
 	Node     string  `json:"node"`
-	OK       bool    `json:"ok"`
-	LastSeq  uint64  `json:"last_seq"`
-	Oldest   uint64  `json:"oldest"`
-	Hash     string  `json:"hash"`
+	OK       *bool   `json:"ok"`
+	LastSeq  *uint64 `json:"last_seq"`
+	Oldest   *uint64 `json:"oldest"`
+	Hash     *string `json:"hash"`
 	FirstBad *uint64 `json:"first_bad"`
 	Error    string  `json:"error,omitempty"`
 }
@@ -206,6 +232,7 @@ type AddWork struct {
 // Artifacts answers `data ls`, `data where` and `data under-replicated`.
 type Artifacts struct {
 	Artifacts []Artifact `json:"artifacts"`
+	OnlyHere  bool       `json:"only_here,omitempty"` // these are the asked node's own copies; what else there is, it cannot know
 	AsOf
 }
 
@@ -215,11 +242,11 @@ type Artifact struct {
 	Kind     ring.Kind         `json:"kind"`
 	Config   id.Config         `json:"config"`
 	Bytes    int64             `json:"bytes"`
-	Created  time.Time         `json:"created"`
-	Origin   string            `json:"origin"`
+	Created  *time.Time        `json:"created"`
+	Origin   *string           `json:"origin"`
 	Holders  []string          `json:"holders"`
 	Names    []string          `json:"names"`
-	Wanted   int               `json:"wanted"` // receipts asked for
+	Wanted   *int              `json:"wanted"` // receipts asked for
 	Counters map[string]int64  `json:"counters,omitempty"`
 	Parents  []id.Digest       `json:"parents,omitempty"`
 	Labels   map[string]string `json:"labels,omitempty"`
@@ -312,6 +339,7 @@ type TokenCreated struct {
 // Tokens answers `token list`.
 type Tokens struct {
 	Tokens []Token `json:"tokens"`
+	AsOf
 }
 
 // Token is a join token without its secret.

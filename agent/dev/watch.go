@@ -74,23 +74,30 @@ func orNone(s string) string {
 	return s
 }
 
-// look asks the first agent that answers.
+// look asks the first agent that answers and knows what the ring holds. Where all that answer were started anew since a coordinator
+// was heard, the figures stay those of the last look.
 func (r *running) look(ctx context.Context) (picture, bool) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+	found := false
+	p := picture{}
 	for _, n := range r.nodes {
 		if _, alive := holder(n.DataDir); !alive {
 			continue
 		}
-		p, err := r.ask(ctx, n)
+		now, err := r.ask(ctx, n)
 		if err == nil {
-			return p, true
+			return now, true
+		}
+		if !found && api.AsError(err).Code == api.CodeNoQuorum {
+			p, found = r.last, true
+			p.coordinator, p.alive = now.coordinator, now.alive
 		}
 	}
-	return picture{}, false
+	return p, found
 }
 
 func (r *running) ask(ctx context.Context, n Node) (picture, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	var p picture
 	c := r.client(n)
 	var s api.Status

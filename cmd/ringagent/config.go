@@ -115,7 +115,11 @@ func showRing(w io.Writer, raw json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "# ring settings, version %d\n%s", a.Version, b)
+	fmt.Fprintf(w, "# ring settings, version %d\n", a.Version)
+	if s := confirmation(a.AsOf); s != "" {
+		fmt.Fprintf(w, "# %s\n", s)
+	}
+	fmt.Fprintf(w, "%s", b)
 	if a.Settings.Workload != "" {
 		fmt.Fprintf(w, "# workload: FILE names it; its text in the ring is:\n---\n%s", a.Settings.Workload)
 	}
@@ -126,6 +130,7 @@ func showRing(w io.Writer, raw json.RawMessage) error {
 type applied struct {
 	Version  uint64        `json:"version"`
 	Settings ring.Settings `json:"settings"`
+	api.AsOf
 }
 
 func applyConfig(c *cli.Context) error {

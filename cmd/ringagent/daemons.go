@@ -43,10 +43,13 @@ func daemonsCommand() *cli.Command {
 			if err := show(c, d, printDaemons); err != nil {
 				return err
 			}
-			if d.AsOf.AsOf != nil && !c.Bool("all") && c.String("node") == "" {
+			if !d.AsOf.AsOf.IsZero() && !c.Bool("all") && c.String("node") == "" {
 				return nil // without quorum this is all that can be told
 			}
 			for _, r := range d.Daemons {
+				if r.State == "unknown" && r.Node == nil {
+					return api.Errorf(api.CodePartial, "it is not known here who runs %s: no coordinator was heard since this node started", r.Name)
+				}
 				if r.State == "unknown" {
 					return api.Errorf(api.CodePartial, "node %s does not answer; its rows are unknown", deref(r.Node))
 				}

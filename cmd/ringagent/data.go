@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -126,13 +127,18 @@ func listArtifacts(c *cli.Context, path string, q url.Values) error {
 	if err := client(c).Get(ctx, path, q, &out); err != nil {
 		return err
 	}
+	if out.OnlyHere {
+		fmt.Fprintln(c.App.ErrWriter, "no core node can tell: only the copies on this node are listed, and who else has them is not known")
+	}
 	return show(c, out, func(w io.Writer, as api.Artifacts) {
 		t := newTable(w, "SHA256", "KIND", "CONFIG", "SIZE", "AGE", "ORIGIN", "HOLDERS", "NAMES")
 		for _, a := range as.Artifacts {
-			t.row(short(string(a.SHA256)), a.Kind, a.Config, size(a.Bytes), age(a.Created), a.Origin, strings.Join(a.Holders, ","), strings.Join(a.Names, ","))
+			t.row(short(string(a.SHA256)), a.Kind, a.Config, size(a.Bytes), ageOf(a.Created), deref(a.Origin), strings.Join(a.Holders, ","), strings.Join(a.Names, ","))
 		}
 		t.flush()
-		printAsOf(w, as.AsOf)
+		if !as.OnlyHere {
+			printAsOf(w, as.AsOf)
+		}
 	})
 }
 
@@ -144,20 +150,32 @@ func getArtifact(c *cli.Context) error {
 	}
 	ctx, cancel := ask(c)
 	defer cancel()
-	var found api.Artifacts
-	if err := client(c).Get(ctx, "/api/v1/artifacts/"+prefix, nil, &found); err != nil {
+	d, err := digestOf(ctx, c, prefix)
+	if err != nil {
 		return err
 	}
-	if len(found.Artifacts) != 1 {
-		return api.Errorf(api.CodeNotFound, "%d artifacts begin with %s", len(found.Artifacts), prefix)
-	}
-	d := found.Artifacts[0].SHA256
 	body, err := client(c).Stream(c.Context, "/api/v1/blobs/"+string(d), nil)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	return deliver(c, body, d)
+}
+
+// digestOf asks which artifact a prefix means. Of a whole hash nobody need know anything: the node may have the bytes.
+func digestOf(ctx context.Context, c *cli.Context, prefix string) (id.Digest, error) {
+	var found api.Artifacts
+	err := client(c).Get(ctx, "/api/v1/artifacts/"+prefix, nil, &found)
+	if d, bad := id.ParseDigest(prefix); err != nil && bad == nil && api.AsError(err).Code == api.CodeNoQuorum {
+		return d, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(found.Artifacts) != 1 {
+		return "", api.Errorf(api.CodeNotFound, "%d artifacts begin with %s", len(found.Artifacts), prefix)
+	}
+	return found.Artifacts[0].SHA256, nil
 }
 
 func putArtifact(c *cli.Context) error {

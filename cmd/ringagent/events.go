@@ -292,7 +292,7 @@ func verifyEventsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "verify",
 		Usage: "recompute the log's hash chain and compare replicas",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "all-nodes", Usage: "on every live node, not only this one"}},
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "all-nodes", Usage: "on every node that belongs to the ring, not only this one"}},
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
 				return err
@@ -310,30 +310,43 @@ func verifyEventsCommand() *cli.Command {
 			if err := show(c, v, printVerify); err != nil {
 				return err
 			}
-			if !v.OK {
-				return badReplica(v)
-			}
-			return nil
+			return verdictOn(v)
 		},
 	}
 }
 
-func badReplica(v api.Verify) error {
+// verdictOn is the error of a verification: a replica that is wrong counts for more than those of which nothing is known.
+func verdictOn(v api.Verify) error {
+	var silent []string
 	for _, n := range v.Nodes {
-		if !n.OK {
-			if n.FirstBad != nil {
-				return api.Errorf(api.CodeFailed, "the replica of %s is wrong from seq %d on: %s", n.Node, *n.FirstBad, n.Error)
-			}
+		switch {
+		case n.OK == nil:
+			silent = append(silent, n.Node+" ("+n.Error+")")
+		case *n.OK:
+		case n.FirstBad != nil:
+			return api.Errorf(api.CodeFailed, "the replica of %s is wrong from seq %d on: %s", n.Node, *n.FirstBad, n.Error)
+		default:
 			return api.Errorf(api.CodeFailed, "the replica of %s could not be verified: %s", n.Node, n.Error)
 		}
 	}
-	return api.Errorf(api.CodeFailed, "replicas differ")
+	if len(silent) > 0 {
+		return api.Errorf(api.CodePartial, "nothing is known of the replica of %s", strings.Join(silent, ", ")).
+			WithHint("those that are shown as ok agree; a machine that is gone for good: ringagent force-leave NODE")
+	}
+	if v.OK == nil || !*v.OK {
+		return api.Errorf(api.CodeFailed, "replicas differ")
+	}
+	return nil
 }
 
 func printVerify(w io.Writer, v api.Verify) {
 	t := newTable(w, "NODE", "OK", "OLDEST", "LAST", "HASH", "NOTE")
 	for _, n := range v.Nodes {
-		t.row(n.Node, n.OK, n.Oldest, n.LastSeq, short(n.Hash), n.Error)
+		ok := deref(n.OK)
+		if ok == "" {
+			ok = "unknown"
+		}
+		t.row(n.Node, ok, deref(n.Oldest), deref(n.LastSeq), short(deref(n.Hash)), n.Error)
 	}
 	t.flush()
 }

@@ -83,19 +83,34 @@ func printLeader(w io.Writer, l api.Leader) {
 	if name == "" {
 		name = "none known"
 	}
+	index := deref(l.CommitIndex)
+	if index == "" {
+		index = "unknown"
+	}
 	fmt.Fprintf(w, "coordinator        %s\nterm               %d\nvoters             %s\n", name, l.Term, strings.Join(l.Voters, ", "))
 	if len(l.Nonvoters) > 0 {
 		fmt.Fprintf(w, "non-voters         %s\n", strings.Join(l.Nonvoters, ", "))
 	}
-	fmt.Fprintf(w, "alive voters       %d of %d (%d needed)\nfailure tolerance  %d\ncommit index       %d\n",
-		l.AliveVoters, len(l.Voters), l.Quorum, l.FailureTolerance, l.CommitIndex)
+	fmt.Fprintf(w, "alive voters       %d of %d (%d needed)\nfailure tolerance  %d\ncommit index       %s\n",
+		l.AliveVoters, len(l.Voters), l.Quorum, l.FailureTolerance, index)
 	printAsOf(w, l.AsOf)
 }
 
 func printAsOf(w io.Writer, a api.AsOf) {
-	if a.AsOf != nil {
-		fmt.Fprintf(w, "(no coordinator confirms this: the copy is %s old)\n", age(*a.AsOf))
+	if s := confirmation(a); s != "" {
+		fmt.Fprintf(w, "(%s)\n", s)
 	}
+}
+
+// confirmation says what an answer is worth that no coordinator confirms; "" of one that is current.
+func confirmation(a api.AsOf) string {
+	switch {
+	case a.AsOf.Unknown:
+		return "no coordinator was heard since this node started: what the ring has decided is not known here"
+	case a.AsOf.At != nil:
+		return fmt.Sprintf("no coordinator confirms this: the copy is %s old", age(*a.AsOf.At))
+	}
+	return ""
 }
 
 // post sends a request whose answer is only that it was done.

@@ -98,6 +98,14 @@ func age(t time.Time) string {
 	return span(time.Since(t))
 }
 
+// ageOf is age where it may be unknown.
+func ageOf(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return age(*t)
+}
+
 func span(d time.Duration) string {
 	switch {
 	case d < 0:

@@ -44,7 +44,7 @@ func printStatus(w io.Writer, s api.Status) {
 		lag = fmt.Sprint(*s.Events.Lag)
 	}
 	fmt.Fprintf(w, "ring         %s, seen from %s\nquorum       %s\ncoordinator  %s\nmembers      %s\ndaemons      %s\nwork         %s\nevents       last %d, lag %s\n",
-		s.Ring, s.Node, quorum, coordinator, counts(s.Members), counts(s.Daemons), counts(s.Work), s.Events.LastSeq, lag)
+		s.Ring, s.Node, quorum, coordinator, counts(s.Members), counts(s.Daemons), knownCounts(s.Work), s.Events.LastSeq, lag)
 	if len(s.Singletons) > 0 {
 		fmt.Fprintln(w)
 		t := newTable(w, "SINGLETON", "STATE", "NODE", "EPOCH", "STANDBY")
@@ -80,4 +80,18 @@ func counts(m map[string]int) string {
 		return "-"
 	}
 	return strings.Join(keys, ", ")
+}
+
+// knownCounts is counts where they may be unknown.
+func knownCounts(m map[string]*int) string {
+	known := map[string]int{}
+	for k, n := range m {
+		if n != nil {
+			known[k] = *n
+		}
+	}
+	if len(known) == 0 {
+		return "unknown"
+	}
+	return counts(known)
 }

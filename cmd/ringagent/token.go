@@ -66,6 +66,7 @@ func tokenCommand() *cli.Command {
 							t.row(k.ID, k.Class, k.Used, k.Uses, k.Expires.Format(time.RFC3339), k.Revoked)
 						}
 						t.flush()
+						printAsOf(w, ts.AsOf)
 					})
 				},
 			},
