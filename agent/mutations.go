@@ -193,7 +193,7 @@ func (a *Agent) join(ctx context.Context, seeds []string) (any, error) {
 	var joined []string
 	var errs []error
 	for _, s := range seeds {
-		n, err := a.mesh.JoinAt(ctx, s)
+		n, err := a.joinAt(ctx, s)
 		if err != nil {
 			errs = append(errs, meshError(err))
 			continue
