@@ -59,6 +59,8 @@ type Faults struct {
 	Clock leader.Clock
 	// AnyVoter takes nodes in as voters whose copy of the log is not complete.
 	AnyVoter bool
+	// AnyIntroducer believes nodes of either class who belongs to the ring.
+	AnyIntroducer bool
 
 	openReplica func(*Agent) // stands before the opening of the event replica
 	// Store is told of each step in which the content store gives a file its name, and may block there.

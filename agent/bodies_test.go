@@ -20,7 +20,7 @@ import (
 )
 
 // bodiesChecks are named checks of a ring, one per daemon and more for the parts that serve others. Each must hold in a ring
-// of real daemons, and fail in one whose daemons have lost their bodies.
+// of real daemons, and fail in one whose daemons have lost their bodies. P2P_BACKEND's own is TestMovedSiteComesBackByItsSeeds.
 type bodyCheck struct {
 	name string
 	ok   func(ctx context.Context, r *agenttest.Ring, heard *book) error
@@ -75,12 +75,7 @@ func TestEveryBodyIsMissed(t *testing.T) {
 		t.Parallel()
 		r, heard := bodyRing(t, func(s kit.Spec) kit.Spec {
 			if s.AliasOf == "" {
-				s.New = func(kit.Env) (kit.Daemon, error) {
-					return kit.Run(func(ctx context.Context) error {
-						<-ctx.Done()
-						return nil
-					}), nil
-				}
+				s.New = idleBody
 			}
 			return s
 		})
@@ -100,6 +95,51 @@ func TestEveryBodyIsMissed(t *testing.T) {
 			cancel()
 		}
 	})
+}
+
+// A site gets other addresses while all is off, and each node remembers where the others were. The edge node finds them by the seeds
+// of its config, which P2P_BACKEND alone calls: without its body the node stays alone.
+func TestMovedSiteComesBackByItsSeeds(t *testing.T) {
+	t.Parallel()
+	for name, idle := range map[string]bool{"whole": false, "broken: P2P_BACKEND without its body": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			specs := base()
+			for i, s := range specs {
+				if s.Name == "P2P_BACKEND" && idle {
+					specs[i].New = idleBody
+				}
+			}
+			calls := &callBook{by: "e1"}
+			r := agenttest.Start(t, agenttest.Options{Edge: 1, Specs: specs, Agent: calls.watch})
+			c1, e1 := r.Node("c1"), r.Node("e1")
+			e1.Stop()
+			c1.Stop()
+			former := c1.Address
+			for i, n := range r.Nodes() {
+				ip := fmt.Sprintf("127.0.8.%d", i+1)
+				n.Host, n.Address = r.Net.Host(ip), ip+":8770"
+			}
+			c1.Start()
+			e1.Start()
+			if !idle {
+				r.Settled()
+				mustNote(t, r, e1, "here")
+				return
+			}
+			calls.until(r, former, 60)
+			if n := calls.calls(c1.Address); n > 0 {
+				t.Errorf("%d calls of the seed without the body: the test shows nothing", n)
+			}
+		})
+	}
+}
+
+func idleBody(kit.Env) (kit.Daemon, error) {
+	return kit.Run(func(ctx context.Context) error {
+		<-ctx.Done()
+		return nil
+	}), nil
 }
 
 // bodyRing is a ring with the whole registry and a workload, and with a subscriber to hear the ring's own events.

@@ -14,13 +14,15 @@ import (
 	"time"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
+	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// A ring with certificates of 20 s lives through five renewals of each, while all nodes publish, call each other and open
-// new connections: no call is refused, no event is lost, and nobody runs on a certificate that has ended.
+// A ring of three voters with certificates of 20 s lives through five renewals of each, while all nodes publish, call each other and
+// open new connections: no call is refused, no event is lost, nobody runs on a certificate that has ended, and nothing between the
+// voters is refused for so long that one of them stands for election.
 func TestFiveRenewalsUnderTraffic(t *testing.T) {
 	t.Parallel()
 	const life, renewals = 20 * time.Second, 5
@@ -38,9 +40,10 @@ func TestFiveRenewalsUnderTraffic(t *testing.T) {
 		}
 		return nil
 	})
-	r := agenttest.Start(t, agenttest.Options{Core: 2, Edge: 1, CertLife: life, Specs: base(traffic)})
+	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1, CertLife: life, Specs: base(traffic)})
 	r.Node("c1").Restart(false) // the founder's first certificate is one of a day
 	r.Settled()
+	first := reign(t, r)
 	on.Store(true)
 
 	seen := map[string]map[time.Time]bool{}
@@ -64,6 +67,9 @@ func TestFiveRenewalsUnderTraffic(t *testing.T) {
 					dials[n.Name] = now
 				}
 			}
+		}
+		if now := reign(t, r); now != first {
+			t.Fatalf("coordinator %+v, was %+v", now, first)
 		}
 		if list := refused.list(); len(list) > 0 {
 			t.Fatalf("%d calls of %d refused: %q", len(list), calls.Load(), list)
@@ -101,6 +107,22 @@ func TestFiveRenewalsUnderTraffic(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// coordinates is who coordinates whom, in which term.
+type coordinates struct {
+	node   string
+	term   uint64
+	voters int
+}
+
+func reign(t *testing.T, r *agenttest.Ring) coordinates {
+	t.Helper()
+	var l api.Leader
+	if err := r.Node("c1").Client().Get(t.Context(), "/api/v1/leader", nil, &l); err != nil || l.Coordinator == nil {
+		t.Fatalf("leader: %+v, %v", l, err)
+	}
+	return coordinates{*l.Coordinator, l.Term, len(l.Voters)}
 }
 
 // callEverybody calls each other node, and now and then has one fetch an artifact from here, for which it opens a
@@ -148,11 +170,12 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A ring that was off for longer than its certificates live comes back by itself.
+// A ring that was off for longer than its certificates live comes back by itself. None of its voters can coordinate alone: they let
+// each other in, or renew, before there is a coordinator.
 func TestRingComesBackWithExpiredCertificates(t *testing.T) {
 	t.Parallel()
 	const life = 6 * time.Second
-	r := agenttest.Start(t, agenttest.Options{Core: 2, Edge: 1, CertLife: life, Specs: base()})
+	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1, CertLife: life, Specs: base()})
 	r.Node("c1").Restart(false) // the founder's first certificate is one of a day
 	r.Settled()
 	mustNote(t, r, r.Node("e1"), "before")

@@ -222,7 +222,7 @@ func (a *Agent) join(ctx context.Context, seeds []string) (any, error) {
 	var joined, failed []string
 	var first *api.Error
 	for _, s := range seeds {
-		n, err := a.mesh.JoinAt(ctx, s)
+		n, err := a.joinAt(ctx, s)
 		if err != nil {
 			e := seedError(s, err)
 			failed, first = append(failed, e.Message), cmp.Or(first, e)

@@ -63,7 +63,7 @@ func (l onlyLoopback) Accept() (net.Conn, error) {
 }
 
 // meshKeeper is P2P_BACKEND's part: it keeps the addresses of peers in the mesh's book up to date from the roster and calls
-// seeds from the config as long as this node sees nobody else.
+// seeds from the config as long as this node sees nobody else, or has lost its copy of the roster.
 type meshKeeper struct{ a *Agent }
 
 // Run implements kit.Daemon.
@@ -80,9 +80,9 @@ func (k meshKeeper) Run(ctx context.Context) error {
 				}
 			}
 		}
-		if alone {
+		if alone || !k.a.roster.Loaded() {
 			for _, seed := range k.a.conf.Load().Join {
-				if _, err := k.a.mesh.JoinAt(ctx, seed); err != nil && ctx.Err() == nil {
+				if _, err := k.a.joinAt(ctx, seed); err != nil && ctx.Err() == nil {
 					k.a.log.Debug().Err(err).Str("seed", seed).Msg("seed does not answer")
 				}
 			}

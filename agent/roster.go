@@ -2,13 +2,16 @@ package agent
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -41,6 +44,7 @@ func (f rosterFile) with(m ring.Member) rosterFile {
 // roster answers the mesh from memory. It is replaced whole, so that readers never wait.
 type roster struct {
 	path string
+	mu   sync.Mutex // of take
 	copy atomic.Pointer[rosterIndex]
 }
 
@@ -102,6 +106,8 @@ func (r *roster) file() rosterFile { return r.copy.Load().file }
 // take replaces the copy by what a newer state says, keeps it on disk, and names the nodes that are shut out since. An older
 // state, as a restarted node has it at first, changes nothing.
 func (r *roster) take(s *state.State) (revoked []id.Node, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	old := r.copy.Load()
 	if !old.file.newer(s) {
 		return nil, nil
@@ -124,6 +130,54 @@ func (r *roster) take(s *state.State) (revoked []id.Node, err error) {
 		return revoked, nil
 	}
 	return revoked, writeJSONFile(r.path, f)
+}
+
+// introduction is how long a node may take to say who belongs to the ring.
+const introduction = 5 * time.Second
+
+// joinAt joins through whoever answers at an address. A node that has lost its copy of the roster, and so takes nobody in, asks
+// that one for it.
+func (a *Agent) joinAt(ctx context.Context, address string) (id.Node, error) {
+	p, err := a.mesh.JoinAt(ctx, address)
+	if p.Node == "" || a.roster.Loaded() {
+		return p.Node, err //nolint:wrapcheck // a *mesh.Error
+	}
+	return p.Node, errors.Join(err, a.introducedBy(ctx, p))
+}
+
+// introducedBy takes the roster from a core node, as a newcomer does when it enrols: the ring's certificate says that it is one,
+// and nobody is called who does not admit this node. An edge node is a rented machine, and could name whom it likes.
+func (a *Agent) introducedBy(ctx context.Context, p mesh.Peer) error {
+	if p.Class != id.Core && !a.opts.Faults.AnyIntroducer {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, introduction)
+	defer cancel()
+	s, err := a.leader.Excerpt(ctx, p.Node)
+	if err != nil {
+		return fmt.Errorf("ask %s for the roster: %w", p.Node, err)
+	}
+	a.takeRoster(s)
+	return nil
+}
+
+// takeRoster has the roster of a newer state admit peers from now on, and shuts out whom it has revoked.
+func (a *Agent) takeRoster(s *state.State) {
+	revoked, err := a.roster.take(s)
+	if err != nil {
+		a.log.Error().Err(err).Msg("roster copy not kept")
+	}
+	for _, n := range revoked {
+		a.log.Warn().Str("peer", string(n)).Msg("node is revoked; its connections are closed")
+		a.mesh.Revoke(n)
+	}
+	for _, m := range a.roster.file().Members {
+		for _, addr := range m.Addresses {
+			if m.ID != a.node.ID {
+				a.mesh.AddAddress(m.ID, addr)
+			}
+		}
+	}
 }
 
 // rosterEqual leaves the index out: a copy that says the same need not be written again.

@@ -200,21 +200,7 @@ func (a *Agent) watchState(ctx context.Context) {
 	for {
 		changed := a.leader.Changes()
 		s := a.leader.View()
-		revoked, err := a.roster.take(s)
-		if err != nil {
-			a.log.Error().Err(err).Msg("roster copy not kept")
-		}
-		for _, n := range revoked {
-			a.log.Warn().Str("peer", string(n)).Msg("node is revoked; its connections are closed")
-			a.mesh.Revoke(n)
-		}
-		for _, m := range a.roster.file().Members {
-			for _, addr := range m.Addresses {
-				if m.ID != a.node.ID {
-					a.mesh.AddAddress(m.ID, addr)
-				}
-			}
-		}
+		a.takeRoster(s)
 		if settings, version := s.Settings(); version > 0 && settings.Timing != timing {
 			if err := os.WriteFile(a.dir.path("timing"), []byte(settings.Timing), 0o600); err == nil {
 				timing = settings.Timing

@@ -44,13 +44,7 @@ func TestOutboxSetBackUnderUsedNumbersIsSaid(t *testing.T) {
 	s.putBack()
 	r.Partition(s.n.Name)
 	s.n.Start()
-	for i := range 8 { // more than stand in the log under these numbers
-		text := fmt.Sprintf("fresh-%d", i)
-		if p, err := note(t.Context(), s.n, text, false); err != nil || p.Seq != nil {
-			t.Fatalf("note %s while cut off: %+v, %v", text, p, err)
-		}
-		s.want = append(s.want, text)
-	}
+	s.leave("fresh", 8) // more than stand in the log under these numbers
 	r.Heal()
 	s.publish("healed", 2)
 	s.placedOnce()
@@ -60,6 +54,24 @@ func TestOutboxSetBackUnderUsedNumbersIsSaid(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The older copy still has to send what the ring has placed since: it sends all of it again.
+func TestOutboxSetBackBeforeItWasSent(t *testing.T) {
+	t.Parallel()
+	r := agenttest.Start(t, agenttest.Options{Edge: 1, Specs: base()})
+	s := &setBack{t: t, r: r, n: r.Node("e1")}
+	s.publish("before", 3)
+	r.Partition(s.n.Name)
+	s.leave("unsent", 6)
+	s.keep()
+	r.Heal()
+	s.publish("after", 3)
+	s.placedOnce()
+	s.putBack()
+	s.n.Start()
+	s.publish("fresh", 3)
+	s.placedOnce()
 }
 
 // setBack is a node whose outbox is set back, with the notes that it has published.
@@ -76,6 +88,18 @@ func (s *setBack) publish(prefix string, n int) {
 	for i := range n {
 		text := fmt.Sprintf("%s-%d", prefix, i)
 		mustNote(s.t, s.r, s.n, text)
+		s.want = append(s.want, text)
+	}
+}
+
+// leave publishes on a node that is cut off.
+func (s *setBack) leave(prefix string, n int) {
+	s.t.Helper()
+	for i := range n {
+		text := fmt.Sprintf("%s-%d", prefix, i)
+		if p, err := note(s.t.Context(), s.n, text, false); err != nil || p.Seq != nil {
+			s.t.Fatalf("note %s while cut off: %+v, %v", text, p, err)
+		}
 		s.want = append(s.want, text)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -143,28 +145,52 @@ func (w *wheel) turns(promotions int, limit time.Duration) error {
 			return fmt.Errorf("%s ran %d times", key, n)
 		}
 	}
-	datasets := map[id.Digest]bool{}
-	for _, i := range w.Work(kit.StageTrain) {
-		d, _ := kit.InputOf(i, kit.RoleDataset)
-		if datasets[d] {
-			return fmt.Errorf("dataset %s is trained on twice", d.Short())
+	for _, stage := range builtStages {
+		if err := w.twice(stage); err != nil {
+			return err
 		}
-		datasets[d] = true
 	}
 	return nil
+}
+
+// builtStages are those that make one thing of others.
+var builtStages = []string{kit.StageExport, kit.StageTrain, kit.StageEvaluate}
+
+// twice says if a stage was asked for twice over the same things, whatever the keys: the queue keeps one item a key, so that runs
+// by key say nothing of who makes keys. The champion that an item meets is no part of what was asked for.
+func (w *wheel) twice(stage string) error {
+	seen := map[string]string{}
+	for _, i := range w.Work(stage) {
+		var of []string
+		for _, in := range i.Inputs {
+			if stage == kit.StageExport || in.Role == kit.RoleDataset || in.Role == kit.RoleCandidate {
+				of = append(of, string(in.Digest))
+			}
+		}
+		slices.Sort(of)
+		what := strings.Join(of, ",")
+		if first, ok := seen[what]; ok {
+			return fmt.Errorf("%s and %s ask for the same", first, i.Key)
+		}
+		seen[what] = i.Key
+	}
+	return nil
+}
+
+// stageEvents are those of the loop's stages, withheld one after the other.
+func stageEvents() [][]event.Type {
+	return [][]event.Type{
+		{event.SelfplayAllocationUpdated.Type()}, {event.SelfplayComplete.Type()}, {event.NewGamesAvailable.Type()}, {event.DataSyncCompleted.Type()},
+		{event.NPZExportComplete.Type()}, {event.NPZDistributionComplete.Type()}, {event.TrainingCompleted.Type()},
+		{event.EvaluationCompleted.Type(), event.WorkCompleted.Type()}, {event.ModelPromoted.Type()}, {event.PromotionRejected.Type()},
+		{event.TrainingStarted.Type()}, {event.ModelDistributionComplete.Type()},
+	}
 }
 
 // With each stage's event withheld in turn the next stage starts all the same, by its owner's own reconciling.
 func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
 	t.Parallel()
-	withheld := [][]event.Type{nil,
-		{event.SelfplayAllocationUpdated.Type()}, {event.SelfplayComplete.Type()}, {event.NewGamesAvailable.Type()}, {event.DataSyncCompleted.Type()},
-		{event.NPZExportComplete.Type()}, {event.NPZDistributionComplete.Type()}, {event.TrainingCompleted.Type()},
-		{event.EvaluationCompleted.Type(), event.WorkCompleted.Type()}, {event.ModelPromoted.Type()}, {event.PromotionRejected.Type()},
-		{event.TrainingStarted.Type()}, {event.EloUpdated.Type()}, {event.ModelDistributionComplete.Type()},
-	}
-	withheld = append(withheld, allButOverdue())
-	for _, types := range withheld {
+	for _, types := range append([][]event.Type{nil, allButOverdue()}, stageEvents()...) {
 		name := "nothing"
 		if len(types) > 0 {
 			name = string(types[0])
@@ -188,12 +214,50 @@ func TestLoopTurnsWithoutAnyOneEvent(t *testing.T) {
 				if late := w.Log(event.PipelineStageOverdue.Type()); len(late) > 0 {
 					t.Errorf("%d stages were overdue, the first: %s", len(late), late[0].Payload)
 				}
-				if len(types) == 0 && !w.logged(event.PromotionRejected.Type()) {
-					t.Error("nobody was rejected: withholding that would show nothing")
+				if len(types) == 0 {
+					w.heeded(t)
+					w.askAgain(t)
 				}
 				t.Logf("two promotions in %v, %d work items", time.Since(began).Round(time.Second), len(w.Work("")))
 			})
 		})
+	}
+}
+
+// heeded checks that the loop states what is withheld one by one, and that some daemon reads it: withholding anything else shows
+// nothing.
+func (w *wheel) heeded(t *testing.T) {
+	t.Helper()
+	var read []event.Type
+	for _, s := range All() {
+		read = append(read, s.Reads...)
+	}
+	for _, types := range stageEvents() {
+		if !slices.ContainsFunc(types, func(e event.Type) bool { return slices.Contains(read, e) }) {
+			t.Errorf("nobody reads %v", types)
+		}
+		for _, e := range types {
+			if err := within(time.Minute, string(e), func() bool { return w.logged(e) }); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// askAgain is the broken variant of turns: somebody asks for each stage once more, under a key of his own.
+func (w *wheel) askAgain(t *testing.T) {
+	t.Helper()
+	s, _ := ByName("DATA_PIPELINE")
+	s.Scope = kit.ScopeNode
+	for _, stage := range builtStages {
+		old := w.Work(stage)[0]
+		again := ring.WorkItem{Type: stage, Config: c4, Key: "again/" + stage, Inputs: old.Inputs}
+		if _, err := w.n[0].Env(s, "").Effects.Enqueue(t.Context(), again); err != nil {
+			t.Fatal(err)
+		}
+		if w.twice(stage) == nil {
+			t.Errorf("%s was asked for twice, and nobody noticed", stage)
+		}
 	}
 }
 
@@ -221,33 +285,39 @@ func TestLoopStandsWithoutEventsAndTimers(t *testing.T) {
 }
 
 // All singletons move to other nodes in mid-loop while their former holders go on trying: nothing is done twice, the plan
-// goes on, and what the old ones try is refused by the state.
+// goes on, and what the old ones try is refused by the state. Successors know nothing but the state, also where nobody tells them.
 func TestSuccessorsGoOn(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWheel(t)
-		old := w.singletons(0)
-		if err := w.turns(1, 3*time.Minute); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			w.singletons(1)
-			time.Sleep(7 * time.Second)
-		}
-		n, _ := w.Name(ring.ModelName(c4))
-		if err := w.turns(int(n.Version)+2, 4*time.Minute); err != nil {
-			t.Error(err)
-		}
-		ended := 0
-		for _, stop := range old {
-			if stop() != nil {
-				ended++
-			}
-		}
-		if len(w.Refused()) == 0 || ended == 0 {
-			t.Errorf("refused %v; %d former holders ended", w.Refused(), ended)
-		}
-	})
+	for name, types := range map[string][]event.Type{"nothing withheld": nil, "everything withheld": allButOverdue()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWheel(t)
+				w.Withhold(types...)
+				old := w.singletons(0)
+				if err := w.turns(1, 3*time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				for range 3 {
+					w.singletons(1)
+					time.Sleep(7 * time.Second)
+				}
+				n, _ := w.Name(ring.ModelName(c4))
+				if err := w.turns(int(n.Version)+2, 4*time.Minute); err != nil {
+					t.Error(err)
+				}
+				ended := 0
+				for _, stop := range old {
+					if stop() != nil {
+						ended++
+					}
+				}
+				if len(w.Refused()) == 0 || ended == 0 {
+					t.Errorf("refused %v; %d former holders ended", w.Refused(), ended)
+				}
+			})
+		})
+	}
 }
 
 // Without a quorum nothing is decided; with it back the loop goes on.

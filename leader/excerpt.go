@@ -266,28 +266,11 @@ func (n *Node) pull(ctx context.Context) {
 }
 
 func (n *Node) pullFrom(ctx context.Context, from id.Node, sum []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, pullHold+callTimeout)
-	defer cancel()
-	in, err := json.Marshal(pullCall{sum})
+	a, s, err := n.askExcerpt(ctx, from, sum)
 	if err != nil {
-		return nil, fmt.Errorf("encode call: %w", err)
+		return nil, err
 	}
-	b, err := n.cfg.Caller.CallRaw(ctx, from, methodPull, in)
-	if err == nil {
-		b, err = open1(b)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("pull: %w", err)
-	}
-	var a pullAnswer
-	if err := json.Unmarshal(b, &a); err != nil {
-		return nil, fmt.Errorf("decode pull: %w", err)
-	}
-	if len(a.Snapshot) > 0 {
-		s, err := state.ReadSnapshot(bytes.NewReader(a.Snapshot))
-		if err != nil {
-			return nil, fmt.Errorf("read pull: %w", err)
-		}
+	if s != nil {
 		// Core nodes may be behind each other: an older copy than ours is let go by.
 		if now := n.machine.View(); s.Generation() < now.Generation() {
 			return nil, fmt.Errorf("pull: %s is in generation %d of the ring, this node in %d", from, s.Generation(), now.Generation())
@@ -303,6 +286,43 @@ func (n *Node) pullFrom(ctx context.Context, from id.Node, sum []byte) ([]byte, 
 	n.copied.coordinator = a.Coordinator
 	n.copied.mu.Unlock()
 	return a.Sum, nil
+}
+
+// askExcerpt asks a node for its excerpt; the state is nil if it has no other one than the sum's.
+func (n *Node) askExcerpt(ctx context.Context, from id.Node, sum []byte) (a pullAnswer, s *state.State, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pullHold+callTimeout)
+	defer cancel()
+	in, err := json.Marshal(pullCall{sum})
+	if err != nil {
+		return a, nil, fmt.Errorf("encode call: %w", err)
+	}
+	b, err := n.cfg.Caller.CallRaw(ctx, from, methodPull, in)
+	if err == nil {
+		b, err = open1(b)
+	}
+	if err != nil {
+		return a, nil, fmt.Errorf("pull: %w", err)
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		return a, nil, fmt.Errorf("decode pull: %w", err)
+	}
+	if len(a.Snapshot) == 0 {
+		return a, nil, nil
+	}
+	if s, err = state.ReadSnapshot(bytes.NewReader(a.Snapshot)); err != nil {
+		return a, nil, fmt.Errorf("read pull: %w", err)
+	}
+	return a, s, nil
+}
+
+// Excerpt is what edge nodes keep of the state, as another node has it now. It changes nothing here; whether that node is to
+// be believed is for the caller to say.
+func (n *Node) Excerpt(ctx context.Context, from id.Node) (*state.State, error) {
+	_, s, err := n.askExcerpt(ctx, from, nil)
+	if err == nil && s == nil {
+		err = fmt.Errorf("pull: %s sent nothing", from)
+	}
+	return s, err
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -286,14 +286,15 @@ func (m *Mesh) Join(ctx context.Context, nodes ...id.Node) error {
 	return m.gossip.Join(ctx, nodes...) //nolint:wrapcheck // gossip has said what it did
 }
 
-// JoinAt joins through whatever node of the ring answers at host:port, and remembers the address.
-func (m *Mesh) JoinAt(ctx context.Context, address string) (id.Node, error) {
-	node, err := m.endpoint.Identify(ctx, address)
+// JoinAt joins through whatever node of the ring answers at host:port, and remembers the address. It tells who that is as soon
+// as it has proved it, also if the join then fails.
+func (m *Mesh) JoinAt(ctx context.Context, address string) (Peer, error) {
+	p, err := m.endpoint.Identify(ctx, address)
 	if err != nil {
-		return "", err //nolint:wrapcheck // a *wire.Error
+		return Peer{}, err //nolint:wrapcheck // a *wire.Error
 	}
-	m.book.Add(node, address)
-	return node, m.Join(ctx, node)
+	m.book.Add(p.Node, address)
+	return p, m.Join(ctx, p.Node)
 }
 
 // Leave tells the others that this node goes on purpose. End the context of Run afterwards.

@@ -102,8 +102,10 @@ func threeNodes(t *testing.T, r *ring) {
 			checkStream(ctx, t, a, b)
 		}
 	}
-	if n, err := r.nodes[2].mesh.JoinAt(ctx, r.nodes[1].addr); err != nil || n != r.nodes[1].id {
-		t.Errorf("join at an address: %s, %v", n, err)
+	for _, n := range r.nodes[1:] {
+		if p, err := r.nodes[0].mesh.JoinAt(ctx, n.addr); err != nil || p.Node != n.id || p.Class != n.mesh.Class() {
+			t.Errorf("join at the address of %s: %+v, %v", n.name, p, err)
+		}
 	}
 	big := make([]byte, 3<<20)
 	got, err := r.nodes[0].mesh.CallRaw(ctx, r.nodes[2].id, "test.raw", big)

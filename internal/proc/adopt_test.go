@@ -2,6 +2,7 @@ package proc
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,6 +210,49 @@ func TestReusedPIDIsNeitherAdoptedNorKilled(t *testing.T) {
 			}
 			if !sameProcess(real) {
 				t.Error("the innocent process is gone")
+			}
+		})
+	}
+}
+
+// The number of the dead job's command is that of another process now, which burying the job would kill if nobody looked at the
+// time of its start.
+func TestReusedPIDIsNotBuried(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]bool{"as built": false, "broken: start time is not looked at": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			innocent := exec.Command("cat")
+			in, err1 := innocent.StdinPipe()
+			out, err2 := innocent.StdoutPipe()
+			if err := errors.Join(err1, err2, innocent.Start()); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				_ = innocent.Process.Kill()
+				_ = innocent.Wait()
+			})
+			real, err := identify(innocent.Process.Pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shim, child := real, real
+			shim.Boot = "00000000-0000-0000-0000-000000000000" // the shim has ended, whoever looks
+			r := newRunner(t)
+			if broken {
+				r.same = func(p process) bool { return p.Boot == real.Boot && sameProcess(real) }
+			} else {
+				child.Start--
+			}
+			stage(t, r, "job-1", &shimFile{Shim: shim, Child: child, Started: time.Now()})
+			if st, done, err := adopt(t, r, 1)[0].Poll(); err != nil || !done || st.Reason != Lost {
+				t.Fatalf("done %v, %+v, %v", done, st, err)
+			}
+			// Who has been killed answers no more.
+			_, err1 = in.Write([]byte("x"))
+			_, err2 = io.ReadFull(out, make([]byte, 1))
+			if err := errors.Join(err1, err2); (err != nil) != broken {
+				t.Errorf("the innocent process: %v", err)
 			}
 		})
 	}

@@ -12,23 +12,24 @@ import (
 	"github.com/ringagent/ringagent/mesh/identity"
 )
 
-// Identify says which node answers at an address; its certificate and the roster are checked as for Dial.
-func (e *Endpoint) Identify(ctx context.Context, addr string) (id.Node, error) {
+// Identify says which node answers at an address, and of which class by its certificate; that and the roster are checked as for
+// Dial. Its boot is not known.
+func (e *Endpoint) Identify(ctx context.Context, addr string) (Peer, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.limits.DialTimeout)
 	defer cancel()
 	raw, err := e.cfg.Network.Dial(ctx, addr)
 	if err != nil {
-		return "", Errorf(CodeUnavailable, "reach %s: %v", addr, err)
+		return Peer{}, Errorf(CodeUnavailable, "reach %s: %v", addr, err)
 	}
 	defer raw.Close() //nolint:errcheck // nothing was said
 	var s identity.Subject
 	if err := tls.Client(raw, e.clientConfig("", RPC, &s)).HandshakeContext(ctx); err != nil {
 		if e := asError(err); e.Code != CodeInternal {
-			return "", e
+			return Peer{}, e
 		}
-		return "", Errorf(CodeUnavailable, "reach %s: %v", addr, err)
+		return Peer{}, Errorf(CodeUnavailable, "reach %s: %v", addr, err)
 	}
-	return s.Node, nil
+	return Peer{Node: s.Node, Class: s.Class, Name: s.Name, Addr: raw.RemoteAddr().String()}, nil
 }
 
 // Introduction is what DialEnrol has proved about the other side.
