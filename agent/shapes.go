@@ -164,7 +164,8 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	}
 	rs := a.replica.Status()
 	st.Events.LastSeq = rs.Last
-	if rs.Target >= rs.Last && a.leader.Freshness().Known {
+	// An edge node that no core node answers does not know how far the log has got.
+	if rs.Target >= rs.Last && a.leader.Freshness().Known && (a.node.Class == id.Core || st.Work[string(ring.WorkPending)] != nil) {
 		lag := rs.Target - rs.Last
 		st.Events.Lag = &lag
 	}

@@ -230,26 +230,6 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// What `events verify` ends with says whose replica is wrong, and from where on.
-func TestBadReplicaIsNamed(t *testing.T) {
-	t.Parallel()
-	seq := uint64(17)
-	good := api.VerifyNode{Node: "c1", OK: true}
-	for _, c := range []struct {
-		nodes []api.VerifyNode
-		want  string
-	}{
-		{[]api.VerifyNode{good, {Node: "e1", FirstBad: &seq, Error: "checksum"}}, "the replica of e1 is wrong from seq 17 on: checksum"},
-		{[]api.VerifyNode{good, {Node: "e1", Error: "no answer"}}, "the replica of e1 could not be verified: no answer"},
-		{[]api.VerifyNode{good, {Node: "e1", OK: true}}, "replicas differ"},
-	} {
-		var stderr bytes.Buffer
-		if exit := report(badReplica(api.Verify{Nodes: c.nodes}), false, &stderr); exit != 1 || !strings.Contains(stderr.String(), c.want) {
-			t.Errorf("exit %d, %q; want %q", exit, &stderr, c.want)
-		}
-	}
-}
-
 func TestPrintableDisarmsTerminals(t *testing.T) {
 	t.Parallel()
 	if got := printable("a\x1b[31mb\nc\td\u202e"); strings.ContainsAny(got, "\x1b\n\t") {
