@@ -70,9 +70,10 @@ func TestKeysOfADamagedFile(t *testing.T) {
 						return err == nil
 					})
 					ring.set(func() { ring.down = false })
-					if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 1 {
-						t.Error(seq, err)
-					}
+					eventually(t, "placed", func() bool { // what is bad may be found only now
+						_, seq, err := o.PublishWait(t.Context(), note("b"), keyed)
+						return err == nil && seq == 1
+					})
 					eventually(t, "at rest", o.settled)
 					if _, seq, err := o.PublishWait(t.Context(), note("b"), keyed); err != nil || seq != 1 {
 						t.Error(seq, err)
