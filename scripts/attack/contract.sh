@@ -134,6 +134,7 @@ kill -9 "$pid_n1" "$pid_n2"
 lost() { [ "$(n n3 status --json | field quorum_ok)" = false ]; }
 check "n3 sees that quorum is lost" until_true 20 lost
 for x in n3 n5; do
+  refusal=5 why=no_quorum; [ $x = n5 ] && refusal=9 why=unauthorised # an edge node may never do these
   for c in members daemons "events tail --limit 2" "data ls" status "work list" games models; do
     LIMIT=15 expect 0 '' "$RINGAGENT" --data-dir "$D/$x" $c --json
     case $c in events*) ;; *) check "$x $c carries as_of" "$probe" keys . as_of <"$log" ;; esac
@@ -146,9 +147,9 @@ for x in n3 n5; do
   check "$x leader's error" grep -q no_quorum "$log.err"
   LIMIT=45 expect 6 '' "$RINGAGENT" --data-dir "$D/$x" events publish OPERATOR_NOTE --payload '{"text":"later"}' --wait --timeout 5s --json
   LIMIT=15 expect 0 '"id"' "$RINGAGENT" --data-dir "$D/$x" events publish OPERATOR_NOTE --payload '{"text":"soon"}' --json
-  LIMIT=45 expect 5 'no_quorum' "$RINGAGENT" --data-dir "$D/$x" token create --json
-  LIMIT=45 expect 5 '' "$RINGAGENT" --data-dir "$D/$x" work add selfplay --config connect4_2p
-  LIMIT=45 expect 5 '' "$RINGAGENT" --data-dir "$D/$x" force-leave n4
+  LIMIT=45 expect $refusal $why "$RINGAGENT" --data-dir "$D/$x" token create --json
+  LIMIT=45 expect $refusal $why "$RINGAGENT" --data-dir "$D/$x" work add selfplay --config connect4_2p --json
+  LIMIT=45 expect $refusal $why "$RINGAGENT" --data-dir "$D/$x" force-leave n4 --json
 done
 LIMIT=20 expect 7 'unknown' "$RINGAGENT" --data-dir "$D/n3" daemons --all --json
 LIMIT=20 expect 7 'unknown' "$RINGAGENT" --data-dir "$D/n3" daemons --node n1
