@@ -336,10 +336,8 @@ func (d deadLetters) Drop(ctx context.Context, letter string) error {
 	if !errors.Is(err, eventlog.ErrNoLetter) {
 		return err
 	}
-	if _, ok := d.a.leader.View().DeadLetter(letter); ok {
-		if err := d.a.forCore("drop a singleton's dead letter"); err != nil {
-			return err
-		}
+	if err := d.a.forCore("drop a singleton's dead letter"); err != nil {
+		return err
 	}
 	return letterError(ringLetters{a: d.a}.Drop(ctx, letter))
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// kept answers a view that no core node answers by what a rented node has itself: names, settings and the bytes in its own store. It
-// is nil where that is nothing.
+// kept answers a view for which nobody knows the state by what this node has itself: the bytes in its own store, and on a rented node
+// the names and settings that it heard last. It is nil where that is nothing.
 func (a *Agent) kept(ctx context.Context, path string, q url.Values) any {
 	r := a.near()
 	asOf := api.AsOf{Index: r.s.Index(), AsOf: api.ConfirmedAt(r.fresh.AsOf)}
@@ -70,7 +70,7 @@ func (a *Agent) ownCopies(ctx context.Context, r reading, prefix string, k ring.
 			continue
 		}
 		row := api.Artifact{SHA256: info.Digest, Bytes: info.Size, Holders: []string{a.node.Name}, Names: named[info.Digest]}
-		if row.Names == nil {
+		if row.Names == nil && r.fresh.Known {
 			row.Names = []string{}
 		}
 		if l, ok := linked[info.Digest.Short()]; ok {
@@ -113,7 +113,7 @@ func asPack(ctx context.Context, path string, row *api.Artifact) {
 	if err != nil || string(head) != magic {
 		return
 	}
-	n, err := gamedb.Count(ctx, path)
+	n, err := gamedb.CountFinished(ctx, path)
 	if err != nil || len(n.Configs) != 1 {
 		return
 	}

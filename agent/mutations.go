@@ -246,7 +246,11 @@ func seedError(seed string, err error) *api.Error {
 }
 
 func (a *Agent) forceLeave(ctx context.Context, who string, prune bool) error {
-	m, err := a.find(who)
+	r, err := a.confirmed(ctx) // a name may have another bearer by now, and this is for good
+	if err != nil {
+		return decided(err)
+	}
+	m, err := r.find(who)
 	if err != nil {
 		return err
 	}

@@ -114,6 +114,7 @@ func TestAlarmOfTheStateKeepsItsBeginning(t *testing.T) {
 		}
 	}
 	want(3)
+	a.watchAlarms(f.m.View(), begin.Add(2*time.Minute))
 	if at, ok := since(); ok {
 		t.Errorf("still there since %v", at)
 	}

@@ -48,6 +48,20 @@ func TestReplicaAheadIsCompared(t *testing.T) {
 	if got := compared(here, row("there", 1, 150, chain(150, 0)), mine, gone); got.OK != nil || got.Error == "" {
 		t.Errorf("not compared: %+v", got)
 	}
+	// A difference that was seen stays one, though where it begins cannot be found.
+	once := func(hash func(uint64) (string, error)) func(uint64) (string, error) {
+		asked := 0
+		return func(seq uint64) (string, error) {
+			if asked++; asked > 1 {
+				return gone(seq)
+			}
+			return hash(seq)
+		}
+	}
+	its := chain(150, 40)
+	if got := compared(here, row("there", 1, 150, its), mine, once(its)); got.OK == nil || *got.OK || got.FirstBad == nil || *got.FirstBad != 100 || got.Error == "" {
+		t.Errorf("a difference whose beginning is not found: %+v", got)
+	}
 	for _, bad := range []api.VerifyNode{{Node: "silent"}, {Node: "odd", OK: new(true)}, {Node: "broken", OK: new(false)}} {
 		if got := compared(here, bad, mine, gone); got.Error != "" {
 			t.Errorf("%+v", got)

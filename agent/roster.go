@@ -155,7 +155,10 @@ func (a *Agent) introducedBy(ctx context.Context, p mesh.Peer) error {
 	defer cancel()
 	s, err := a.leader.Excerpt(ctx, p.Node)
 	if err != nil {
-		return fmt.Errorf("ask %s for the roster: %w", p.Node, err)
+		return fmt.Errorf("ask %s for the roster: %w", p.Node, decided(err))
+	}
+	if m, ok := s.Member(a.node.ID); !ok || m.Class != a.node.Class {
+		return fmt.Errorf("ask %s for the roster: this node is not in it as it is", p.Node) // nobody else's roster would admit it
 	}
 	a.takeRoster(s)
 	return nil

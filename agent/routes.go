@@ -100,17 +100,24 @@ type settingsAnswer struct {
 func (a *Agent) view(ctx context.Context, path string, q url.Values) (any, error) {
 	if a.node.Class == id.Core {
 		r, err := a.read(ctx)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			return a.views()[path](ctx, r, q)
 		}
-		return a.views()[path](ctx, r, q)
+		if v := a.kept(ctx, path, q); v != nil && api.AsError(err).Code == api.CodeNoQuorum {
+			return v, nil
+		}
+		return nil, err
 	}
 	var last error
 	for _, n := range a.viewNodes() {
 		var out viewAnswer
-		if err := a.mesh.Call(ctx, n, methodView, viewCall{Path: path, Query: q}, &out); err != nil {
-			if said := meshError(err); last == nil || api.AsError(last).Code == api.CodeUnreachable {
-				last = said
+		err := a.answers(ctx, n)
+		if err == nil {
+			err = meshError(a.mesh.Call(ctx, n, methodView, viewCall{Path: path, Query: q}, &out))
+		}
+		if err != nil {
+			if last == nil || api.AsError(last).Code == api.CodeUnreachable {
+				last = err
 			}
 			continue
 		}
@@ -145,6 +152,18 @@ func noCoreNode(last error) error {
 		none.Message += ": " + last.Error()
 	}
 	return none.WithHint("see who is there: ringagent members; core nodes that still run can be asked themselves")
+}
+
+// answers says whether a node is there. One that is gone without a word is told within answerWait, and counts as out of reach: whoever
+// asks for a view would else wait for it, and for the next one after it.
+func (a *Agent) answers(ctx context.Context, n id.Node) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWait)
+	defer cancel()
+	_, err := a.mesh.Ping(ctx, n)
+	if err = meshError(err); err != nil && api.AsError(err).Code == api.CodeTimeout {
+		return api.Errorf(api.CodeUnreachable, "%s does not answer within %s", a.near().name(n), answerWait)
+	}
+	return err
 }
 
 // viewNodes are the core nodes, the coordinator first: its view is the newest.
@@ -212,13 +231,16 @@ func (a *Agent) routes() []httpd.Route {
 			return a.verifyEvents(r.Context(), r.URL.Query().Get("all") != ""), nil
 		}},
 		{Pattern: "GET /api/v1/dlq", Access: httpd.Read, Do: func(r *http.Request) (any, error) {
-			if a.node.Class == id.Core { // those of singletons are in the state
-				if _, err := a.read(r.Context()); err != nil {
+			unknown := a.node.Class != id.Core // those of singletons are in the state
+			if !unknown {
+				_, err := a.read(r.Context())
+				if err != nil && api.AsError(err).Code != api.CodeNoQuorum {
 					return nil, err
 				}
+				unknown = err != nil
 			}
 			ls, err := a.letters().All(r.Context())
-			return api.DeadLetters{DeadLetters: ls}, err
+			return api.DeadLetters{DeadLetters: ls, OnlyHere: unknown}, err
 		}},
 	}
 	for _, p := range []string{"/api/v1/work", "/api/v1/artifacts", "/api/v1/artifacts/under-replicated", "/api/v1/games", "/api/v1/models", "/api/v1/ratings", "/api/v1/settings"} {

@@ -172,7 +172,10 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	st.Alarms = append(st.Alarms, a.ringAlarms(r, l)...)
 	st.Degraded = a.degraded()
 	settings, version := r.s.Settings()
-	st.NextStep = cmp.Or(nextStep(st, l, version > 0 && settings.Workload == ""), moreVoters(l, settings.Voters))
+	st.NextStep = nextStep(st, l, r.fresh.Known && version > 0 && settings.Workload == "")
+	if r.fresh.Known {
+		st.NextStep = cmp.Or(st.NextStep, moreVoters(l, settings.Voters))
+	}
 	return st
 }
 
@@ -187,7 +190,6 @@ func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 		}
 		out = append(out, api.Alarm{Code: "no_coordinator", Message: "no coordinator is known; nothing can be decided", Since: since})
 	}
-	a.watchAlarms(r.s, now)
 	return append(out, a.ofState.list()...)
 }
 
@@ -309,6 +311,8 @@ func (a *Agent) workCounts(ctx context.Context, r reading) map[string]*int {
 		}
 		return out
 	}
+	ctx, cancel := context.WithTimeout(ctx, heardWait)
+	defer cancel()
 	v, err := a.view(ctx, "/api/v1/work", nil)
 	raw, ok := v.(json.RawMessage)
 	var l api.WorkList

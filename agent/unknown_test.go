@@ -25,12 +25,12 @@ func TestRestartedVoterWithoutQuorumSaysUnknown(t *testing.T) {
 	r.Until("a file stored", func(ctx context.Context) error {
 		return c1.Client().Upload(ctx, "/api/v1/artifacts", url.Values{"kind": {"file"}}, bytes.NewReader([]byte("something")), &file)
 	})
+	own := []string{"/api/v1/artifacts", "/api/v1/artifacts/" + string(file.SHA256), "/api/v1/dlq"} // of what is here, something can be told
 	reads := []string{
-		"/api/v1/games", "/api/v1/artifacts", "/api/v1/artifacts/under-replicated", "/api/v1/models", "/api/v1/ratings", "/api/v1/work",
-		"/api/v1/tokens", "/api/v1/settings", "/api/v1/artifacts/" + string(file.SHA256), "/api/v1/dlq",
+		"/api/v1/games", "/api/v1/artifacts/under-replicated", "/api/v1/models", "/api/v1/ratings", "/api/v1/work", "/api/v1/tokens", "/api/v1/settings",
 	}
 	knows := func(ctx context.Context, n *agenttest.Node) error {
-		for _, path := range reads {
+		for _, path := range append(own, reads...) {
 			if err := n.Client().Get(ctx, path, nil, nil); err != nil {
 				return fmt.Errorf("%s at %s: %w", path, n.Name, err)
 			}
@@ -73,6 +73,18 @@ func TestRestartedVoterWithoutQuorumSaysUnknown(t *testing.T) {
 			var e *api.Error
 			if err := c1.Client().Get(t.Context(), path, nil, nil); !errors.As(err, &e) || e.Code != api.CodeNoQuorum || e.Hint == "" {
 				t.Errorf("%s: %v, want that it is not known", path, err)
+			}
+		})
+	}
+	for _, path := range own {
+		group.Go(func() {
+			var out struct {
+				OnlyHere  bool           `json:"only_here"`
+				Artifacts []api.Artifact `json:"artifacts"`
+			}
+			err := c1.Client().Get(t.Context(), path, nil, &out)
+			if n := len(out.Artifacts); err != nil || !out.OnlyHere || path != "/api/v1/dlq" && (n != 1 || out.Artifacts[0].Names != nil) {
+				t.Errorf("%s: %+v, %v; want what is here, and that it is no more", path, out, err)
 			}
 		})
 	}

@@ -51,10 +51,7 @@ func (a *Agent) verifyEvents(ctx context.Context, all bool) api.Verify {
 		group.Wait()
 	}
 	slices.SortFunc(rows, func(x, y api.VerifyNode) int { return strings.Compare(x.Node, y.Node) })
-	out := api.Verify{OK: new(true), Nodes: rows}
-	if here.LastSeq != nil {
-		out.LastSeq, out.Hash = *here.LastSeq, *here.Hash
-	}
+	out := api.Verify{OK: new(true), LastSeq: here.LastSeq, Hash: here.Hash, Nodes: rows}
 	for _, row := range rows {
 		switch {
 		case row.OK == nil && out.OK != nil && *out.OK:
@@ -90,18 +87,24 @@ func (a *Agent) replicas() map[id.Node]string {
 	return out
 }
 
-// answerWait is for a node to show that it is there. What it then takes to hash its copy is another matter.
-const answerWait = 2 * time.Second
+const (
+	// answerWait is for a node to show that it is there, and to hand out what it has.
+	answerWait = 2 * time.Second
+	// hashWait is for it to hash its copy of the log.
+	hashWait = 10 * time.Minute
+)
 
 func (a *Agent) verifyThere(ctx context.Context, n id.Node, name string) (v api.VerifyNode) {
 	there, cancel := context.WithTimeout(ctx, answerWait)
 	_, err := a.mesh.Ping(there, n)
 	cancel()
-	if err == nil {
-		err = a.mesh.Call(ctx, n, methodVerify, struct{}{}, &v)
-	}
 	if err != nil {
 		return api.VerifyNode{Node: name, Error: fmt.Sprintf("does not answer: %v", err)}
+	}
+	there, cancel = context.WithTimeout(ctx, hashWait)
+	defer cancel()
+	if err := a.mesh.Call(there, n, methodVerify, struct{}{}, &v); err != nil {
+		return api.VerifyNode{Node: name, Error: fmt.Sprintf("could not verify it: %v", err)}
 	}
 	v.Node = name
 	return v
@@ -116,7 +119,8 @@ func compared(here, there api.VerifyNode, mine, its func(seq uint64) (string, er
 	}
 	oldest, last := max(*here.Oldest, *there.Oldest, 1), min(*here.LastSeq, *there.LastSeq)
 	if last < oldest {
-		return there // they have nothing in common
+		there.Error = fmt.Sprintf("not compared with the replica of %s: they have no seq in common", here.Node)
+		return there
 	}
 	first, differ, err := firstDifference(oldest, last, func(seq uint64) (bool, error) {
 		x, y := *here.Hash, *there.Hash
@@ -127,27 +131,33 @@ func compared(here, there api.VerifyNode, mine, its func(seq uint64) (string, er
 		if seq != *there.LastSeq && err == nil {
 			y, err = its(seq)
 		}
-		return x != y, err
+		return err == nil && x != y, err
 	})
 	switch {
-	case err != nil:
-		there.OK, there.Error = nil, fmt.Sprintf("not compared with the replica of %s: %v", here.Node, err)
 	case differ:
 		there.OK, there.FirstBad = new(false), &first
 		there.Error = fmt.Sprintf("from there on its hashes differ from those of %s", here.Node)
+		if err != nil {
+			there.Error = fmt.Sprintf("its hashes differ from those of %s there, and perhaps before: where it begins could not be found: %v", here.Node, err)
+		}
+	case err != nil:
+		there.OK, there.Error = nil, fmt.Sprintf("not compared with the replica of %s: %v", here.Node, err)
 	}
 	return there
 }
 
-// firstDifference is the first seq from oldest to last at which two replicas differ, if they do at the last.
+// firstDifference is the first seq from oldest to last at which two replicas differ, if they do at the last. With an error it is one
+// at which they do, if found.
 func firstDifference(oldest, last uint64, differ func(seq uint64) (bool, error)) (first uint64, found bool, err error) {
 	found, err = differ(last)
 	for first = last; found && err == nil && oldest < first; {
 		middle := oldest + (first-oldest)/2
 		var there bool
-		if there, err = differ(middle); there {
+		switch there, err = differ(middle); {
+		case err != nil:
+		case there:
 			first = middle
-		} else {
+		default:
 			oldest = middle + 1
 		}
 	}

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
@@ -100,6 +101,20 @@ func putHead(tx *bolt.Tx, h outboxHead) error {
 	return errors.Join(putJSON(m, metaHead, h), putSealed(m, metaOrigin, []byte(h.Origin)))
 }
 
+// walkHead walks the bucket: where one of its two names is bad, and so out of order, a search might find neither. The values are
+// sealed with their right names.
+func walkHead(m *bolt.Bucket) (h outboxHead, ok bool, origin []byte) {
+	_ = m.ForEach(func(_, v []byte) error {
+		if body, sealed := unseal(metaHead, v); sealed {
+			ok = json.Unmarshal(body, &h) == nil
+		} else if body, sealed := unseal(metaOrigin, v); sealed {
+			origin = bytes.Clone(body)
+		}
+		return nil
+	})
+	return h, ok, origin
+}
+
 // salvage is what could be read of a file.
 type salvage struct {
 	head    outboxHead
@@ -129,12 +144,11 @@ func load(db *bolt.DB) (salvage, error) {
 	}
 	err := guard(db.Path(), func() error {
 		return db.View(func(tx *bolt.Tx) error {
-			m := tx.Bucket(bucketMeta)
-			if s.headed = getJSON(m, metaHead, &s.head); !s.headed {
+			var origin []byte
+			s.head, s.headed, origin = walkHead(tx.Bucket(bucketMeta))
+			if !s.headed {
 				damaged("its head fails the check")
-				if o, ok := unseal(metaOrigin, m.Get(metaOrigin)); ok {
-					s.head = outboxHead{Origin: event.Origin(o)}
-				}
+				s.head = outboxHead{Origin: event.Origin(origin)}
 			}
 			h, next := s.head.BaseHash, s.head.Base+1
 			c := tx.Bucket(bucketDrafts).Cursor()
@@ -173,7 +187,7 @@ func load(db *bolt.DB) (salvage, error) {
 			}
 			c = tx.Bucket(bucketKeys).Cursor()
 			for key, v := c.First(); key != nil; key, v = c.Next() {
-				if _, ok := unseal(key, v); !ok {
+				if _, ok := readKey(key, v); !ok {
 					damaged("an idempotency key fails the check")
 				}
 			}
@@ -199,6 +213,9 @@ func saveOutbox(path string, why error) (salvage, error) {
 		return salvage{}, err
 	}
 	s, err := load(db)
+	if err == nil {
+		s.addKeys(db)
+	}
 	_ = guard(path, db.Close)
 	if err == nil || damaged(err) {
 		err = why

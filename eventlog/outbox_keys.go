@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -116,6 +117,14 @@ func (o *Outbox) moveKeys(keys *bolt.Bucket, origin event.Origin, fates map[even
 	return err
 }
 
+// readKey reads what a key stands for.
+func readKey(key, v []byte) (keyRecord, bool) {
+	var k keyRecord
+	body, ok := unseal(key, v)
+	ok = ok && json.Unmarshal(body, &k) == nil
+	return k, ok
+}
+
 // addKeys adds to what was read of a file its good keys, if it is to be begun again.
 func (s *salvage) addKeys(db *bolt.DB) {
 	s.keys = map[string]keyRecord{}
@@ -123,9 +132,8 @@ func (s *salvage) addKeys(db *bolt.DB) {
 	_ = guard(db.Path(), func() error {
 		return db.View(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketKeys)
-			return b.ForEach(func(key, _ []byte) error {
-				var k keyRecord
-				if getJSON(b, key, &k) {
+			return b.ForEach(func(key, v []byte) error { // a search would miss good neighbours of one that is out of order
+				if k, ok := readKey(key, v); ok {
 					s.keys[string(key)] = k
 				}
 				return nil
@@ -144,7 +152,9 @@ func (o *Outbox) placedAnew(n uint64) error {
 		}
 		for _, k := range run {
 			if k.key != "" {
-				o.keyed[place{o.origin, k.number}] = k.key
+				p := place{o.origin, k.number}
+				o.keyed[p] = k.key
+				o.seqs = append(o.seqs, keySeq{k.key, p, 0}) // the file, too, is to forget the old one
 			}
 		}
 		n += uint64(len(run))

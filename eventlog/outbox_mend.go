@@ -78,7 +78,7 @@ func (o *Outbox) mend(db *bolt.DB, why error) error {
 		return err
 	}
 	o.mu.Lock()
-	have, made := s.last(), o.unsure != nil && (err == nil || s.headed) && o.unsure.done(s)
+	have, made := s.last(), o.unsure != nil && o.unsure.done(s)
 	if err == nil && outOfSpace(why) && (made || have > o.durable) {
 		// What failed was its last fsync, and the system may take for written since what is not. It is copied at the next try.
 		o.db = db

@@ -159,6 +159,8 @@ func (o *Outbox) renumber(again []kept, seqs map[uint64]uint64) error {
 	}, func(s salvage) bool { return s.head.Origin == origin }, func() {
 		o.renumbered(origin, moved, seqs)
 		o.last, o.lastHash, o.durable, o.bytes = uint64(len(fresh)), h, uint64(len(fresh)), size
+		o.tail, o.tailed = fresh, size
+		o.shorten()
 	})
 	if err != nil {
 		return fmt.Errorf("begin a new origin: %w", err)
@@ -279,7 +281,7 @@ func (o *Outbox) bringCarried(ctx context.Context) error {
 				return err
 			}
 			return putHead(tx, outboxHead{Origin: o.origin, Base: o.base, BaseHash: o.baseHash, Acked: o.stored})
-		}, func(s salvage) bool { return s.head.CarryOf == "" }, func() {
+		}, func(s salvage) bool { return s.headed && s.head.CarryOf == "" }, func() {
 			o.tail = append(o.tail, fresh...)
 			for _, k := range fresh {
 				o.bytes += k.size()

@@ -78,7 +78,7 @@ func (o *Outbox) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lost, err := o.reunite(ctx, st)
+	lost, err := o.reunite(ctx, origin, st)
 	if err != nil {
 		return err
 	}
@@ -99,9 +99,13 @@ func (o *Outbox) ask(ctx context.Context, origin event.Origin) (OriginState, err
 // lostRange are numbers that can no longer be supplied; none if to is 0.
 type lostRange struct{ from, to uint64 }
 
-// reunite compares the outbox with what the log has of it, and decides from where to send.
-func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error) {
+// reunite compares the outbox with what the log has of its origin, and decides from where to send.
+func (o *Outbox) reunite(ctx context.Context, origin event.Origin, st OriginState) (lostRange, error) {
 	o.mu.Lock()
+	if o.origin != origin {
+		o.mu.Unlock()
+		return lostRange{}, errAgain // the file was begun again meanwhile
+	}
 	placed := st.Next - 1
 	var same bool
 	if placed >= o.base && placed <= o.last && !o.suspect {
@@ -112,7 +116,7 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 		}
 		same = h == st.Hash || o.opt.hooks.noCompare || placed == 0
 	}
-	origin, base, last, acked := o.origin, o.base, o.last, o.acked
+	base, last, acked := o.base, o.last, o.acked
 	if newest := min(acked, o.durable); !st.Known && newest > base && !o.suspect {
 		// The ring forgets an origin of a node that has left, a month after its last event. A younger one it knew and has lost: what
 		// it acknowledged is to be published again, and under the same numbers it cannot stand twice.
@@ -140,6 +144,10 @@ func (o *Outbox) reunite(ctx context.Context, st OriginState) (lostRange, error)
 		o.mu.Unlock()
 		return lostRange{}, nil
 	case st.Known && placed < base && !o.suspect:
+		if err := o.placedAnew(base); err != nil {
+			o.mu.Unlock()
+			return lostRange{}, err
+		}
 		o.acked = base
 		o.mu.Unlock()
 		o.alarms.raise(AlarmEventsLost, 0, fmt.Sprintf("the ring has lost events of origin %s that are no longer kept here: numbers %d to %d", origin, st.Next, base))
@@ -302,7 +310,7 @@ func (o *Outbox) answered(origin event.Origin, f flight, a Answer) error {
 		return fmt.Errorf("append: %w", a.Err)
 	case a.Altered:
 		o.mu.Lock()
-		o.suspect = true
+		o.suspect = o.suspect || o.origin == origin
 		o.mu.Unlock()
 		return errAgain
 	case a.Refused != "":

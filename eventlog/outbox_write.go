@@ -109,8 +109,10 @@ func (o *Outbox) store(group []*put) {
 					continue
 				}
 				u.place = place{k.Origin, k.Number}
-				if k.Origin == o.origin && k.Number > o.acked {
-					k.Seq = 0 // of before the ring went back
+				for _, s := range o.seqs { // the file has an older one: the ring went back
+					if s.place == u.place {
+						k.Seq = s.seq
+					}
 				}
 				if seq := max(k.Seq, o.early[u.place]); seq != 0 {
 					o.early[u.place] = seq

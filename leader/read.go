@@ -65,6 +65,9 @@ func (s *seat) caughtUp(applied uint64, m *state.Machine) bool {
 			break
 		}
 	}
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		return false
+	}
 	s.whole.Store(true) // also where the log was cut: then it was applied
 	return true
 }

@@ -276,7 +276,7 @@ games() { ra "$1" games --json | rows | cols games | sed -n 1p; }
 verified() {
   local n
   ra "$1" events verify --all-nodes --json > "$WORK/verify.txt" 2> "$WORK/verify.err" && return 0
-  [ $? -eq 7 ] || return 1
+  [ $? -eq 7 ] && [ -n "$(rows < "$WORK/verify.txt")" ] || return 1
   for n in $(rows < "$WORK/verify.txt" | cols node ok | awk '$1 != "-" && $2 != "true" { print $1 }'); do
     [ ! -d "$RING/$n" ] || return 1
   done

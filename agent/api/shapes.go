@@ -172,8 +172,8 @@ type Published struct {
 // Verify answers `events verify`.
 type Verify struct {
 	OK      *bool        `json:"ok"` // null: no replica is known to be wrong, but of some nothing is known
-	LastSeq uint64       `json:"last_seq"`
-	Hash    string       `json:"hash"`
+	LastSeq *uint64      `json:"last_seq"`
+	Hash    *string      `json:"hash"`
 	Nodes   []VerifyNode `json:"nodes"`
 }
 
@@ -191,6 +191,7 @@ type VerifyNode struct {
 // DeadLetters answers `dlq list`.
 type DeadLetters struct {
 	DeadLetters []ring.DeadLetter `json:"dead_letters"`
+	OnlyHere    bool              `json:"only_here,omitempty"` // of this node's handlers alone: those of singletons are not known here
 }
 
 // WorkList answers `work list`.

@@ -166,10 +166,11 @@ func getArtifact(c *cli.Context) error {
 func digestOf(ctx context.Context, c *cli.Context, prefix string) (id.Digest, error) {
 	var found api.Artifacts
 	err := client(c).Get(ctx, "/api/v1/artifacts/"+prefix, nil, &found)
-	if d, bad := id.ParseDigest(prefix); err != nil && bad == nil && api.AsError(err).Code == api.CodeNoQuorum {
-		return d, nil
-	}
 	if err != nil {
+		d, bad := id.ParseDigest(prefix)
+		if code := api.AsError(err).Code; bad == nil && (code == api.CodeNoQuorum || code == api.CodeTimeout) {
+			return d, nil
+		}
 		return "", err
 	}
 	if len(found.Artifacts) != 1 {

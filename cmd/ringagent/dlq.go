@@ -39,6 +39,9 @@ func dlqCommand() *cli.Command {
 						t.row(l.ID, l.Seq, l.Type, l.Handler, l.Node, l.Attempts, age(l.LastFailed), l.Error)
 					}
 					t.flush()
+					if d.OnlyHere {
+						fmt.Fprintln(c.App.ErrWriter, "only those of this node's own handlers: those of singletons are not known here")
+					}
 				})
 			}},
 			{Name: "show", Usage: "one of them, whole", ArgsUsage: "ID", Action: func(c *cli.Context) error {

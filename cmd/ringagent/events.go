@@ -87,8 +87,11 @@ func tail(c *cli.Context) error {
 		q.Set("limit", strconv.FormatUint(n, 10))
 	}
 	err := stream(c, q)
-	if c.Bool("follow") && errors.Is(err, context.Canceled) {
+	switch follows := c.Bool("follow"); {
+	case follows && errors.Is(err, context.Canceled):
 		return nil // a follower that is asked to stop has done its work
+	case follows && err == nil && c.Context.Err() == nil && c.Uint64("limit") == 0:
+		return api.Errorf(api.CodeUnreachable, "the agent has ended the stream").WithHint("it was stopped; go on with --after and the last seq once it is back")
 	}
 	return err
 }

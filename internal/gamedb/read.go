@@ -211,8 +211,15 @@ type ConfigCount struct {
 
 // Count counts the finished games of one snapshot of the file by config. Ids are distinct by the table's key. Rows whose
 // board and players make no config key are left out.
-func Count(ctx context.Context, path string) (Counts, error) {
-	s, err := openSource(ctx, path, live)
+func Count(ctx context.Context, path string) (Counts, error) { return count(ctx, path, live) }
+
+// CountFinished is Count of a file to which nobody writes any more; it leaves nothing beside it.
+func CountFinished(ctx context.Context, path string) (Counts, error) {
+	return count(ctx, path, finished)
+}
+
+func count(ctx context.Context, path string, m access) (Counts, error) {
+	s, err := openSource(ctx, path, m)
 	if err != nil {
 		return Counts{}, fmt.Errorf("count games: %w", err)
 	}
