@@ -82,7 +82,6 @@ func dataCommand() *cli.Command {
 				Name: "get", Usage: "write an artifact's bytes to a file", ArgsUsage: "SHA256",
 				Flags: []cli.Flag{
 					&cli.StringFlag{Name: "out", Usage: "the `FILE` to write, - for standard output", Required: true},
-					&cli.BoolFlag{Name: "force", Usage: "also if there is a FILE; it is replaced"},
 				},
 				Action: func(c *cli.Context) error {
 					if err := deliverable(c); err != nil { // before a large artifact has come in vain

@@ -34,7 +34,7 @@ func TestWrittenArtifactHasItsHash(t *testing.T) {
 		if err := os.WriteFile(out, []byte("before"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := writeArtifact(out, c.body, d, true); (err == nil) != c.good {
+		if _, err := writeArtifact(out, c.body, d); (err == nil) != c.good {
 			t.Errorf("%s: %v", name, err)
 		}
 		b, err := os.ReadFile(out)

@@ -28,7 +28,7 @@ const toStdout = "-"
 // deliverable refuses an --out to which nothing can be brought.
 func deliverable(c *cli.Context) error {
 	if c.String("out") != toStdout {
-		return vacant(c.String("out"), c.Bool("force"))
+		return writable(c.String("out"))
 	}
 	if c.Bool("json") {
 		return usage("--out -: the artifact takes standard output, so there is no place for --json")
@@ -36,8 +36,8 @@ func deliverable(c *cli.Context) error {
 	return nil
 }
 
-// vacant says whether a file may be written under the name out.
-func vacant(out string, force bool) error {
+// writable says whether a file may be written under the name out, in the place of another one, too.
+func writable(out string) error {
 	if _, err := os.Lstat(out); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -46,8 +46,6 @@ func vacant(out string, force bool) error {
 		return usage("--out %s: is a folder; name the file to write in it", out)
 	case err == nil && !st.Mode().IsRegular():
 		return usage("--out %s: is no regular file; --out - writes to standard output", out)
-	case !force:
-		return api.Errorf(api.CodeRefused, "--out %s: there is a file already", out).WithHint("name another, or replace it with --force")
 	}
 	return nil
 }
@@ -58,7 +56,7 @@ func deliver(c *cli.Context, body io.Reader, want id.Digest) error {
 	if out == toStdout {
 		return pourArtifact(c.App.Writer, body, want)
 	}
-	size, err := writeArtifact(out, body, want, c.Bool("force"))
+	size, err := writeArtifact(out, body, want)
 	if err != nil {
 		return err
 	}
@@ -79,7 +77,7 @@ func pourArtifact(w io.Writer, body io.Reader, want id.Digest) error {
 
 // writeArtifact writes to a temporary file beside out and renames it, so that the name never has half the bytes, nor others
 // than those of the digest.
-func writeArtifact(out string, body io.Reader, want id.Digest, force bool) (size int64, err error) {
+func writeArtifact(out string, body io.Reader, want id.Digest) (size int64, err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(out), ".ringagent-*")
 	if err != nil {
 		return 0, fmt.Errorf("make temporary file: %w", err)
@@ -99,9 +97,6 @@ func writeArtifact(out string, body io.Reader, want id.Digest, force bool) (size
 	}
 	if err = errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return 0, fmt.Errorf("write artifact: %w", err)
-	}
-	if err = vacant(out, force); err != nil { // somebody may have been faster
-		return 0, err
 	}
 	if err = os.Rename(tmp.Name(), out); err != nil {
 		return 0, fmt.Errorf("name artifact: %w", err)

@@ -87,8 +87,7 @@ expect 4 '' "$RINGAGENT" --data-dir "$D/n1" daemons --node nobody
 sha=$(n n5 models --json | field models.0.sha256)
 shape n5 "data get ${sha:0:10} --out $scratch/m" . sha256 path bytes
 check "data get gives the bytes" [ "$(sha256sum <"$scratch/m" | cut -d' ' -f1)" = "$sha" ]
-expect 8 'force' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch/m"
-expect 0 '' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch/m" --force
+expect 0 '' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch/m"
 expect 2 'folder' "$RINGAGENT" --data-dir "$D/n5" data get "$sha" --out "$scratch"
 check "data get --out - gives them, too" [ "$(n n5 data get "$sha" --out - | sha256sum | cut -d' ' -f1)" = "$sha" ]
 expect 0 "$sha" "$RINGAGENT" --data-dir "$D/n4" data where "${sha:0:10}" --json

@@ -163,7 +163,7 @@ for n in c1 c2 c3 e1; do
 done
 head -c $((8 << 20)) /dev/urandom >"$scratch/more"
 expect 0 "" ra c1 data put "$scratch/more" --kind file
-LIMIT=120 expect 0 "" ra e1 --timeout 110s data get "$(sha256sum <"$scratch/more" | cut -d' ' -f1)" --out "$scratch/got" --force
+LIMIT=120 expect 0 "" ra e1 --timeout 110s data get "$(sha256sum <"$scratch/more" | cut -d' ' -f1)" --out "$scratch/got"
 check "the bytes are right" cmp -s "$scratch/more" "$scratch/got"
 for n in c1 c2 c3 e1; do check "all events of a publisher are accepted" wait "${flood[0]}"; flood=("${flood[@]:1}"); done
 LIMIT=120 note c1 "after the flood" --wait --timeout 110s
