@@ -40,7 +40,7 @@ func dlqCommand() *cli.Command {
 					}
 					t.flush()
 					if d.OnlyHere {
-						fmt.Fprintln(c.App.ErrWriter, "only those of this node's own handlers: those of singletons are not known here")
+						fmt.Fprintln(w, "(only those of this node's own handlers: those of singletons are not known here)")
 					}
 				})
 			}},
