@@ -104,10 +104,13 @@ func TestOperatorIsTold(t *testing.T) {
 			}
 		}
 	})
-	var st api.Status
-	if must(t, edge.Get(t.Context(), "/api/v1/status", nil, &st)); st.Work["pending"] == nil || st.Events.Lag == nil {
-		t.Errorf("with a core node: %+v", st)
-	}
+	r.Until("the edge node knows", func(ctx context.Context) error {
+		var st api.Status
+		if err := edge.Get(ctx, "/api/v1/status", nil, &st); err != nil || st.Work["pending"] == nil || st.Events.Lag == nil {
+			return fmt.Errorf("%+v, %v", st, err)
+		}
+		return nil
+	})
 	r.Node("c1").Kill()
 	r.Until("the edge node says that it does not know", func(ctx context.Context) error {
 		var st api.Status
