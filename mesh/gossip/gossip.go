@@ -84,6 +84,9 @@ type Gossip struct {
 	mu      sync.Mutex
 	left    bool
 	retries map[id.Node]*retry
+
+	ending sync.Mutex // held while this node leaves, and while gossip ends
+	ended  bool
 }
 
 type retry struct {
@@ -207,7 +210,13 @@ func (g *Gossip) Leave(ctx context.Context) error {
 	if until, ok := ctx.Deadline(); ok {
 		patience = max(time.Millisecond, min(patience, time.Until(until)))
 	}
+	g.ending.Lock()
+	if g.ended {
+		g.ending.Unlock()
+		return errors.New("leave: gossip has ended")
+	}
 	err := g.list.Leave(patience)
+	g.ending.Unlock()
 	g.transport.drain(ctx)
 	if err != nil {
 		return fmt.Errorf("leave: %w", err)
@@ -226,7 +235,10 @@ func (g *Gossip) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			g.ending.Lock() // the library panics where one leaves after this
+			g.ended = true
 			_ = g.list.Shutdown()
+			g.ending.Unlock()
 			g.group.Wait()
 			return
 		case <-g.meta:

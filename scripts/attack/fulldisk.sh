@@ -37,6 +37,7 @@ rm -f "$scratch/c1/filler"; freed=$(date +%s)
 well() { ra c1 status --json >"$scratch/status" && ! field degraded.0 <"$scratch/status"; } # an agent that does not answer is not well
 check "well again within 30 s of space being back" until_true 30 well; echo "      after $(($(date +%s) - freed)) s"
 LIMIT=20 expect 0 '' ra c1 events publish OPERATOR_NOTE --payload '{"text":"after"}' --wait
+expect 0 '' ra c2 force-leave tiny --prune # it has never run, so that nothing is known of its copy
 same() { ra c2 events verify --all-nodes; }
 check "all replicas agree" until_true 30 same
 check "c1 votes" bash -c "'$RINGAGENT' --data-dir '$scratch/c2' leader --json | '$probe' field voters | grep -q c1"
