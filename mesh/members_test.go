@@ -73,6 +73,9 @@ func TestLeavingNodeHasLeft(t *testing.T) {
 		defer cancel()
 		must(t, gone.mesh.Leave(ctx))
 		gone.stop()
+		if err := gone.mesh.Leave(ctx); err == nil { // and no panic
+			t.Error("it left once more after its end")
+		}
 		for _, n := range []*node{r.nodes[0], r.nodes[1], r.nodes[3]} {
 			n.sees(gone, 5*time.Second, mesh.Left)
 		}
