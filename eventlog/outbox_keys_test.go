@@ -29,13 +29,13 @@ func (o *Outbox) settled() bool {
 // entry. Who asks again under the key gets that event, and no second one.
 func TestKeysOfADamagedFile(t *testing.T) {
 	t.Parallel()
-	damage := map[string]func(tx *bolt.Tx) error{
+	damages := map[string]func(tx *bolt.Tx) error{
 		"head":     func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketMeta), metaHead, 9) },
 		"key":      func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketKeys), []byte("k"), 20) },
 		"record":   func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketDrafts), beKey(1), 60) },
 		"all keys": func(tx *bolt.Tx) error { return tx.DeleteBucket(bucketKeys) },
 	}
-	for name, do := range damage {
+	for name, do := range damages {
 		for _, placed := range []bool{false, true} {
 			for _, restart := range []bool{false, true} {
 				t.Run(name+map[bool]string{false: ", waiting", true: ", placed"}[placed]+map[bool]string{false: "", true: ", after a start"}[restart], func(t *testing.T) {
@@ -56,13 +56,7 @@ func TestKeysOfADamagedFile(t *testing.T) {
 						}
 					} else {
 						stop()
-						db, err := bolt.Open(filepath.Join(dir, "outbox.db"), 0o600, nil)
-						if err != nil {
-							t.Fatal(err)
-						}
-						if err := errors.Join(db.Update(do), db.Close()); err != nil {
-							t.Fatal(err)
-						}
+						damage(t, dir, do)
 						o, _ = outboxAt(t, dir, ring, change)
 					}
 					// While nobody coordinates, too.
@@ -89,6 +83,18 @@ func TestKeysOfADamagedFile(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// damage changes the file of an outbox that does not run.
+func damage(t *testing.T, dir string, do func(tx *bolt.Tx) error) {
+	t.Helper()
+	db, err := bolt.Open(filepath.Join(dir, "outbox.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.Update(do), db.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -209,13 +215,7 @@ func TestKeyOfALostSavedRecord(t *testing.T) {
 		func(tx *bolt.Tx) error { return flip(tx.Bucket(bucketCarry), append(beKey(1), origin...), 60) },
 	} {
 		stop()
-		db, err := bolt.Open(filepath.Join(dir, "outbox.db"), 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(db.Update(do), db.Close()); err != nil {
-			t.Fatal(err)
-		}
+		damage(t, dir, do)
 		o, stop = outboxAt(t, dir, ring, nil)
 	}
 	ring.set(func() { ring.down = false })
@@ -382,13 +382,7 @@ func TestBadNames(t *testing.T) {
 				}
 			}
 			stop()
-			db, err := bolt.Open(filepath.Join(dir, "outbox.db"), 0o600, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := errors.Join(db.Update(do), db.Close()); err != nil {
-				t.Fatal(err)
-			}
+			damage(t, dir, do)
 			ring.set(func() { ring.down = false })
 			o, _ = outboxAt(t, dir, ring, nil)
 			for _, key := range []string{"j", "k", "l"} {
