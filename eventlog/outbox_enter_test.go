@@ -80,10 +80,20 @@ func TestReturners(t *testing.T) {
 	}
 }
 
-// TestThoseWhoReturnTravelTogether: 64 publishers that wait for each event are one batch and one commit to a round.
+// TestThoseWhoReturnTravelTogether: 64 publishers that wait for each event are one batch and one commit to a round, also if they
+// begin as two groups, one while the other's batch is under way.
 func TestThoseWhoReturnTravelTogether(t *testing.T) {
 	t.Parallel()
 	const publishers, rounds = 64, 20
+	for name, late := range map[string]time.Duration{"one group": 0, "two groups": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			travelTogether(t, publishers, rounds, late)
+		})
+	}
+}
+
+func travelTogether(t *testing.T, publishers, rounds int, late time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		// The first round has no earlier one to go by, and those who come first in it may take another to find the others.
 		var mu sync.Mutex
@@ -113,6 +123,9 @@ func TestThoseWhoReturnTravelTogether(t *testing.T) {
 		var group sync.WaitGroup
 		for i := range publishers {
 			group.Go(func() {
+				if i%3 == 0 {
+					time.Sleep(late)
+				}
 				for n := range rounds {
 					if _, _, err := o.PublishWait(t.Context(), note(fmt.Sprint(i, " ", n)), external); err != nil {
 						t.Error(err)

@@ -172,6 +172,7 @@ func (o *Outbox) reunite(ctx context.Context, origin event.Origin, st OriginStat
 
 // flight is a batch under way.
 type flight struct {
+	left time.Time
 	last uint64
 	ch   <-chan Answer
 	done context.CancelFunc
@@ -186,8 +187,16 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 	o.mu.Unlock()
 	var flights []flight
 	gaps := 0
+	hold := time.NewTimer(holdTime)
+	defer hold.Stop()
 	for {
 		for len(flights) < o.opt.Window {
+			if f := len(flights); f > 0 && o.holds(next) {
+				if wait := holdTime - time.Since(flights[f-1].left); wait > 0 {
+					hold.Reset(wait)
+					break
+				}
+			}
 			b, ok, err := o.batch(origin, next, lost)
 			if err != nil {
 				return err
@@ -201,7 +210,7 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 			}
 			next = b.first() + uint64(len(b.Drafts))
 			bctx, done := context.WithTimeout(ctx, o.opt.AppendTimeout)
-			flights = append(flights, flight{next - 1, o.opt.Sequencer.Append(bctx, b), done})
+			flights = append(flights, flight{time.Now(), next - 1, o.opt.Sequencer.Append(bctx, b), done})
 		}
 		var head <-chan Answer
 		if len(flights) > 0 {
@@ -217,6 +226,7 @@ func (o *Outbox) stream(ctx context.Context, origin event.Origin, lost lostRange
 		case <-o.again:
 			return errAgain
 		case <-wake:
+		case <-hold.C:
 		case a := <-head:
 			flights[0].done()
 			err := o.answered(origin, flights[0], a)

@@ -31,6 +31,8 @@ func (o *Outbox) write(ctx context.Context) error {
 			tick.Reset(pace.Until(d))
 		}
 	}
+	rest, stored := time.NewTimer(commitPause), time.Time{}
+	defer rest.Stop()
 	o.admit(true)
 	for {
 		select {
@@ -44,11 +46,21 @@ func (o *Outbox) write(ctx context.Context) error {
 		case <-o.work:
 			o.mu.Lock()
 			now := o.last > o.durable && !o.returns.awaited() // the end of the wait will say so once more
+			pause := time.Duration(0)
+			if now && o.unhurried() {
+				pause = commitPause - time.Since(stored)
+			}
 			o.mu.Unlock()
-			if now {
+			switch {
+			case pause > 0:
+				rest.Reset(pause)
+			case now:
 				o.store(nil)
+				stored = time.Now()
 				every(tickEvery)
 			}
+		case <-rest.C:
+			poke(o.work)
 		case f := <-o.control:
 			o.admit(false)
 			o.store(nil)
