@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,13 +60,26 @@ type electorate struct {
 // RequestPreVote notes that this node stands.
 func (t *Transport) RequestPreVote(n raft.ServerID, a raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	t.ballot.stand(standing{term: req.Term, logTerm: req.LastLogTerm, index: req.LastLogIndex})
-	return t.NetworkTransport.RequestPreVote(n, a, req, resp)
+	return t.overNew(func() error { return t.NetworkTransport.RequestPreVote(n, a, req, resp) })
 }
 
 // RequestVote notes that this node has voted for itself.
 func (t *Transport) RequestVote(n raft.ServerID, a raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	t.ballot.stand(standing{term: req.Term, logTerm: req.LastLogTerm, index: req.LastLogIndex, voting: true})
-	return t.NetworkTransport.RequestVote(n, a, req, resp)
+	return t.overNew(func() error { return t.NetworkTransport.RequestVote(n, a, req, resp) })
+}
+
+// overNew makes a call again that fails at once, until it went over a new connection. The library keeps connections of the time when
+// this node coordinated, and learns of each only by a call that fails whether the peer was started again since: each would cost a
+// candidate an election, if it needs that peer's vote. A vote asked for twice is one vote.
+func (t *Transport) overNew(call func() error) error {
+	for range poolSize {
+		began := time.Now()
+		if err := call(); err == nil || errors.Is(err, errDial) || time.Since(began) > t.beat/10 {
+			return err
+		}
+	}
+	return call()
 }
 
 func (b *ballot) stand(s standing) {

@@ -120,3 +120,11 @@ func (n *Node) LogBytes(tb testing.TB) (sum int64) {
 	}
 	return sum
 }
+
+// AskForVote asks a voter whether it would vote for this node in an old term, which it would not.
+func (n *Node) AskForVote(of id.Node) error {
+	t := n.seat.Load().trans
+	self := []byte(n.cfg.Self.Node)
+	req := raft.RequestPreVoteRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: self, Addr: self}}
+	return t.RequestPreVote(raft.ServerID(of), raft.ServerAddress(of), &req, new(raft.RequestPreVoteResponse))
+}

@@ -1,6 +1,7 @@
 package leader_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -66,6 +67,34 @@ func TestNothingWaitsForKeptCalls(t *testing.T) {
 		r.Stop(left)
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("the end of a coordinator took %s", took)
+		}
+	})
+}
+
+// A voter keeps connections to one that was started again since. None of them costs it an answer when it asks for a vote: each would
+// cost an election where these two are all that is left.
+func TestFormerConnectionsCostNoVote(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		asks, asked := r.Members[1], r.Members[2]
+		r.Net.Hold(asked.ID, asks.ID)
+		var group sync.WaitGroup
+		for range 4 { // each over a connection of its own, and the library keeps as many as it ever does
+			group.Go(func() {
+				if err := asks.Node.AskForVote(asked.ID); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		r.Net.Heal()
+		group.Wait()
+		r.Kill(asked)
+		r.Start(asked)
+		r.Wait(5*time.Second, "the voter's return", func() bool { return asked.Node.Freshness().Known })
+		if err := asks.Node.AskForVote(asked.ID); err != nil {
+			t.Errorf("the voter that was started again has not answered: %v", err)
 		}
 	})
 }

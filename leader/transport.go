@@ -29,6 +29,9 @@ type Streams interface {
 // (hashicorp/raft#612) and raised commit latency under load (hashicorp/raft#541).
 const rpcsInFlight = 1
 
+// poolSize is how many connections to a peer the library keeps.
+const poolSize = 3
+
 // Transport is the library's own network transport, embedded so that everything it can do stays visible (a wrapper of the
 // interface would silently lose pre-vote), over streams of authenticated nodes. Server ids and addresses are node ids.
 // Each RPC must claim to come from the node that its connection was authenticated as. For that every peer gets a
@@ -68,7 +71,7 @@ func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, barred 
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &dialer{ctx: ctx, self: self, board: s}
 	config := raft.NetworkTransportConfig{
-		Logger: log, Stream: d, MaxPool: 3, MaxRPCsInFlight: rpcsInFlight, Timeout: 5 * heartbeat, MsgpackUseNewTimeFormat: true,
+		Logger: log, Stream: d, MaxPool: poolSize, MaxRPCsInFlight: rpcsInFlight, Timeout: 5 * heartbeat, MsgpackUseNewTimeFormat: true,
 	}
 	t := &Transport{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&config),
@@ -273,6 +276,9 @@ type switchboard struct {
 	open    map[*tracked]struct{}
 }
 
+// errDial is of calls for which no connection could be opened.
+var errDial = errors.New("dial voter")
+
 var errMuted = errors.New("raft is cut off: the disk of this node hangs")
 
 func newSwitchboard(s Streams) *switchboard {
@@ -345,7 +351,7 @@ func (b *switchboard) dial(ctx context.Context, n id.Node) (net.Conn, error) {
 	}
 	conn, err := b.streams.Dial(ctx, n)
 	if err != nil {
-		return nil, fmt.Errorf("dial voter %s: %w", n, err)
+		return nil, fmt.Errorf("%w %s: %w", errDial, n, err)
 	}
 	return b.track(conn), nil
 }

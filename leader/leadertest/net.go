@@ -213,7 +213,15 @@ func (p port) Dial(ctx context.Context, to id.Node) (net.Conn, error) {
 		return nil, err
 	}
 	a, b := p.net.pipe(p.self, to)
-	p.net.alter(func() { s.conns[b], p.stop.conns[a] = struct{}{}, struct{}{} })
+	down := false // of one that was killed meanwhile nothing arrives any more
+	p.net.alter(func() {
+		if down = p.stop.ctx.Err() != nil || s.ctx.Err() != nil; !down {
+			s.conns[b], p.stop.conns[a] = struct{}{}, struct{}{}
+		}
+	})
+	if down {
+		return nil, errDown
+	}
 	select {
 	case s.inbox <- b:
 		return a, nil
