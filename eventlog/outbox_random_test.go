@@ -316,7 +316,7 @@ func (r *randomOutbox) check(t *testing.T) {
 }
 
 // TestRandomOutbox: whatever happens, each event that was accepted has one place, the one that its publisher was told; and while
-// nothing happens nobody waits for more than two commits, an answer and a few moments.
+// nothing happens nobody waits for more than two commits, the answers of two batches and a few moments.
 func TestRandomOutbox(t *testing.T) {
 	t.Parallel()
 	for name, r := range map[string]*randomOutbox{
@@ -334,7 +334,7 @@ func TestRandomOutbox(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r.run(t, 1, 24, 12)
-				if most := 2*commitTakes + answerTakes + 6*returnTime; r.prompt && r.longest > most {
+				if most := 2*commitTakes + 2*answerTakes + 6*returnTime; r.prompt && r.longest > most {
 					t.Errorf("somebody waited for %s", r.longest)
 				}
 			})

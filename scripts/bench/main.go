@@ -56,7 +56,7 @@ func run(ctx context.Context) error {
 	var socket int
 	flag.StringVar(&o.bin, "bin", "bin/ringagent", "the built binary")
 	flag.StringVar(&o.dir, "dir", "", "folder for data (default: a temporary one, removed at the end)")
-	flag.StringVar(&only, "only", "", "comma-separated: bare, throughput, visible, idle, start, failover (default: all)")
+	flag.StringVar(&only, "only", "", "comma-separated: bare, throughput, slow, visible, idle, start, failover (default: all)")
 	flag.IntVar(&o.port, "base-port", 8870, "first port of the rings")
 	flag.DurationVar(&o.seconds, "for", 5*time.Second, "length of each throughput run")
 	flag.DurationVar(&o.idle, "idle", 30*time.Second, "length of the idle window")
@@ -133,6 +133,7 @@ func measure(ctx context.Context, o options) error {
 	}
 	part("bare", bareThroughput)
 	part("throughput", throughput)
+	part("slow", slowDisk)
 	part("visible", visible)
 	part("idle", idle)
 	part("start", start)
