@@ -373,6 +373,9 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 		Digest: d, Kind: kind, Config: c, Bytes: n, Created: time.Now().UTC(), Origin: a.node.ID, Holders: []id.Node{a.node.ID},
 		Labels: map[string]string{"by": "operator"}, Counters: counters,
 	}
+	if err := a.sown(r.Context()); err != nil { // or a new ring's first node gives a receipt of a stranger
+		return nil, decided(err)
+	}
 	if err := a.nodeEffects("").AddArtifacts(r.Context(), art); err != nil {
 		return nil, decided(err)
 	}
