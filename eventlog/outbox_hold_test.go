@@ -40,6 +40,19 @@ func (h *held) answer(n int) {
 	synctest.Wait()
 }
 
+// answerAll answers until nothing is under way any more.
+func (h *held) answerAll() {
+	for {
+		h.mu.Lock()
+		n := len(h.waiting)
+		h.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		h.answer(n)
+	}
+}
+
 func (h *held) came(t *testing.T, want ...int) {
 	t.Helper()
 	synctest.Wait()
@@ -111,15 +124,7 @@ func TestLittleWaitsForTheBatchUnderWay(t *testing.T) {
 				publishAll(t, o, some(1, 10))
 				ring.came(t, 1)
 				test(t, o, ring)
-				for {
-					ring.mu.Lock()
-					n := len(ring.waiting)
-					ring.mu.Unlock()
-					if n == 0 {
-						return
-					}
-					ring.answer(n)
-				}
+				ring.answerAll()
 			})
 		})
 	}
@@ -177,15 +182,7 @@ func TestSmallCommitsRest(t *testing.T) {
 		if few != 10 || many > 3 {
 			t.Errorf("%d commits with little under way, want 10; %d with much, want at most 3", few, many)
 		}
-		for {
-			ring.mu.Lock()
-			n := len(ring.waiting)
-			ring.mu.Unlock()
-			if n == 0 {
-				break
-			}
-			ring.answer(n)
-		}
+		ring.answerAll()
 		group.Wait()
 	})
 }
