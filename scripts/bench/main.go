@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -69,6 +70,9 @@ func run(ctx context.Context) error {
 	flag.StringVar(&control, "control", "", "socket of that agent")
 	flag.Parse()
 	if agentDir != "" {
+		if o.profiles == "" {
+			runtime.MemProfileRate = 0 // the binary itself cannot even sample its heap
+		}
 		return runAgent(ctx, agentDir, control)
 	}
 	for _, s := range strings.Split(only, ",") {

@@ -157,7 +157,7 @@ func (r *testRing) launch(n *node) error {
 	defer log.Close()
 	cmd := exec.Command(r.o.bin, "agent", "--data-dir", n.dir)
 	if r.spec.inside {
-		cmd = exec.Command(r.o.self, "-agent", n.dir, "-control", n.control())
+		cmd = exec.Command(r.o.self, "-agent", n.dir, "-control", n.control(), "-profiles", r.o.profiles)
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C at the terminal reaches only us
