@@ -142,6 +142,7 @@ type Faults struct {
 	HearBarred bool
 	prove      func(*raft.Raft) error // a round, instead of asking the voters
 	late       bool                   // see contacts
+	unsigned   bool                   // see signs
 	// strictBallot leaves it to the library alone who may stand for election.
 	strictBallot bool
 	// keepOverBoots leaves a node's assignments to its new boot, under their epochs.

@@ -29,6 +29,9 @@ func UseStrictBallot(c *Config) { c.Faults.strictBallot = true }
 // variant.
 func CountLateAnswers(c *Config) { c.Faults.late = true }
 
+// LeaveSignsOut has followers hear of commits from the library alone: the broken variant.
+func LeaveSignsOut(c *Config) { c.Faults.unsigned = true }
+
 // KeepOverBoots leaves the assignments of a node to its new boot, under their old epochs: the broken variant.
 func KeepOverBoots(c *Config) { c.Faults.keepOverBoots = true }
 

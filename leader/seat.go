@@ -108,6 +108,7 @@ func (n *Node) openSeat(bootstrap bool) (*seat, error) {
 	}
 	s.trans = newTransport(n.cfg.Self.Node, n.board, n.times().Heartbeat, n.barred, logger)
 	s.trans.heard.late = n.cfg.Faults.late
+	s.trans.unsigned = n.cfg.Faults.unsigned
 	conf := raftConfig(n.cfg.Self.Node, n.times(), n.cfg.Snapshots)
 	s.heartbeat = n.times().Heartbeat
 	s.trans.ballot.self, s.trans.ballot.silence = n.cfg.Self.Node, s.heartbeat*3/5

@@ -38,19 +38,21 @@ const poolSize = 3
 // receiving transport of its own, whose calls are checked and handed on.
 type Transport struct {
 	*raft.NetworkTransport
-	self   id.Node
-	dialer *dialer
-	calls  chan raft.RPC
-	config raft.NetworkTransportConfig
-	ballot ballot
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	beat   time.Duration // the heartbeat timeout
-	heard  contacts
-	barred func(id.Node) bool // shut out of the ring
-	over   atomic.Bool        // the seat is about to begin anew: no call is taken any more
-	told   told
+	self     id.Node
+	dialer   *dialer
+	calls    chan raft.RPC
+	config   raft.NetworkTransportConfig
+	ballot   ballot
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	beat     time.Duration // the heartbeat timeout
+	heard    contacts
+	barred   func(id.Node) bool // shut out of the ring
+	unsigned bool               // for tests: the library tells what is committed, and nobody else
+	over     atomic.Bool        // the seat is about to begin anew: no call is taken any more
+	told     told
+	signs    *signs
 
 	answers answers
 	holds   context.Context // of calls that are kept back, see await
@@ -79,6 +81,9 @@ func newTransport(self id.Node, s *switchboard, heartbeat time.Duration, barred 
 		beat: heartbeat, barred: barred, receivers: make(map[id.Node]*receiver),
 	}
 	t.holds, t.letGo = context.WithCancel(ctx)
+	t.signs = newSigns(t.committed, func(n raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest) {
+		_ = t.append(n, target, args, &raft.AppendEntriesResponse{}) // the library will say so once more
+	})
 	s.attach(t)
 	return t
 }
@@ -91,12 +96,28 @@ func (t *Transport) AppendEntries(n raft.ServerID, target raft.ServerAddress, ar
 		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader, Term: args.Term, Success: true}
 		return nil
 	}
+	if !heartbeat {
+		t.signs.call(n)
+	}
 	err := t.append(n, target, args, resp)
 	if err != nil && !heartbeat && t.await(id.Node(n), args.Term) {
 		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader}
 		err = t.append(n, target, args, resp)
 	}
+	if err == nil && resp.Success && !t.unsigned {
+		t.signs.stored(n, target, args)
+	}
 	return err
+}
+
+// committed is what signs go by.
+func (t *Transport) committed() (term, commit uint64, leads bool) {
+	r := t.ballot.raft.Load()
+	if r == nil {
+		return 0, 0, false
+	}
+	commit = r.CommitIndex()
+	return r.CurrentTerm(), commit, r.State() == raft.Leader
 }
 
 func (t *Transport) append(n raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -125,6 +146,7 @@ func (t *Transport) Close() error {
 	t.cancel()
 	err := t.NetworkTransport.Close()
 	t.NetworkTransport.CloseStreams()
+	t.signs.close()
 	t.mu.Lock()
 	for _, r := range t.receivers {
 		err = errors.Join(err, r.trans.Close())
