@@ -13,9 +13,9 @@ const (
 	// signWait is how long a coordinator leaves it to the next entry to tell a follower what is committed: at a hundred entries a second
 	// and more no sign is ever needed.
 	signWait = 10 * time.Millisecond
-	// signTries bounds how often it looks whether the last entry is committed yet, after twice as long each time; by then
-	// commitTimeout is over.
-	signTries = 5
+	// signTries bounds how often it looks whether the last entry is committed yet, after twice as long each time; by then the library
+	// has told.
+	signTries = 6
 )
 
 // signs tell a follower that its last entry is committed. It had the entry before that, and hears of the commit with the next entry, or
@@ -38,6 +38,7 @@ type signs struct {
 // sign is what one follower is to be told.
 type sign struct {
 	timer   *time.Timer // nil: nothing
+	commit  uint64
 	sending bool
 }
 
@@ -45,11 +46,13 @@ func newSigns(now func() (term, commit uint64, leads bool), send func(raft.Serve
 	return &signs{now: now, send: send, peers: make(map[id.Node]*sign)}
 }
 
-// call notes that the library calls a follower: it tells what there is to tell.
-func (s *signs) call(n raft.ServerID) {
+// call notes that the library calls a follower. What it tells, or will tell once its entries are stored, needs no sign.
+func (s *signs) call(n raft.ServerID, args *raft.AppendEntriesRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop(id.Node(n))
+	if p := s.peers[id.Node(n)]; p != nil && (len(args.Entries) > 0 || args.LeaderCommitIndex >= p.commit) {
+		s.drop(id.Node(n))
+	}
 }
 
 func (s *signs) drop(n id.Node) {
@@ -80,6 +83,7 @@ func (s *signs) stored(n raft.ServerID, target raft.ServerAddress, args *raft.Ap
 		s.peers[id.Node(n)] = p
 	}
 	s.drop(id.Node(n))
+	p.commit = last
 	s.arm(p, signWait, signTries, func() { s.send(n, target, req) }, req)
 }
 

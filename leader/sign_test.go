@@ -1,7 +1,7 @@
 package leader
 
 import (
-	"slices"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,12 +16,22 @@ type knowledge struct {
 	leads        bool
 }
 
-// brought is a call that brought the entries from…to, and told of commit.
+// brought is a call that brought the entries from…to, and told of commit. Up to 11 they are of an earlier term.
 func brought(from, to, commit uint64) *raft.AppendEntriesRequest {
-	a := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: from - 1, PrevLogTerm: 7, LeaderCommitIndex: commit}
-	for i := from; i <= to; i++ {
-		a.Entries = append(a.Entries, &raft.Log{Index: i, Term: 7})
+	a := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ID: []byte("me"), Addr: []byte("here")}, Term: 7, Leader: []byte("here"),
+		PrevLogEntry: from - 1, PrevLogTerm: 5, LeaderCommitIndex: commit,
 	}
+	for i := from; i <= to; i++ {
+		a.Entries = append(a.Entries, &raft.Log{Index: i, Term: 6 + min(1, i/12)})
+	}
+	return a
+}
+
+// signOf is the sign that the entries up to last, of term 7, are committed.
+func signOf(last uint64) *raft.AppendEntriesRequest {
+	a := brought(last+1, last, last)
+	a.PrevLogTerm = 7
 	return a
 }
 
@@ -43,12 +53,16 @@ func TestSigns(t *testing.T) {
 		{name: "told with it", now: knowledge{7, 12, true}, args: brought(11, 12, 12)},
 		{name: "brought nothing", now: knowledge{7, 12, true}, args: brought(13, 12, 10)},
 		{name: "the next call begins", now: knowledge{7, 12, true}, args: brought(11, 12, 10),
-			later: func(_ *knowledge, all *signs) { all.call("a") }},
+			later: func(_ *knowledge, all *signs) { all.call("a", brought(13, 13, 10)) }},
+		{name: "the next call tells", now: knowledge{7, 12, true}, args: brought(11, 12, 10),
+			later: func(_ *knowledge, all *signs) { all.call("a", brought(13, 12, 12)) }},
+		{name: "the next call tells nothing new", now: knowledge{7, 12, true}, args: brought(11, 12, 10), want: []uint64{12},
+			later: func(_ *knowledge, all *signs) { all.call("a", brought(13, 12, 11)) }},
 		{name: "another follower is called", now: knowledge{7, 12, true}, args: brought(11, 12, 10), want: []uint64{12},
-			later: func(_ *knowledge, all *signs) { all.call("b") }},
+			later: func(_ *knowledge, all *signs) { all.call("b", brought(11, 12, 10)) }},
 		{name: "more came", now: knowledge{7, 12, true}, args: brought(11, 12, 10), want: []uint64{14},
 			later: func(k *knowledge, all *signs) {
-				all.call("a")
+				all.call("a", brought(13, 14, 10))
 				k.commit = 14
 				all.stored("a", "a", brought(13, 14, 10))
 			}},
@@ -63,13 +77,13 @@ func TestSigns(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var mu sync.Mutex
-				k, given := c.now, []uint64(nil)
+				k, given := c.now, []*raft.AppendEntriesRequest(nil)
 				all := newSigns(func() (uint64, uint64, bool) {
 					mu.Lock()
 					defer mu.Unlock()
 					return k.term, k.commit, k.leads
 				}, func(_ raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest) {
-					given = append(given, args.LeaderCommitIndex)
+					given = append(given, args)
 				})
 				all.stored("a", "a", c.args)
 				time.Sleep(c.after)
@@ -80,10 +94,64 @@ func TestSigns(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 				all.close()
-				if !slices.Equal(given, c.want) {
-					t.Errorf("signs %v, want %v", given, c.want)
+				var want []*raft.AppendEntriesRequest
+				for _, last := range c.want {
+					want = append(want, signOf(last))
+				}
+				if !reflect.DeepEqual(given, want) {
+					t.Errorf("signs %+v, want %+v", given, want)
 				}
 			})
 		})
+	}
+}
+
+// A follower that is slow to take a sign gets no second one meanwhile, and nobody is left behind.
+func TestSignsOneAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var given []uint64
+		all := newSigns(func() (uint64, uint64, bool) { return 7, 12, true },
+			func(_ raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest) {
+				given = append(given, args.LeaderCommitIndex)
+				time.Sleep(time.Minute)
+			})
+		all.stored("a", "a", brought(11, 12, 10))
+		time.Sleep(time.Second)
+		all.stored("a", "a", brought(12, 12, 10))
+		time.Sleep(time.Second)
+		began := time.Now()
+		all.close()
+		if took := time.Since(began); took < 50*time.Second {
+			t.Errorf("closed after %s, with a sign under way", took)
+		}
+		all.stored("a", "a", brought(11, 12, 10))
+		time.Sleep(time.Minute)
+		if len(given) != 1 {
+			t.Errorf("signs %v, want one", given)
+		}
+	})
+}
+
+// A sign that a later call has overtaken says nothing of the ring as it is when it comes.
+func TestOvertakenSignIsNoNews(t *testing.T) {
+	t.Parallel()
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	var stuck, sound told
+	for _, to := range []*told{&stuck, &sound} {
+		to.note(telling{12, at(1)}, 12)
+		to.note(telling{20, at(2)}, 12)
+	}
+	stuck.note(telling{12, at(9)}, 12) // a copy that stands still
+	if got := stuck.asOf(12); !got.Equal(at(1)) {
+		t.Errorf("as of %v", got)
+	}
+	sound.note(telling{12, at(9)}, 20)
+	if got := sound.asOf(20); !got.Equal(at(2)) {
+		t.Errorf("as of %v", got)
+	}
+	sound.note(telling{20, at(10)}, 20) // the same once more
+	if got := sound.asOf(20); !got.Equal(at(10)) {
+		t.Errorf("as of %v", got)
 	}
 }

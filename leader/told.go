@@ -7,8 +7,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// tellingsKept bounds what is remembered while this node is behind. A peer's calls are handled one at a time, so that a
-// sound follower has applied what one call told it when the next comes.
+// tellingsKept bounds what is remembered while this node is behind. The library's calls come one at a time, so that a sound
+// follower has applied what one told it when the next comes.
 const tellingsKept = 16
 
 // told remembers when a coordinator said how far the log is committed: a copy that has come as far as that is as new as the
@@ -18,6 +18,7 @@ type told struct {
 	mu     sync.Mutex
 	newest time.Time // when it was said what has been applied since
 	ahead  []telling // in order of arrival: more than was applied
+	most   uint64    // that was ever told
 }
 
 type telling struct {
@@ -37,6 +38,11 @@ func (t *told) hear(command any, r *raft.Raft) {
 func (t *told) note(n telling, applied uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// A sign goes its own way and may be overtaken by a later call: it says nothing of now.
+	if n.commit < t.most {
+		return
+	}
+	t.most = n.commit
 	if t.settle(applied); len(t.ahead) == tellingsKept {
 		t.ahead = t.ahead[:tellingsKept-1]
 	}

@@ -1,6 +1,7 @@
 package leader_test
 
 import (
+	"fmt"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -88,6 +89,40 @@ func TestCopiesOfAnIdleRingAreFresh(t *testing.T) {
 			}
 			return true
 		})
+	})
+}
+
+// A call that was kept while its follower was away says how far the ring was then.
+func TestReturnedFollowerIsNotFreshTooSoon(t *testing.T) {
+	t.Parallel()
+	bubble(t, leadertest.Options{Core: 3, Voters: 3}, func(t *testing.T, r *leadertest.Ring) {
+		r.Wait(20*time.Second, "three voters", voters(r, 3))
+		time.Sleep(2 * time.Second)
+		c, away := r.Coordinator(), r.Members[2]
+		if c == away {
+			away = r.Members[1]
+		}
+		r.Net.Isolate(away.ID, r.IDs()...)
+		time.Sleep(20 * time.Second) // the call has failed
+		for i := range 200 {
+			if _, err := c.Node.Propose(t.Context(), token(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		index := c.Node.Raft().CommitIndex()
+		r.Net.Delay(c.ID, away.ID, 20*time.Millisecond)
+		healed := time.Now()
+		r.Net.Heal()
+		for f := away.Node.Freshness(); f.Index < index; f = away.Node.Freshness() {
+			if f.AsOf.After(healed) {
+				t.Fatalf("%s after its return a copy at %d of %d says that it is as of %s after it", time.Since(healed), f.Index, index, f.AsOf.Sub(healed))
+			}
+			if time.Since(healed) > 30*time.Second {
+				t.Fatalf("at %d of %d after half a minute", f.Index, index)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		r.Wait(2*time.Second, "a fresh copy", func() bool { return time.Since(away.Node.Freshness().AsOf) < time.Second })
 	})
 }
 

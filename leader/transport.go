@@ -97,11 +97,14 @@ func (t *Transport) AppendEntries(n raft.ServerID, target raft.ServerAddress, ar
 		return nil
 	}
 	if !heartbeat {
-		t.signs.call(n)
+		t.signs.call(n, args)
 	}
 	err := t.append(n, target, args, resp)
 	if err != nil && !heartbeat && t.await(id.Node(n), args.Term) {
 		*resp = raft.AppendEntriesResponse{RPCHeader: resp.RPCHeader}
+		again := *args
+		again.LeaderCommitIndex = 0 // it is minutes old, perhaps, and would be taken for the ring's state of now
+		args = &again
 		err = t.append(n, target, args, resp)
 	}
 	if err == nil && resp.Success && !t.unsigned {
