@@ -92,7 +92,7 @@ within 10 "and on $gone, once" once "$gone" 'said in the dark'
 check "the log is whole everywhere" until_true 20 verified "$via"
 
 echo "--- an edge machine vanishes for 30 s under a tail"
-ra e1 events tail -f --json >"$scratch/tail" 2>"$scratch/tail.err" &
+ra e1 events tail -f --from-start --json >"$scratch/tail" 2>"$scratch/tail.err" &
 tail=$!; pids+=($tail)
 note c1 "before the gap" --wait
 within 10 "the tail on e1 shows it" grep -q 'before the gap' "$scratch/tail"
