@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash"
 	"time"
 
@@ -77,8 +78,9 @@ func (l *least) round(waiting []handed) error {
 		l.stated.next(&l.stated.origin, h.draft)
 		b = field.Append(b, h.draft)
 	}
-	if err := l.commit(b); err != nil {
+	if err := errors.Join(l.commit(b), <-l.kept); err != nil {
 		return err
 	}
-	return l.keepers[0].keep(b)
+	go func() { l.kept <- l.keepers[0].keep(b) }() // while the publishers make their next events
+	return nil
 }

@@ -33,7 +33,8 @@ type least struct {
 	outbox, own *leastLog
 	keepers     []*keeper // the coordinator's and the followers'; none: events are zeros
 	event       event.Draft
-	stated      keeper // of the publishers' node: the running hash of what they stated
+	stated      keeper     // of the publishers' node: the running hash of what they stated
+	kept        chan error // holds what became of the coordinator's last round
 	followers   []net.Conn
 	said        chan int // a follower has one round more; -1: it is gone
 	has         [2]int   // how many rounds each has
@@ -57,7 +58,8 @@ func (l *leastLog) put(b []byte) error {
 }
 
 func openLeast(dir string, asked bool) (l *least, err error) {
-	l = &least{said: make(chan int, 64), event: event.Draft{Type: "OPERATOR_NOTE", Node: "n1", Payload: payload()}, stated: keeper{sum: sha256.New()}}
+	l = &least{said: make(chan int, 64), event: event.Draft{Type: "OPERATOR_NOTE", Node: "n1", Payload: payload()}, stated: keeper{sum: sha256.New()}, kept: make(chan error, 1)}
+	l.kept <- nil
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.stop())
@@ -171,13 +173,13 @@ func (l *least) stop() error {
 func (l *least) commit(b []byte) error {
 	stored, own := make(chan error, 1), make(chan error, 1)
 	frame := append(binary.LittleEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))), b...)
-	for _, c := range l.followers {
-		if _, err := c.Write(frame); err != nil {
-			return err
-		}
-	}
 	go func() { stored <- l.outbox.put(b) }()
 	go func() { own <- l.own.put(b) }()
+	for _, c := range l.followers {
+		if _, err := c.Write(frame); err != nil {
+			return errors.Join(err, <-stored, <-own)
+		}
+	}
 	for l.rounds++; max(l.has[0], l.has[1]) < l.rounds; {
 		i := <-l.said
 		if i < 0 {

@@ -73,7 +73,7 @@ func throughput(ctx context.Context, o options, t *table) error {
 				runs = make([]measured, aimedRuns)
 			}
 			for i := range runs {
-				if runs[i], err = r.once(ctx, o, at.node, in, name); err != nil {
+				if runs[i], err = r.once(ctx, o, at.node, in, fmt.Sprint(name, ", ", i+1)); err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
 			}
@@ -135,10 +135,12 @@ func (t *table) runs(name string, all []measured, in order, f floors) {
 	m := all[len(all)/2]
 	t.throughput(name, m.outcome, m.used, in, f)
 	if len(all) > 1 {
-		t.row(fmt.Sprintf("… the median of %d; least and most", len(all)), rate(all[0].perSecond()), "", rate(all[len(all)-1].perSecond()))
+		t.row(fmt.Sprintf("… the median of %d runs", len(all)), "the least", rate(all[0].perSecond()), "the most", rate(all[len(all)-1].perSecond()))
 	}
-	if m.Max > longWait {
-		t.row(fmt.Sprintf("… longest %s; meanwhile longest", millis(m.Max)), m.still.columns()...)
+	for _, m := range all {
+		if m.Max > longWait {
+			t.row(fmt.Sprintf("… longest %s; meanwhile longest", millis(m.Max)), m.still.columns()...)
+		}
 	}
 }
 
