@@ -132,26 +132,3 @@ func TestSignsOneAtATime(t *testing.T) {
 		}
 	})
 }
-
-// A sign that a later call has overtaken says nothing of the ring as it is when it comes.
-func TestOvertakenSignIsNoNews(t *testing.T) {
-	t.Parallel()
-	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
-	var stuck, sound told
-	for _, to := range []*told{&stuck, &sound} {
-		to.note(telling{12, at(1)}, 12)
-		to.note(telling{20, at(2)}, 12)
-	}
-	stuck.note(telling{12, at(9)}, 12) // a copy that stands still
-	if got := stuck.asOf(12); !got.Equal(at(1)) {
-		t.Errorf("as of %v", got)
-	}
-	sound.note(telling{12, at(9)}, 20)
-	if got := sound.asOf(20); !got.Equal(at(2)) {
-		t.Errorf("as of %v", got)
-	}
-	sound.note(telling{20, at(10)}, 20) // the same once more
-	if got := sound.asOf(20); !got.Equal(at(10)) {
-		t.Errorf("as of %v", got)
-	}
-}
