@@ -113,7 +113,9 @@ func (d *dataDir) sweepUnfinished() error {
 
 func (d *dataDir) close() {
 	if d.lock != nil {
-		d.lock.Close() // which frees the lock
+		// Closing alone would leave it to a child that is between its fork and its exec, and has the file still open.
+		_ = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN)
+		d.lock.Close()
 		d.lock = nil
 	}
 }
