@@ -12,8 +12,9 @@ import (
 
 // keeper does for every event what is asked of each node of the ring, however it is written: the running hash of its origin
 // and that of the log, and a copy of the log, which is never synced here. Together with TLS between the nodes and the check of
-// the payload by the publisher that is the least a program may do that does what this one is for: no Raft, no state but the two
-// hashes, no transactions, no indexes, nobody who reads, and still all in one process.
+// the payload by the publisher that is what no program goes without that does what this one is for: no Raft, no state but the
+// two hashes, no transactions, no indexes, nobody who reads, and still all in one process. How it is arranged here is one way, and
+// its rate no bound of what is possible.
 type keeper struct {
 	sum         hash.Hash // SHA-256
 	origin, log event.Hash
