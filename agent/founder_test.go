@@ -44,6 +44,38 @@ func TestNoTokenBeforeTheFounder(t *testing.T) {
 	}
 }
 
+// An operator who asks a ring for its settings as soon as it has a coordinator, or changes them, neither hears of none nor comes
+// before its first ones.
+func TestSettingsAreKnownFromTheFirstMomentOn(t *testing.T) {
+	t.Parallel()
+	for name, ask := range map[string]func(context.Context, *Agent) (any, error){
+		"asked": func(ctx context.Context, a *Agent) (any, error) { return a.view(ctx, "/api/v1/settings", nil) },
+		"changed": func(ctx context.Context, a *Agent) (any, error) {
+			s := config.DefaultRing()
+			s.Timing, s.Workload, s.Configs = ring.TimingDev, workloads.Connect4, []id.Config{"connect4_2p"}
+			return a.applySettings(ctx, s)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, ctx := founder(t, func(config.Config) {})
+			until, stop := context.WithTimeout(ctx, 40*time.Second)
+			defer stop()
+			got, err := ask(until, a)
+			for err != nil {
+				if !pause(until, 20*time.Millisecond) {
+					t.Fatalf("no settings: %v", err)
+				}
+				got, err = ask(until, a)
+			}
+			want := map[string]uint64{"asked": 1, "changed": 2}[name]
+			if is := got.(settingsAnswer); is.Version != want || is.Settings.Workload != workloads.Connect4 {
+				t.Errorf("settings are version %d, not %d, with a workload of %d bytes", is.Version, want, len(is.Settings.Workload))
+			}
+		})
+	}
+}
+
 // founder is the first node of a ring in its first start, of which nothing has introduced itself. Before that start its data
 // directory may be changed.
 func founder(t *testing.T, before func(config.Config)) (*Agent, context.Context) {

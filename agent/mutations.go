@@ -393,6 +393,9 @@ func (a *Agent) applySettings(ctx context.Context, in ring.Settings) (any, error
 			return nil, api.Errorf(api.CodeInvalid, "daemons.%s: %v", name, err)
 		}
 	}
+	if err := a.settingsKnown(ctx); err != nil { // or they would come before a new ring's first ones
+		return nil, err
+	}
 	s, err := a.current(ctx)
 	if err != nil {
 		return nil, decided(err)

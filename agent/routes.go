@@ -83,7 +83,13 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 		"/api/v1/tokens": func(_ context.Context, r reading, _ url.Values) (any, error) {
 			return api.Tokens{Tokens: r.tokens(), AsOf: a.asOf(r)}, nil
 		},
-		"/api/v1/settings": func(_ context.Context, r reading, _ url.Values) (any, error) {
+		"/api/v1/settings": func(ctx context.Context, r reading, _ url.Values) (any, error) {
+			if _, version := r.s.Settings(); version == 0 {
+				if err := a.settingsKnown(ctx); err != nil {
+					return nil, err
+				}
+				r = a.newest(ctx, a.near())
+			}
 			s, version := r.s.Settings()
 			return settingsAnswer{Version: version, Settings: s, AsOf: a.asOf(r)}, nil
 		},
