@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +19,8 @@ import (
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
+	"github.com/ringagent/ringagent/leader/state"
+	"github.com/ringagent/ringagent/mesh"
 	"github.com/ringagent/ringagent/mesh/meshtest"
 )
 
@@ -41,6 +45,65 @@ func TestNoTokenBeforeTheFounder(t *testing.T) {
 	}
 	if exists(a.dir.path("seed.json")) {
 		t.Error("the seed is sown and still there")
+	}
+}
+
+// The receipt of a file that is uploaded first of all is a member's, too, and not a stranger's.
+func TestNoReceiptBeforeTheFounder(t *testing.T) {
+	t.Parallel()
+	a, ctx := founder(t, func(config.Config) {})
+	ask, stop := context.WithTimeout(ctx, 40*time.Second)
+	defer stop()
+	for {
+		_, err := a.putArtifact(httptest.NewRequestWithContext(ask, "POST", "/api/v1/artifacts?kind=file", strings.NewReader("something")))
+		if err == nil {
+			break
+		}
+		if !pause(ask, 20*time.Millisecond) {
+			t.Fatalf("no upload: %v", err)
+		}
+	}
+	if _, ok := a.leader.View().Member(a.node.ID); !ok {
+		t.Error("there is a receipt, and the founder is not in the roster")
+	}
+}
+
+// A core node whose roster lacks the node that asks for it, or has it as another class, does not introduce the ring: nobody else
+// with such a roster would admit it.
+func TestRosterThatLacksTheAskerIsNotTaken(t *testing.T) {
+	t.Parallel()
+	for name, class := range map[string]id.Class{"not in it": "", "in it as an edge node": id.Edge} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, ctx := founder(t, func(config.Config) {})
+			ask, stop := context.WithTimeout(ctx, 40*time.Second)
+			defer stop()
+			seed, _, err := a.dir.readSeed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := seed.Member
+			if m.Class = class; class == "" {
+				m.ID, m.Name, m.Class = id.NewNode(), "c2", id.Core
+			}
+			for {
+				_, err := a.leader.Propose(ask, a.command(state.KindEnrol, state.Enrol{Class: m.Class, Member: m}))
+				if err == nil {
+					break
+				}
+				if !pause(ask, 20*time.Millisecond) {
+					t.Fatalf("not enrolled: %v", err)
+				}
+			}
+			before := a.roster.file()
+			err = a.introducedBy(ask, mesh.Peer{Node: a.node.ID, Class: id.Core})
+			if err == nil || !strings.Contains(err.Error(), "this node is not in it") {
+				t.Errorf("introduced: %v", err)
+			}
+			if !rosterEqual(before, a.roster.file()) {
+				t.Error("its roster was taken")
+			}
+		})
 	}
 }
 

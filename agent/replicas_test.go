@@ -1,11 +1,19 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/mesh"
+	"github.com/ringagent/ringagent/mesh/meshtest"
 )
 
 // A replica is held against the asked node's where both have a seq, whichever of the two is ahead; the first seq that differs is named.
@@ -66,5 +74,36 @@ func TestReplicaAheadIsCompared(t *testing.T) {
 		if got := compared(here, bad, mine, gone); got.Error != "" {
 			t.Errorf("%+v", got)
 		}
+	}
+}
+
+// A replica that is there may take long to be hashed: it is not given up as soon as any other call would be.
+func TestReplicaIsGivenTimeToBeHashed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if _, err := mesh.InitRing(mesh.InitOptions{DataDir: dir, RingName: "test", NodeName: "c1"}); err != nil {
+		t.Fatal(err)
+	}
+	known, err := openRoster(filepath.Join(dir, "roster.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mesh.Open(t.Context(), mesh.Config{
+		DataDir: dir, Listen: "127.0.7.1:8770", Boot: id.NewBoot(), Roster: known, Network: meshtest.New(1).Host("127.0.7.1"), Log: zerolog.Nop(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Close)
+	var given time.Duration
+	m.Handle(methodVerify, mesh.Everybody, func(ctx context.Context, _ *mesh.Request) (any, error) {
+		if until, ok := ctx.Deadline(); ok {
+			given = time.Until(until)
+		}
+		return api.VerifyNode{OK: new(true)}, nil
+	})
+	a := &Agent{mesh: m}
+	if v := a.verifyThere(t.Context(), m.ID(), "c1"); v.OK == nil || v.Node != "c1" || given < hashWait/2 {
+		t.Errorf("%+v, given %s of %s", v, given, hashWait)
 	}
 }
