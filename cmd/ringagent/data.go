@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -191,19 +192,29 @@ func putArtifact(c *cli.Context) error {
 		}
 		q.Set("config", string(config))
 	}
-	f, err := os.Open(file)
+	f, err := openRegular(file)
 	if err != nil {
-		return usage("%v", err)
+		return err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return usage("%s is not a regular file", file)
-	}
 	var out api.Artifact
 	if err := client(c).Upload(c.Context, "/api/v1/artifacts", q, f, &out); err != nil {
 		return refusedFile(file, err)
 	}
 	return show(c, out, func(w io.Writer, a api.Artifact) { fmt.Fprintln(w, a.SHA256) })
+}
+
+// openRegular opens a regular file, and does not wait for who might write into a pipe.
+func openRegular(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, usage("%v", err)
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, usage("%s is not a regular file", file)
+	}
+	return f, nil
 }
 
 // refusedFile names the file as its owner knows it; the agent has seen bytes only.

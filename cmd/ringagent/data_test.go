@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -44,5 +45,25 @@ func TestWrittenArtifactHasItsHash(t *testing.T) {
 		if left, _ := os.ReadDir(dir); len(left) != 1 {
 			t.Errorf("%s: left %v", name, left)
 		}
+	}
+}
+
+// A pipe without a writer would be waited for, past every limit that was asked for.
+func TestOnlyARegularFileIsPut(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{pipe, filepath.Dir(pipe), "/dev/null"} {
+		if f, err := openRegular(file); err == nil {
+			_ = f.Close()
+			t.Errorf("%s was opened", file)
+		}
+	}
+	if f, err := openRegular("data_test.go"); err != nil {
+		t.Error(err)
+	} else {
+		_ = f.Close()
 	}
 }
