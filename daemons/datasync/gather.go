@@ -275,9 +275,16 @@ func (g *gatherer) failed(ctx context.Context, db kit.JobDB, cause error, n int)
 // be read is passed over: the others do not wait for it.
 func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	path := filepath.Join(g.staging, fmt.Sprintf("pack-%s-%d.db", c, g.now().UnixNano()))
-	pool := path + ".pool"
 	defer os.Remove(path)
-	defer func() { _ = gamedb.Remove(pool) }()
+	var pool *gamedb.Pool
+	if len(list) > 1 {
+		defer func() { _ = gamedb.Remove(poolOf(path)) }()
+		var err error
+		if pool, err = gamedb.OpenPool(ctx, poolOf(path)); err != nil {
+			return fmt.Errorf("make pack: %w", err)
+		}
+		defer pool.Close()
+	}
 	p := packed{Config: c, Made: g.now(), Games: map[string][]string{}}
 	_, room := g.gap()
 	var all []string
@@ -289,14 +296,12 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 		if len(ids) == 0 {
 			break
 		}
-		into := path
-		if len(list) > 1 {
-			into = pool
-		}
-		good, err := g.collect(ctx, f.db, path, into, ids)
+		good, err := g.collect(ctx, f.db, path, pool, ids)
 		switch f.err = err; {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, gamedb.ErrTarget): // that says nothing of the job
+			return fmt.Errorf("collect games: %w", err)
 		case err == nil:
 			delete(g.unread, f.db.Path)
 		default:
@@ -312,7 +317,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	}
 	g.tried[c] = g.now()
 	if len(all) > 0 {
-		if err := g.finish(ctx, p, path, pool, all, len(list)); err != nil {
+		if err := g.finish(ctx, p, path, pool, all); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		delete(g.waiting, c)
@@ -329,15 +334,21 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	return errors.Join(errs...)
 }
 
+// poolOf is where the games of several jobs are gathered for the pack at path.
+func poolOf(path string) string { return path + ".pool" }
+
 // finish stores a pack and writes it down. The games of several jobs are in the pool, with what was collected in vain.
-func (g *gatherer) finish(ctx context.Context, p packed, path, pool string, all []string, jobs int) error {
-	if jobs > 1 {
-		info, err := gamedb.Pack(ctx, pool, path, all)
+func (g *gatherer) finish(ctx context.Context, p packed, path string, pool *gamedb.Pool, all []string) error {
+	if pool != nil {
+		if err := pool.Close(); err != nil {
+			return fmt.Errorf("collect games: %w", err)
+		}
+		info, err := gamedb.Pack(ctx, poolOf(path), path, all)
 		if n := len(info.Damaged) + len(info.Rejected); err == nil && n > 0 {
 			err = fmt.Errorf("%d of them cannot be read any more", n) // the books must not say that they are in the pack
 		}
 		if err != nil {
-			return fmt.Errorf("pack games of %d jobs: %w", jobs, err)
+			return fmt.Errorf("pack games of several jobs: %w", err)
 		}
 	}
 	var err error
@@ -347,34 +358,34 @@ func (g *gatherer) finish(ctx context.Context, p packed, path, pool string, all 
 	return g.books.add(p)
 }
 
-// collect packs a job's games at path, joins them into the file at into if that is another one, and returns those that
-// are in it. Others are refused for good, but for those that cannot be read now, for which there is an error, too, and those
-// that cannot be in one file with another job's: they are in the next pack.
-func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path, into string, ids []string) ([]string, error) {
-	info, err := gamedb.Pack(ctx, db.Path, path, ids)
+// collect packs a job's games at path, or collects them in the pool if there is one, and returns those that are in it. Others are
+// refused for good, but for those that cannot be read now, for which there is an error, too, and those that cannot be in one file
+// with another job's: they are in the next pack.
+func (g *gatherer) collect(ctx context.Context, db kit.JobDB, path string, pool *gamedb.Pool, ids []string) ([]string, error) {
+	var info gamedb.CollectInfo
+	var err error
+	if pool != nil {
+		info, err = pool.Collect(ctx, db.Path, ids)
+	} else {
+		var pack gamedb.PackInfo
+		pack, err = gamedb.Pack(ctx, db.Path, path, ids)
+		info.Rejected, info.Damaged = pack.Rejected, pack.Damaged
+	}
 	nothing := errors.Is(err, gamedb.ErrNoGames)
 	if err != nil && !nothing {
 		return nil, fmt.Errorf("pack games of job %s: %w", db.JobID, err)
 	}
 	bad, later := map[string]bool{}, map[string]bool{}
-	rejected := info.Rejected
 	for _, r := range info.Damaged {
 		later[r.ID] = true
 	}
-	if !nothing && into != path {
-		merged, err := gamedb.Merge(ctx, into, path)
-		if err != nil {
-			return nil, fmt.Errorf("join games of job %s: %w", db.JobID, err)
-		}
-		// Two jobs that give one id to two games: they count as one, and nobody merges the second; but it is kept, in a pack of
-		// its own, for people to look at.
-		for _, i := range merged.Conflicts {
-			later[i] = true
-			g.log.Error().Str("job", db.JobID).Str("game", i).Msg("game id is used twice")
-		}
-		rejected = append(rejected, merged.Rejected...)
+	// Two jobs that give one id to two games: they count as one, and nobody merges the second; but it is kept, in a pack of
+	// its own, for people to look at.
+	for _, i := range info.Conflicts {
+		later[i] = true
+		g.log.Error().Str("job", db.JobID).Str("game", i).Msg("game id is used twice")
 	}
-	for _, r := range rejected {
+	for _, r := range info.Rejected {
 		bad[r.ID] = true
 		g.log.Warn().Str("job", db.JobID).Str("game", r.ID).Str("reason", r.Reason).Msg("game cannot be used")
 	}

@@ -97,24 +97,11 @@ func publish(temp, dst string) (int64, error) {
 }
 
 func (s *source) packInto(ctx context.Context, temp string, ids []string) (info PackInfo, err error) {
-	parent, ok := s.parent()
-	if !ok {
-		return PackInfo{}, fmt.Errorf("the file has no tables: %w", ErrNoGames)
-	}
-	where, err := finishedCondition(parent)
+	from, err := s.finder(ctx)
 	if err != nil {
 		return PackInfo{}, err
 	}
-	isFinished, err := s.tx.PrepareContext(ctx, "SELECT count(*) FROM games WHERE game_id = ? AND "+where)
-	if err != nil {
-		return PackInfo{}, err
-	}
-	defer isFinished.Close()
-	l, err := newLoader(ctx, s.tx, s.tables)
-	if err != nil {
-		return PackInfo{}, err
-	}
-	defer l.Close()
+	defer from.Close()
 
 	c, err := open(ctx, temp, forPacking)
 	if err != nil {
@@ -134,7 +121,10 @@ func (s *source) packInto(ctx context.Context, temp string, ids []string) (info 
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
 	for _, gameID := range slices.Compact(ids) {
-		r, reason, err := copyGame(ctx, isFinished, l, in, gameID)
+		r, reason, err := from.find(ctx, gameID)
+		if err == nil && reason == "" {
+			err = in.insert(ctx, r)
+		}
 		switch {
 		case err == nil && reason == "":
 			info.add(r)
@@ -154,11 +144,43 @@ func (s *source) packInto(ctx context.Context, temp string, ids []string) (info 
 	return info, tx.Commit()
 }
 
-// copyGame writes one finished game into the pack, or says why it is none.
-func copyGame(ctx context.Context, isFinished *sql.Stmt, from *loader, in *inserter, gameID string) (r record, reason string, err error) {
+// finder reads single finished games.
+type finder struct {
+	*loader
+	isFinished *sql.Stmt
+}
+
+func (s *source) finder(ctx context.Context) (*finder, error) {
+	parent, ok := s.parent()
+	if !ok {
+		return nil, fmt.Errorf("the file has no tables: %w", ErrNoGames)
+	}
+	where, err := finishedCondition(parent)
+	if err != nil {
+		return nil, err
+	}
+	isFinished, err := s.tx.PrepareContext(ctx, "SELECT count(*) FROM games WHERE game_id = ? AND "+where)
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLoader(ctx, s.tx, s.tables)
+	if err != nil {
+		_ = isFinished.Close()
+		return nil, err
+	}
+	return &finder{l, isFinished}, nil
+}
+
+func (f *finder) Close() {
+	f.loader.Close()
+	_ = f.isFinished.Close() // read-only: nothing is lost
+}
+
+// find reads one finished game that can be used, or says why it is none.
+func (f *finder) find(ctx context.Context, gameID string) (r record, reason string, err error) {
 	var n int
 	for _, key := range keys(gameID) {
-		if err := isFinished.QueryRowContext(ctx, key).Scan(&n); err != nil {
+		if err := f.isFinished.QueryRowContext(ctx, key).Scan(&n); err != nil {
 			return r, "", fmt.Errorf("find game %.60q: %w", gameID, err)
 		}
 		if n > 0 {
@@ -168,13 +190,10 @@ func copyGame(ctx context.Context, isFinished *sql.Stmt, from *loader, in *inser
 	if n == 0 {
 		return r, "missing or not finished", nil
 	}
-	if r, err = from.load(ctx, gameID); err != nil {
+	if r, err = f.load(ctx, gameID); err != nil {
 		return r, "", err
 	}
-	if reason = r.fault(); reason != "" {
-		return r, reason, nil
-	}
-	return r, "", in.insert(ctx, r)
+	return r, r.fault(), nil
 }
 
 func (p *PackInfo) add(r record) {
