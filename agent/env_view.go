@@ -52,7 +52,7 @@ func (v views) Current(ctx context.Context, _ ...id.Digest) (kit.View, error) {
 func (v views) wrap(s *state.State, f leader.Freshness) kit.View {
 	settings, _ := s.Settings()
 	one := viewOf{s: s, daemon: v.daemon}
-	return kit.View{Index: s.Index(), AsOf: f.AsOf, Known: f.Known, Fleet: one, Queue: one, Library: one, Notes: one, Ring: settings}
+	return kit.View{Generation: s.Generation(), Index: s.Index(), AsOf: f.AsOf, Known: f.Known, Fleet: one, Queue: one, Library: one, Notes: one, Ring: settings}
 }
 
 func roomOf(s *state.State) *kit.Room {

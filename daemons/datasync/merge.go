@@ -52,9 +52,10 @@ func newMerger(env kit.Env, set JoinSettings) *merger {
 // merged is the local cursor of one config: every pack up to Seq is in the database, but for Open, which could not be had
 // yet, and what was put aside as unusable.
 type merged struct {
-	Seq  uint64      `json:"seq"`
-	Open []id.Digest `json:"open,omitempty"`
-	Made bool        `json:"made,omitempty"` // there is a database
+	Generation uint64      `json:"generation,omitempty"` // of the state that Seq is of
+	Seq        uint64      `json:"seq"`
+	Open       []id.Digest `json:"open,omitempty"`
+	Made       bool        `json:"made,omitempty"` // there is a database
 }
 
 const (
@@ -93,7 +94,11 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 	path := m.database(c)
 	if _, err := os.Lstat(path); cursor.Made && errors.Is(err, fs.ErrNotExist) {
 		m.log.Warn().Str("config", string(c)).Msg("merged database is gone; all packs are merged again")
-		cursor = merged{}
+		cursor = merged{Generation: cursor.Generation}
+	}
+	if v.Generation > cursor.Generation {
+		// After a recovery that went on without what this node had seen, new packs stand at numbers that are behind the cursor.
+		cursor = merged{Generation: v.Generation, Made: cursor.Made}
 	}
 	packs := v.Library.Artifacts(ring.KindPack, c)
 	err = m.gather(ctx, v, c, packs, key, &cursor)

@@ -252,6 +252,39 @@ func TestPacksAnnouncedTogetherAreAllMerged(t *testing.T) {
 	})
 }
 
+// After a recovery that went on without what a core node had seen, the numbers of new packs begin behind its cursor. They are merged
+// all the same.
+func TestPacksAfterARecoveryAreMerged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := kittest.New(t, c4)
+		a, edge := r.AddNode("a", id.Core, ring.Slots{}), r.AddNode("edge", id.Edge, ring.Slots{})
+		env := edge.Env(EphemeralSync(), "")
+		packs := playedPacks(t, edge, env, 12)
+		at := r.View("").Index
+		announce := func(list []ring.Artifact) {
+			for _, p := range list {
+				if err := env.Effects.AddArtifacts(t.Context(), p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		merged := func() int {
+			path := filepath.Join(a.Dir(), "games", string(c4)+".db")
+			if _, err := os.Stat(path); err != nil {
+				return 0
+			}
+			return len(r.Games(path))
+		}
+		announce(packs[:10])
+		a.Start(AutoSync(), `{"every":"10s"}`)
+		r.Eventually(time.Minute, "all are merged", func() bool { return merged() == 10 })
+		r.Recover(at)
+		announce(packs[10:])
+		r.Eventually(time.Minute, "those of the new generation are merged, too", func() bool { return merged() == 12 })
+	})
+}
+
 // Packs whose only holder is gone for good do not keep the others from being merged, however many they are; one that comes
 // back is merged yet.
 func TestLostPacksHoldNobodyUp(t *testing.T) {

@@ -105,16 +105,17 @@ var ErrNotFound = errors.New("not found")
 
 // View is one immutable reading of the replicated state.
 type View struct {
-	Index   uint64
-	AsOf    time.Time // when a coordinator last confirmed it; zero = unknown
-	Known   bool      // false: this node has heard no coordinator since it started
-	Fleet   Fleet
-	Queue   Queue
-	Library Library
-	Notes   Notes // of this daemon
-	Ring    ring.Settings
-	Room    *Room // nil: not known here
-	Joins   bool  // packs may be joined; false: some core node does not know how, or it is not known here
+	Generation uint64 // of the state: a recovery begins the next one, in which an Index or Seq may stand for something else
+	Index      uint64
+	AsOf       time.Time // when a coordinator last confirmed it; zero = unknown
+	Known      bool      // false: this node has heard no coordinator since it started
+	Fleet      Fleet
+	Queue      Queue
+	Library    Library
+	Notes      Notes // of this daemon
+	Ring       ring.Settings
+	Room       *Room // nil: not known here
+	Joins      bool  // packs may be joined; false: some core node does not know how, or it is not known here
 }
 
 // Room is how many artifacts the replicated state can still take, of how many in all.

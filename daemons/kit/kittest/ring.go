@@ -21,6 +21,7 @@ type Ring struct {
 	T  testing.TB
 	mu sync.Mutex
 
+	generation  uint64
 	index       uint64
 	settings    ring.Settings
 	room        *kit.Room // nil: nobody knows
@@ -71,6 +72,16 @@ func (r *Ring) Crowd(room kit.Room) {
 	r.room = &room
 }
 
+// Recover begins the next generation at an older place of the log, as a recovery by a node does that was behind: what came
+// after it is forgotten.
+func (r *Ring) Recover(index uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.generation++
+	r.index = index
+	r.artifacts = slices.DeleteFunc(r.artifacts, func(a ring.Artifact) bool { return a.Seq > index })
+}
+
 // Quorum takes the coordinator away or gives it back.
 func (r *Ring) Quorum(there bool) {
 	r.mu.Lock()
@@ -115,7 +126,7 @@ func (r *Ring) View(daemon string) kit.View {
 	}
 	s := &snapshot{daemon: daemon, members: slices.Clone(r.members), items: slices.Clone(r.items), buried: maps.Clone(r.buried),
 		artifacts: slices.Clone(r.artifacts), names: names, notes: notes, assignments: assignments}
-	return kit.View{Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings, Room: r.room, Joins: r.joins}
+	return kit.View{Generation: r.generation, Index: r.index, AsOf: time.Now(), Known: true, Fleet: s, Queue: s, Library: s, Notes: s, Ring: r.settings, Room: r.room, Joins: r.joins}
 }
 
 type snapshot struct {
