@@ -3,6 +3,7 @@ package evaluation
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,11 +27,25 @@ type Settings struct {
 	HardLimit     int      `json:"hard_limit"`     // waiting candidates at which no more are added; they are not lost
 }
 
+// opponentName is what one name of {opponents} may be, which are separated by commas.
+var opponentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
 // Validate implements kit's check.
 func (s Settings) Validate() error {
+	for i, o := range s.Opponents {
+		switch {
+		case !opponentName.MatchString(o):
+			return fmt.Errorf("opponents: %q: want a name of letters, digits, dots, dashes and underscores", o)
+		case slices.Contains(s.Opponents[:i], o):
+			return fmt.Errorf("opponents: %s stands there twice", o)
+		}
+	}
+	for _, o := range []string{baselineRandom, baselineHeuristic} {
+		if !slices.Contains(s.Opponents, o) {
+			return fmt.Errorf("opponents: %s is missing, and AUTO_PROMOTION makes nobody champion without games against it", o)
+		}
+	}
 	switch {
-	case len(s.Opponents) == 0:
-		return errors.New("opponents: want at least one")
 	case s.MinGames < 2 || s.MaxGames < s.MinGames || s.ChampionGames < 2:
 		return errors.New("want 2 ≤ min_games ≤ max_games and champion_games of at least 2")
 	case s.PressureOff < 0 || s.PressureOn <= s.PressureOff || s.HardLimit < s.PressureOn || s.Simulations < 0:
@@ -41,7 +56,7 @@ func (s Settings) Validate() error {
 
 // Evaluation is EVALUATION.
 func Evaluation() kit.Spec {
-	defaults := Settings{Opponents: []string{"random", "heuristic", "minimax"}, MinGames: kit.MinGames, MaxGames: kit.MaxGames,
+	defaults := Settings{Opponents: []string{baselineRandom, baselineHeuristic, "minimax"}, MinGames: kit.MinGames, MaxGames: kit.MaxGames,
 		ChampionGames: kit.MaxGames, PressureOn: 150, PressureOff: 75, HardLimit: 200}
 	s := kit.Spec{
 		Name: "EVALUATION", Category: "evaluation", Scope: kit.ScopeCluster, Classes: []id.Class{id.Core},

@@ -7,6 +7,12 @@ import (
 	"github.com/ringagent/ringagent/internal/rating"
 )
 
+// The baselines whose games decide on a promotion, as {opponents} names them.
+const (
+	baselineRandom    = "random"
+	baselineHeuristic = "heuristic"
+)
+
 // Rates are scores (draws half) that a candidate must reach against the two baselines.
 type Rates struct {
 	Random    float64 `json:"random"`
@@ -55,7 +61,7 @@ func (s PromotionSettings) gates(c id.Config, candidate, champion id.Digest, mat
 	if champion != "" {
 		rates = s.Floor[fmt.Sprint(min(max(c.Players(), 2), 4))]
 	}
-	random, heuristic := scores["random"], scores["heuristic"]
+	random, heuristic := scores[baselineRandom], scores[baselineHeuristic]
 	out := []Gate{
 		{"games_random", float64(random.games), float64(s.MinGames)},
 		{"games_heuristic", float64(heuristic.games), float64(s.MinGames)},
