@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/goccy/go-yaml"
 
@@ -198,10 +201,36 @@ func (c Config) Validate() error {
 	if err := oneOf("log.format", c.Log.Format, "json", "console"); err != nil {
 		return err
 	}
-	for name, n := range map[string]int{"cpu": c.Slots.CPU, "gpu": c.Slots.GPU, "vram_mib": c.Slots.VRAMMiB, "ram_mib": c.Slots.RAMMiB, "disk_mib": c.Slots.DiskMiB} {
-		if n < 0 {
-			return fmt.Errorf("slots.%s %d: must not be negative", name, n)
+	if err := checkWord(c.FailureDomain); c.FailureDomain != "" && err != nil {
+		return fmt.Errorf("failure_domain %w", err)
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
+		if err := checkWord(k); err != nil {
+			return fmt.Errorf("labels: key %w", err)
 		}
+		if v := c.Labels[k]; len(v) > maxWord || strings.ContainsFunc(v, unicode.IsControl) {
+			return fmt.Errorf("labels.%s: want at most %d bytes without control characters", k, maxWord)
+		}
+	}
+	for name, n := range map[string]int{"cpu": c.Slots.CPU, "gpu": c.Slots.GPU, "vram_mib": c.Slots.VRAMMiB, "ram_mib": c.Slots.RAMMiB, "disk_mib": c.Slots.DiskMiB} {
+		if n < 0 || n > maxSlots {
+			return fmt.Errorf("slots.%s %d: want 0 (measured) to %d", name, n, maxSlots)
+		}
+	}
+	return nil
+}
+
+// maxSlots is more than any machine has of anything, and small enough to be added up.
+const maxSlots = 1 << 30
+
+// maxWord bounds a failure domain, and a label's key and value, in bytes: every node keeps those of all.
+const maxWord = 128
+
+// checkWord keeps names that are compared and printed in columns to one word.
+func checkWord(s string) error {
+	bad := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	if s == "" || len(s) > maxWord || strings.ContainsFunc(s, bad) {
+		return fmt.Errorf("%q: want one word of at most %d bytes", s, maxWord)
 	}
 	return nil
 }

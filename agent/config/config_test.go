@@ -136,6 +136,14 @@ func TestValidateNamesTheField(t *testing.T) {
 		"gossip":              {func(c *Config) { c.Gossip = "slow" }, "gossip"},
 		"level":               {func(c *Config) { c.Log.Level = "loud" }, "log.level"},
 		"format":              {func(c *Config) { c.Log.Format = "xml" }, "log.format"},
+		"domain of two words": {func(c *Config) { c.FailureDomain = "rack 7" }, "failure_domain"},
+		"domain of a control": {func(c *Config) { c.FailureDomain = "rack\x00" }, "failure_domain"},
+		"domain":              {func(c *Config) { c.FailureDomain = "vast/eu:rack-7" }, ""},
+		"long domain":         {func(c *Config) { c.FailureDomain = strings.Repeat("r", 129) }, "failure_domain"},
+		"label without a key": {func(c *Config) { c.Labels = map[string]string{"": "x"} }, "labels"},
+		"label of two lines":  {func(c *Config) { c.Labels = map[string]string{"gpu": "a\nb"} }, "labels.gpu"},
+		"label":               {func(c *Config) { c.Labels = map[string]string{"gpu": "RTX 4090"} }, ""},
+		"slots of everything": {func(c *Config) { c.Slots.RAMMiB = 1 << 40 }, "slots.ram_mib"},
 		"negative slots":      {func(c *Config) { c.Slots.CPU = -1 }, "slots.cpu"},
 	} {
 		t.Run(name, func(t *testing.T) {
