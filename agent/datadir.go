@@ -24,7 +24,7 @@ const ballastBytes = 32 << 20
 
 // dataDir is one agent's folder. Its layout is part of the contract that operators rely on.
 type dataDir struct {
-	root string
+	root string // absolute: jobs have working directories of their own
 	lock *os.File
 }
 
@@ -44,6 +44,10 @@ type nodeFile struct {
 
 // openDataDir makes the folder where it is missing and takes its lock. A second agent in the same folder is refused.
 func openDataDir(root string) (*dataDir, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("find data dir: %w", err)
+	}
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("make data dir: %w", err)
 	}
