@@ -270,6 +270,9 @@ func (a *Agent) addWork(ctx context.Context, in api.AddWork) (any, error) {
 	if err := a.settingsKnown(ctx); err != nil {
 		return nil, err
 	}
+	if _, err := a.current(ctx); err != nil { // a voter that is behind would check it against settings of the past
+		return nil, decided(err)
+	}
 	item, err := a.checkWork(in)
 	if err != nil {
 		return nil, err

@@ -71,8 +71,7 @@ func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
 
 // unsynced adds up the finished games that have no receipts yet, by config. It is unknown when a node that may still have
 // some has not said so within the age limit; nodes that left or were shut out no longer count.
-func (a *Agent) unsynced(ctx context.Context, r reading) (map[id.Config]int64, bool) {
-	heard := a.reports(ctx)
+func (a *Agent) unsynced(heard map[id.Node]heardReport, r reading) (map[id.Config]int64, bool) {
 	sum := map[id.Config]int64{}
 	known := true
 	for m := range r.s.Members() {

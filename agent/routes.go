@@ -61,9 +61,14 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			if err != nil {
 				return nil, err
 			}
-			unsynced, known := a.unsynced(ctx, r)
+			if r, err = a.withSettings(ctx, r); err != nil {
+				return nil, err
+			}
+			heard := a.reports(ctx)
 			// The state comes after the question: a game that has become safe meanwhile is counted here, or it would be in neither.
+			// Its members are those who have to have answered.
 			r = a.newest(ctx, r)
+			unsynced, known := a.unsynced(heard, r)
 			return api.Games{Configs: r.games(c, unsynced, known), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/models": func(_ context.Context, r reading, q url.Values) (any, error) {
@@ -84,16 +89,25 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			return api.Tokens{Tokens: r.tokens(), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/settings": func(ctx context.Context, r reading, _ url.Values) (any, error) {
-			if _, version := r.s.Settings(); version == 0 {
-				if err := a.settingsKnown(ctx); err != nil {
-					return nil, err
-				}
-				r = a.newest(ctx, a.near())
+			r, err := a.withSettings(ctx, r)
+			if err != nil {
+				return nil, err
 			}
 			s, version := r.s.Settings()
 			return settingsAnswer{Version: version, Settings: s, AsOf: a.asOf(r)}, nil
 		},
 	}
+}
+
+// withSettings is r, or in a new ring's first moment one that has its first settings.
+func (a *Agent) withSettings(ctx context.Context, r reading) (reading, error) {
+	if _, version := r.s.Settings(); version > 0 {
+		return r, nil
+	}
+	if err := a.settingsKnown(ctx); err != nil {
+		return r, err
+	}
+	return a.newest(ctx, a.near()), nil
 }
 
 type settingsAnswer struct {
