@@ -109,6 +109,7 @@ type Agent struct {
 	alarms       alarmBook
 	ofState      alarmBook // those that the replicated state alone gives rise to
 	sections     sectionBook
+	settings     atomic.Pointer[lastSettings] // nil: none were ever known
 	external     *external
 	specs        []kit.Spec
 

@@ -224,6 +224,7 @@ func (a *Agent) openEvents() error {
 	if a.local, err = openLocal(a.dir.path("state.db")); err != nil {
 		return err
 	}
+	a.readLastSettings()
 	return a.openDispatcher()
 }
 

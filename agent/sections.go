@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"sync"
@@ -49,6 +50,7 @@ func (b *sectionBook) stale(read func() ring.Settings) []string {
 func (a *Agent) followSettings(ctx context.Context) {
 	for {
 		changed := a.leader.Changes()
+		a.keepSettings()
 		if _, version := a.leader.View().Settings(); version > 0 {
 			for _, daemon := range a.sections.stale(a.ringSettings) {
 				a.log.Info().Str("daemon", daemon).Msg("daemon starts anew with its new settings")
@@ -67,7 +69,63 @@ func (a *Agent) followSettings(ctx context.Context) {
 	}
 }
 
+// lastSettings are the newest ring settings that this node has known, also before it was started anew. Until it hears the ring again
+// its daemons go by them: not by defaults that nobody wants here.
+type lastSettings struct {
+	Generation uint64        `json:"generation"`
+	Version    uint64        `json:"version"`
+	Settings   ring.Settings `json:"settings"`
+}
+
+func (l lastSettings) after(o lastSettings) bool {
+	return cmp.Or(cmp.Compare(l.Generation, o.Generation), cmp.Compare(l.Version, o.Version)) > 0
+}
+
+// settingsKey is their place in state.db.
+const settingsKey = "settings"
+
+func (a *Agent) agentShelf() shelf { return shelf{db: a.local.db, owner: []byte("agent")} }
+
+// readLastSettings reads what was kept. Without it this node knows as little as one that was never in a ring.
+func (a *Agent) readLastSettings() {
+	var last lastSettings
+	raw, ok, err := a.agentShelf().Get(settingsKey)
+	if err == nil && ok {
+		err = json.Unmarshal(raw, &last)
+	}
+	if err != nil {
+		a.log.Warn().Err(err).Msg("the last ring settings are not known; daemons go by defaults until the ring is heard")
+		return
+	}
+	a.settings.Store(&last)
+}
+
+// keepSettings writes newer settings down.
+func (a *Agent) keepSettings() {
+	s := a.leader.View()
+	now := lastSettings{Generation: s.Generation()}
+	now.Settings, now.Version = s.Settings()
+	if old := a.settings.Load(); now.Version == 0 || old != nil && !now.after(*old) {
+		return
+	}
+	raw, err := json.Marshal(now)
+	if err == nil {
+		err = a.agentShelf().Put(settingsKey, raw)
+	}
+	if err != nil {
+		a.log.Warn().Err(err).Msg("cannot keep the ring settings") // the next change is another try
+		return
+	}
+	a.settings.Store(&now)
+}
+
+// ringSettings are those of the state, or newer ones that were kept: a voter that starts goes through all that its log has.
 func (a *Agent) ringSettings() ring.Settings {
-	s, _ := a.leader.View().Settings()
-	return s
+	s := a.leader.View()
+	now := lastSettings{Generation: s.Generation()}
+	now.Settings, now.Version = s.Settings()
+	if last := a.settings.Load(); last != nil && last.after(now) {
+		return last.Settings
+	}
+	return now.Settings
 }

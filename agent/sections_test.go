@@ -74,3 +74,45 @@ func TestDaemonsFollowTheirSettings(t *testing.T) {
 		live(&seen, node, "6s")
 	}
 }
+
+// A node that starts while the ring is away goes by the settings that it knew last: what is switched off stays so, and what gives
+// something up does it by the figures that the ring wants.
+func TestSettingsOutliveAStartWithoutTheRing(t *testing.T) {
+	t.Parallel()
+	var off, on attempts
+	r := agenttest.Start(t, agenttest.Options{Core: 1, Edge: 1, Specs: base(everywhere("NODE_HEALTH_MONITOR", off.run), everywhere("DLQ_RETRY", on.run)),
+		Settings: func(s *ring.Settings) {
+			s.Daemons = map[string]json.RawMessage{"NODE_HEALTH_MONITOR": json.RawMessage(`{"enabled":false}`), "DLQ_RETRY": json.RawMessage(`{"every":"9s"}`)}
+		}})
+	core, edge := r.Node("c1"), r.Node("e1")
+	known := func() (a attempt, err error) {
+		a, ok := on.live("c1")
+		if !ok || a.env.Every.String() != "9s" {
+			err = fmt.Errorf("period %v", a.env.Every)
+		}
+		return a, err
+	}
+	r.Until("e1 knows the settings", func(context.Context) error { _, err := known(); return err })
+	edge.Stop()
+	core.Stop()
+	edge.Start()
+	r.Until("its daemon has started", func(context.Context) error {
+		if _, ok := on.live("c1"); !ok {
+			return fmt.Errorf("not yet")
+		}
+		return nil
+	})
+	if _, err := known(); err != nil {
+		t.Errorf("started without the ring: %v", err)
+	}
+	r.Until("the other is known to be switched off", func(ctx context.Context) error {
+		rows, err := daemonRows(ctx, edge)
+		if row := rows["NODE_HEALTH_MONITOR"]; err == nil && row.State != "STOPPED" {
+			err = fmt.Errorf("%s, %v", row.State, row.BlockedOn)
+		}
+		return err
+	})
+	if a, ok := off.live("c1"); ok {
+		t.Errorf("what is switched off runs with %v", a.env.Every)
+	}
+}
