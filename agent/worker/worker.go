@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,8 +41,11 @@ type Config struct {
 	Configs func() []id.Config
 	// Holds lists useful artifacts that are here already; nil means none.
 	Holds func() []id.Digest
-	Log   zerolog.Logger
-	Pace  Pace
+	// Behind is told how many ended jobs wait here for their games to be safe, when they have become so many that no work is
+	// claimed which makes games, and 0 when that is over; nil: nobody wants to know.
+	Behind func(jobs int)
+	Log    zerolog.Logger
+	Pace   Pace
 }
 
 // Pace holds the worker's periods. Zero values mean the defaults.
@@ -62,9 +66,12 @@ type Pace struct {
 	// much their outputs may take (4 GiB), besides those of the newest. On a full disk all outputs go.
 	KeptJobs  int
 	KeptBytes int64
+	// OpenJobs is how many ended jobs may wait for their games to be safe before no more games are made (64, and 16 more for
+	// every processor of the slots): what this machine would take with it has a bound, also where nobody can have copies.
+	OpenJobs int
 }
 
-func (p Pace) withDefaults() Pace {
+func (p Pace) withDefaults(slots workload.Slots) Pace {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
 			*d = v
@@ -83,6 +90,9 @@ func (p Pace) withDefaults() Pace {
 	}
 	if p.KeptJobs <= 0 {
 		p.KeptJobs = 16
+	}
+	if p.OpenJobs <= 0 {
+		p.OpenJobs = 64 + 16*int(slots.CPU)
 	}
 	if p.KeptBytes <= 0 {
 		p.KeptBytes = 4 << 30
@@ -107,6 +117,7 @@ type Worker struct {
 	running  bool
 	adopted  bool // the jobs of a former process are in runs and kept
 	draining bool
+	behind   bool             // Behind was told so
 	runs     map[string]*run  // claims without an answer, by job id
 	kept     map[string]*kept // answered jobs whose directory is still here
 	changed  chan struct{}    // closed and replaced when runs shrinks
@@ -117,7 +128,7 @@ func New(cfg Config) (*Worker, error) {
 	if cfg.Runner == nil || cfg.Queue == nil || cfg.Artifacts == nil || cfg.Games == nil || cfg.Workload == nil || cfg.Self == "" {
 		return nil, errors.New("make worker: runner, queue, artifacts, games, workload and self are required")
 	}
-	pace := cfg.Pace.withDefaults()
+	pace := cfg.Pace.withDefaults(cfg.Slots)
 	return &Worker{
 		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir, space: disk.Free,
 		ledger: NewLedger(cfg.Slots), avoid: newAvoidance(pace.Avoid, pace.AvoidMost),
@@ -296,11 +307,12 @@ func (w *Worker) offer() (Offer, bool) {
 	if spare <= 0 {
 		return Offer{}, false
 	}
+	behind := w.isBehind()
 	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl), Claims: claims}
 	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
 	for _, name := range workload.StageNames() {
 		stage, ok := wl.Stages[name]
-		if !ok || !stage.Needs.Fits(o.Free) {
+		if !ok || !stage.Needs.Fits(o.Free) || behind && makesGames(stage) {
 			continue
 		}
 		if _, blocked := w.avoid.blocked(name); blocked || (live[name] > 0 && w.avoid.suspect(name)) {
@@ -312,6 +324,32 @@ func (w *Worker) offer() (Offer, bool) {
 		o.Holds = w.cfg.Holds()
 	}
 	return o, len(o.Types) > 0 && len(o.Configs) > 0
+}
+
+// isBehind says whether too many ended jobs wait for their games to be safe, and tells when that has changed.
+func (w *Worker) isBehind() bool {
+	w.mu.Lock()
+	open := 0
+	for _, k := range w.kept {
+		if !empty(k.handle, k.rec) {
+			open++
+		}
+	}
+	behind := open >= w.pace.OpenJobs
+	changed := behind != w.behind
+	w.behind = behind
+	w.mu.Unlock()
+	if changed && w.cfg.Behind != nil {
+		if !behind {
+			open = 0
+		}
+		w.cfg.Behind(open)
+	}
+	return behind
+}
+
+func makesGames(s workload.Stage) bool {
+	return slices.ContainsFunc(s.Outputs, func(o workload.Output) bool { return o.Kind == workload.KindGames })
 }
 
 func (w *Worker) configs(wl *workload.Workload) []id.Config {
