@@ -170,6 +170,18 @@ func (j jobs) Databases() ([]kit.JobDB, bool) {
 // Release implements kit.Jobs.
 func (j jobs) Release(_ context.Context, jobID string) error { return j.a.worker.Release(jobID) }
 
+// Hold implements kit.Jobs.
+func (j jobs) Hold(games int) {
+	const code = "games_behind"
+	j.a.worker.Hold(games > 0)
+	if games == 0 {
+		j.a.alarms.clear(code)
+		return
+	}
+	j.a.alarms.raise(code, fmt.Sprintf(
+		"%d finished games of a config are in no pack yet: this node plays faster than it packs, and plays no more until they are fewer", games))
+}
+
 // peers is the mesh as this node sees it.
 type peers struct{ a *Agent }
 

@@ -238,7 +238,7 @@ func (a *Agent) openWorker(c config.Config) error {
 		Node: a.node.ID, Boot: a.boot, Self: a.opts.Self, Slots: slots, MinFreeMiB: 64,
 		Runner: &proc.Runner{Dir: a.dir.path("jobs"), Shim: []string{a.opts.Self, "job-shim"}, Log: a.log},
 		Queue:  &workQueue{a: a}, Artifacts: workArtifacts{a.store}, Games: workGames{a}, Validators: jobValidators(), Belongs: belongs,
-		Workload: a.workload, Configs: a.configs, Holds: a.holds, Behind: a.gamesBehind, Log: a.log,
+		Workload: a.workload, Configs: a.configs, Holds: a.holds, Log: a.log,
 	})
 	if err != nil {
 		return err

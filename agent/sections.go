@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"sync"
 	"time"
 
@@ -48,9 +49,14 @@ func (b *sectionBook) stale(read func() ring.Settings) []string {
 // followSettings starts daemons anew whose section of the ring settings has changed. It is not only operators who change
 // them: on its first start a node's daemons begin before it knows any settings.
 func (a *Agent) followSettings(ctx context.Context) {
+	failed := false
 	for {
 		changed := a.leader.Changes()
-		a.keepSettings()
+		err := a.keepSettings() // again at the next change, if it must be
+		if err != nil && !failed {
+			a.log.Warn().Err(err).Msg("a start without the ring would go by older settings")
+		}
+		failed = err != nil
 		if _, version := a.leader.View().Settings(); version > 0 {
 			for _, daemon := range a.sections.stale(a.ringSettings) {
 				a.log.Info().Str("daemon", daemon).Msg("daemon starts anew with its new settings")
@@ -84,13 +90,14 @@ func (l lastSettings) after(o lastSettings) bool {
 // settingsKey is their place in state.db.
 const settingsKey = "settings"
 
-func (a *Agent) agentShelf() shelf { return shelf{db: a.local.db, owner: []byte("agent")} }
-
 // readLastSettings reads what was kept. Without it this node knows as little as one that was never in a ring.
 func (a *Agent) readLastSettings() {
+	raw, ok, err := a.local.shelf("agent").Get(settingsKey)
+	if err == nil && !ok {
+		return
+	}
 	var last lastSettings
-	raw, ok, err := a.agentShelf().Get(settingsKey)
-	if err == nil && ok {
+	if err == nil {
 		err = json.Unmarshal(raw, &last)
 	}
 	if err != nil {
@@ -101,22 +108,22 @@ func (a *Agent) readLastSettings() {
 }
 
 // keepSettings writes newer settings down.
-func (a *Agent) keepSettings() {
+func (a *Agent) keepSettings() error {
 	s := a.leader.View()
 	now := lastSettings{Generation: s.Generation()}
 	now.Settings, now.Version = s.Settings()
 	if old := a.settings.Load(); now.Version == 0 || old != nil && !now.after(*old) {
-		return
+		return nil
 	}
 	raw, err := json.Marshal(now)
-	if err == nil {
-		err = a.agentShelf().Put(settingsKey, raw)
-	}
 	if err != nil {
-		a.log.Warn().Err(err).Msg("cannot keep the ring settings") // the next change is another try
-		return
+		return fmt.Errorf("encode settings: %w", err)
+	}
+	if err := a.local.shelf("agent").Put(settingsKey, raw); err != nil {
+		return fmt.Errorf("keep settings: %w", err)
 	}
 	a.settings.Store(&now)
+	return nil
 }
 
 // ringSettings are those of the state, or newer ones that were kept: a voter that starts goes through all that its log has.

@@ -381,16 +381,6 @@ func (a *Agent) holds() []id.Digest {
 }
 
 // pace is how often work is asked for: on one machine nobody minds, and everybody waits.
-// gamesBehind tells people why this node plays no more.
-func (a *Agent) gamesBehind(jobs int) {
-	const code = "games_behind"
-	if jobs == 0 {
-		a.alarms.clear(code)
-		return
-	}
-	a.alarms.raise(code, fmt.Sprintf("%d ended jobs wait here until their games are safe on other nodes: no more are played before", jobs))
-}
-
 func (a *Agent) pace() worker.Pace {
 	if a.lastTiming() == ring.TimingDev {
 		return worker.Pace{Poll: 300 * time.Millisecond, PollMost: time.Second}

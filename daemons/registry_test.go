@@ -17,6 +17,7 @@ import (
 
 	"context"
 
+	"github.com/ringagent/ringagent/daemons/evaluation"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/daemons/kit/kittest"
 	"github.com/ringagent/ringagent/eventlog/event"
@@ -269,6 +270,28 @@ func TestCheckSectionRefusesNegativeDurations(t *testing.T) {
 	}
 	if err := CheckSection("TRAINING_TRIGGER", json.RawMessage(`{"cooldown":"-5m"}`)); err == nil || !strings.Contains(err.Error(), "cooldown -5m0s") {
 		t.Errorf("error %v should name the key", err)
+	}
+}
+
+// Opponents that the workload's command line, or a promotion, cannot make sense of are refused when they are written; a daemon goes on
+// with those that were taken before.
+func TestOpponentsAreChecked(t *testing.T) {
+	t.Parallel()
+	spec, _ := ByName("EVALUATION")
+	defaults := spec.Settings.(evaluation.Settings)
+	for list, want := range map[string]string{
+		`["random","heuristic"]`: "", `["random","heuristic","minimax","depth-8.b_2"]`: "",
+		`[]`: "at least one", `["random","heuristic","a,b"]`: "a,b", `["random","heuristic",""]`: `""`, `["random","heuristic","random"]`: "twice",
+		`["random"]`: "heuristic is missing", `["heuristic","minimax"]`: "random is missing",
+	} {
+		section := json.RawMessage(`{"opponents":` + list + `}`)
+		err := CheckSection("EVALUATION", section)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", list, err, want)
+		}
+		if _, err := kit.Decode(section, defaults); err != nil && list != "[]" {
+			t.Errorf("%s does not start: %v", list, err)
+		}
 	}
 }
 

@@ -41,11 +41,8 @@ type Config struct {
 	Configs func() []id.Config
 	// Holds lists useful artifacts that are here already; nil means none.
 	Holds func() []id.Digest
-	// Behind is told how many ended jobs wait here for their games to be safe, when they have become so many that no work is
-	// claimed which makes games, and 0 when that is over; nil: nobody wants to know.
-	Behind func(jobs int)
-	Log    zerolog.Logger
-	Pace   Pace
+	Log   zerolog.Logger
+	Pace  Pace
 }
 
 // Pace holds the worker's periods. Zero values mean the defaults.
@@ -66,12 +63,9 @@ type Pace struct {
 	// much their outputs may take (4 GiB), besides those of the newest. On a full disk all outputs go.
 	KeptJobs  int
 	KeptBytes int64
-	// OpenJobs is how many ended jobs may wait for their games to be safe before no more games are made (64, and 16 more for
-	// every processor of the slots): what this machine would take with it has a bound, also where nobody can have copies.
-	OpenJobs int
 }
 
-func (p Pace) withDefaults(slots workload.Slots) Pace {
+func (p Pace) withDefaults() Pace {
 	set := func(d *time.Duration, v time.Duration) {
 		if *d <= 0 {
 			*d = v
@@ -90,9 +84,6 @@ func (p Pace) withDefaults(slots workload.Slots) Pace {
 	}
 	if p.KeptJobs <= 0 {
 		p.KeptJobs = 16
-	}
-	if p.OpenJobs <= 0 {
-		p.OpenJobs = 64 + 16*int(slots.CPU)
 	}
 	if p.KeptBytes <= 0 {
 		p.KeptBytes = 4 << 30
@@ -117,7 +108,7 @@ type Worker struct {
 	running  bool
 	adopted  bool // the jobs of a former process are in runs and kept
 	draining bool
-	behind   bool             // Behind was told so
+	held     bool             // no more games are made; see Hold
 	runs     map[string]*run  // claims without an answer, by job id
 	kept     map[string]*kept // answered jobs whose directory is still here
 	changed  chan struct{}    // closed and replaced when runs shrinks
@@ -128,7 +119,7 @@ func New(cfg Config) (*Worker, error) {
 	if cfg.Runner == nil || cfg.Queue == nil || cfg.Artifacts == nil || cfg.Games == nil || cfg.Workload == nil || cfg.Self == "" {
 		return nil, errors.New("make worker: runner, queue, artifacts, games, workload and self are required")
 	}
-	pace := cfg.Pace.withDefaults(cfg.Slots)
+	pace := cfg.Pace.withDefaults()
 	return &Worker{
 		cfg: cfg, pace: pace, log: cfg.Log, sync: syncDir, space: disk.Free,
 		ledger: NewLedger(cfg.Slots), avoid: newAvoidance(pace.Avoid, pace.AvoidMost),
@@ -283,7 +274,7 @@ func (w *Worker) claimOne(ctx context.Context) (bool, error) {
 func (w *Worker) offer() (Offer, bool) {
 	wl := w.cfg.Workload()
 	w.mu.Lock()
-	draining := w.draining
+	draining, held := w.draining, w.held
 	live := make(map[string]int, len(w.runs))
 	claims := make([]string, 0, len(w.runs))
 	for _, r := range w.runs {
@@ -307,12 +298,11 @@ func (w *Worker) offer() (Offer, bool) {
 	if spare <= 0 {
 		return Offer{}, false
 	}
-	behind := w.isBehind()
 	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl), Claims: claims}
 	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
 	for _, name := range workload.StageNames() {
 		stage, ok := wl.Stages[name]
-		if !ok || !stage.Needs.Fits(o.Free) || behind && makesGames(stage) {
+		if !ok || !stage.Needs.Fits(o.Free) || held && makesGames(stage) {
 			continue
 		}
 		if _, blocked := w.avoid.blocked(name); blocked || (live[name] > 0 && w.avoid.suspect(name)) {
@@ -326,26 +316,15 @@ func (w *Worker) offer() (Offer, bool) {
 	return o, len(o.Types) > 0 && len(o.Configs) > 0
 }
 
-// isBehind says whether too many ended jobs wait for their games to be safe, and tells when that has changed.
-func (w *Worker) isBehind() bool {
+// Hold has no work claimed that makes games, or has it claimed again. What runs goes on.
+func (w *Worker) Hold(held bool) {
 	w.mu.Lock()
-	open := 0
-	for _, k := range w.kept {
-		if !empty(k.handle, k.rec) {
-			open++
-		}
-	}
-	behind := open >= w.pace.OpenJobs
-	changed := behind != w.behind
-	w.behind = behind
+	changed := w.held != held
+	w.held = held
 	w.mu.Unlock()
-	if changed && w.cfg.Behind != nil {
-		if !behind {
-			open = 0
-		}
-		w.cfg.Behind(open)
+	if changed {
+		w.Nudge()
 	}
-	return behind
 }
 
 func makesGames(s workload.Stage) bool {

@@ -409,41 +409,24 @@ func TestFullDiskClaimsNothing(t *testing.T) {
 	})
 }
 
-// A node whose games do not come away makes no more of them, and goes on with everything else; once they are safe, it plays again.
-func TestNodeWithUnsafeGamesMakesNoMore(t *testing.T) {
+// A node that is behind with its games makes no more of them, and goes on with everything else; afterwards it plays again.
+func TestHeldNodeMakesNoGames(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, map[string]string{workload.Selfplay: play, workload.Train: "echo m > model.bin"},
-		claim(1, workload.Selfplay), claim(2, workload.Selfplay))
-	b.cfg.Pace.OpenJobs = 2
-	told := make(chan int, 10)
-	b.cfg.Behind = func(jobs int) { told <- jobs }
-	w, _ := b.run()
-	b.outcome("c1")
-	b.outcome("c2")
-	if n := <-told; n != 2 {
-		t.Errorf("told of %d jobs", n)
-	}
-	b.queue.with(func() {
-		b.queue.pending = append(b.queue.pending, claim(3, workload.Selfplay), claim(4, workload.Train))
-	})
-	b.outcome("c4")
-	o, ok := w.offer()
-	if !ok || slices.Contains(o.Types, workload.Selfplay) {
-		t.Errorf("offers %v (%v)", o.Types, ok)
-	}
-	b.queue.with(func() {
-		if len(b.queue.pending) != 1 {
-			t.Error("plays on")
-		}
-	})
-	dbs, _ := w.JobDatabases()
-	if err := w.Release(dbs[0].JobID); err != nil {
+		claim(1, workload.Selfplay), claim(2, workload.Train))
+	w, err := New(b.cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	b.outcome("c3")
-	if n := <-told; n != 0 {
-		t.Errorf("told of %d jobs", n)
+	w.Hold(true)
+	if o, ok := w.offer(); !ok || !slices.Equal(o.Types, []string{workload.Train}) {
+		t.Errorf("offers %v (%v) while it is held", o.Types, ok)
 	}
+	w, _ = b.run()
+	w.Hold(true)
+	b.outcome("c2")
+	w.Hold(false)
+	b.outcome("c1")
 }
 
 func TestOldJobsGo(t *testing.T) {

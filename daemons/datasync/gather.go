@@ -65,6 +65,7 @@ type gatherer struct {
 	kept    map[string]string       // database → its place in quarantine, until the books have it
 	held    map[string]time.Time    // job → until when its databases are not compared
 	reads   readings
+	behind  bool                       // this node is held
 	shunned map[kit.Delivery]time.Time // until when
 	drains  atomic.Int32               // calls of Drain that are waiting
 	owed    map[string]map[string]bool // job → games that Drain waits for; nil before its first look
@@ -111,6 +112,7 @@ func (g *gatherer) step(ctx context.Context) error {
 	default:
 	}
 	g.empty <- left
+	g.hold(found)
 	var errs []error
 	for c, list := range g.due(found) {
 		if err := g.pack(ctx, c, list); err != nil {
@@ -168,6 +170,29 @@ func (g *gatherer) due(found []fresh) map[id.Config][]fresh {
 		}
 	}
 	return lists
+}
+
+// packsBehind is how many packs' worth of games, beyond those of the next pack, may wait before this node plays no more.
+const packsBehind = 20
+
+// hold has this node play no more while it is far behind with packing, as on a machine whose processor is too busy: what it would
+// take with it has a bound. Games of files that cannot be read for long do not count: nobody knows when that ends. Packs without
+// their receipts do not either: a node plays on while others are away.
+func (g *gatherer) hold(found []fresh) {
+	waiting, most := map[id.Config]int{}, 0
+	for _, f := range found {
+		if !f.aside && g.unread[f.db.Path] < patience {
+			waiting[f.db.Config] += len(f.ids)
+			most = max(most, waiting[f.db.Config])
+		}
+	}
+	_, next := g.gap()
+	limit := next + packsBehind*g.set.MaxGames
+	g.behind = most >= limit || g.behind && most >= limit/2
+	if !g.behind {
+		most = 0
+	}
+	g.jobs.Hold(most)
 }
 
 // stillOwed counts the games that Drain waits for: those that were not safe at the first look after it was called. What jobs
@@ -276,6 +301,7 @@ func (g *gatherer) failed(ctx context.Context, db kit.JobDB, cause error, n int)
 func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	path := filepath.Join(g.staging, fmt.Sprintf("pack-%s-%d.db", c, g.now().UnixNano()))
 	defer os.Remove(path)
+	g.tried[c] = g.now()
 	var pool *gamedb.Pool
 	if len(list) > 1 {
 		defer func() { _ = gamedb.Remove(poolOf(path)) }()
@@ -315,7 +341,6 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			all = append(all, good...)
 		}
 	}
-	g.tried[c] = g.now()
 	if len(all) > 0 {
 		if err := g.finish(ctx, p, path, pool, all); err != nil {
 			return errors.Join(append(errs, err)...)

@@ -96,6 +96,9 @@ func (m *merger) config(ctx context.Context, v kit.View, c id.Config) error {
 		m.log.Warn().Str("config", string(c)).Msg("merged database is gone; all packs are merged again")
 		cursor = merged{Generation: cursor.Generation}
 	}
+	if v.Generation < cursor.Generation {
+		return nil // a view of the past: its numbers say nothing now
+	}
 	if v.Generation > cursor.Generation {
 		// After a recovery that went on without what this node had seen, new packs stand at numbers that are behind the cursor.
 		cursor = merged{Generation: v.Generation, Made: cursor.Made}

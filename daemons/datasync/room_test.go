@@ -112,6 +112,45 @@ func TestFailedPackOfACrowdedRingIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A node that is far behind with packing plays no more until it has caught up by half; games that cannot be read hold nobody.
+func TestNodeThatIsBehindIsHeld(t *testing.T) {
+	t.Parallel()
+	r := kittest.New(t, c4)
+	n := r.AddNode("edge", id.Edge, ring.Slots{})
+	s := EphemeralSync()
+	set := s.Settings.(GatherSettings)
+	set.MaxGames = 10
+	g, err := newGatherer(n.Env(s, ""), set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait := func(job string, games int) fresh {
+		return fresh{db: kit.JobDB{JobID: job, Path: job, Config: c4}, ids: kittest.IDs(job, games)}
+	}
+	limit := 10 + packsBehind*10
+	other := fresh{db: kit.JobDB{JobID: "other", Path: "other", Config: "hex8_2p"}, ids: kittest.IDs("other", limit-1)}
+	for i, c := range []struct {
+		found   []fresh
+		spacing time.Duration
+		held    int
+	}{
+		{[]fresh{wait("a", limit-1), other}, 0, 0},
+		{[]fresh{wait("a", limit-1), wait("b", 1), other}, 0, limit},
+		{[]fresh{wait("a", limit/2)}, 0, limit / 2},
+		{[]fresh{wait("a", limit/2-1)}, 0, 0},
+		{[]fresh{wait("a", limit)}, time.Hour, 0}, // larger packs are made of more games, on purpose
+		{[]fresh{wait("a", crowded*10+packsBehind*10)}, time.Hour, crowded*10 + packsBehind*10},
+		{[]fresh{wait("bad", limit)}, 0, 0},
+	} {
+		g.unread["bad"] = patience
+		g.spacing = c.spacing
+		g.hold(c.found)
+		if n.Held != c.held {
+			t.Errorf("%d: held for %d games, want %d", i, n.Held, c.held)
+		}
+	}
+}
+
 // full is a store on a full disk.
 type full struct{ kit.Store }
 

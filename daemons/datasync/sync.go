@@ -108,6 +108,7 @@ type syncer struct {
 
 // Run implements kit.Daemon.
 func (d *syncer) Run(ctx context.Context) error {
+	defer d.g.jobs.Hold(0)
 	ctx, cancel := context.WithCancel(ctx)
 	err := kit.Both(d.loops...).Run(ctx)
 	cancel()

@@ -32,6 +32,19 @@ var opponentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // Validate implements kit's check.
 func (s Settings) Validate() error {
+	switch {
+	case len(s.Opponents) == 0:
+		return errors.New("opponents: want at least one")
+	case s.MinGames < 2 || s.MaxGames < s.MinGames || s.ChampionGames < 2:
+		return errors.New("want 2 ≤ min_games ≤ max_games and champion_games of at least 2")
+	case s.PressureOff < 0 || s.PressureOn <= s.PressureOff || s.HardLimit < s.PressureOn || s.Simulations < 0:
+		return errors.New("want 0 ≤ pressure_off < pressure_on ≤ hard_limit, simulations not negative")
+	}
+	return nil
+}
+
+// ValidateNew implements kit's check of whoever writes settings.
+func (s Settings) ValidateNew() error {
 	for i, o := range s.Opponents {
 		switch {
 		case !opponentName.MatchString(o):
@@ -44,12 +57,6 @@ func (s Settings) Validate() error {
 		if !slices.Contains(s.Opponents, o) {
 			return fmt.Errorf("opponents: %s is missing, and AUTO_PROMOTION makes nobody champion without games against it", o)
 		}
-	}
-	switch {
-	case s.MinGames < 2 || s.MaxGames < s.MinGames || s.ChampionGames < 2:
-		return errors.New("want 2 ≤ min_games ≤ max_games and champion_games of at least 2")
-	case s.PressureOff < 0 || s.PressureOn <= s.PressureOff || s.HardLimit < s.PressureOn || s.Simulations < 0:
-		return errors.New("want 0 ≤ pressure_off < pressure_on ≤ hard_limit, simulations not negative")
 	}
 	return nil
 }

@@ -225,6 +225,8 @@ type Jobs interface {
 	Databases() ([]JobDB, bool)
 	// Release says that everything worth keeping of a job's games is safe elsewhere, so its folder may go.
 	Release(ctx context.Context, jobID string) error
+	// Hold says that so many games of a config wait here to be packed that this node is to make no more of them; 0: it may.
+	Hold(games int)
 }
 
 // JobDB is a SQLite file that a self-play job writes. It may be live: never read it but through gamedb.

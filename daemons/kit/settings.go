@@ -93,7 +93,8 @@ func Decode[T any](raw json.RawMessage, defaults T) (T, error) {
 	return v.Interface().(T), nil
 }
 
-// CheckSettings says what is wrong with a section of the daemon, naming the key.
+// CheckSettings says what is wrong with a section of the daemon, naming the key. It is stricter than Decode: settings with a
+// method ValidateNew() error are checked by that, too. A daemon goes on with those that were taken before.
 func (s Spec) CheckSettings(raw json.RawMessage) error {
 	settings := s.Settings
 	if settings == nil {
@@ -105,6 +106,11 @@ func (s Spec) CheckSettings(raw json.RawMessage) error {
 	v, err := decode(raw, reflect.ValueOf(settings))
 	if err != nil {
 		return err
+	}
+	if c, ok := v.Interface().(interface{ ValidateNew() error }); ok {
+		if err := c.ValidateNew(); err != nil {
+			return fmt.Errorf("settings: %w", err)
+		}
 	}
 	return notNegative(v)
 }

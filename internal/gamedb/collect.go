@@ -56,7 +56,7 @@ func (s *source) collect(ctx context.Context, pool *conn, ids []string) (info Co
 	defer from.Close()
 	tx, err := pool.BeginTx(ctx, nil)
 	if err != nil {
-		return info, fmt.Errorf("begin: %w", err)
+		return info, fmt.Errorf("begin: %w", ofTarget(err))
 	}
 	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
 	in, err := newInserter(ctx, tx, s.tables)

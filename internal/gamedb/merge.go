@@ -17,8 +17,8 @@ type MergeResult struct {
 	Rejected       []Rejection // games of the pack that cannot be used
 }
 
-// ErrTarget says that the database merged into is damaged, not the pack.
-var ErrTarget = errors.New("merged database is damaged")
+// ErrTarget says that the database written to is damaged, not the one that was read.
+var ErrTarget = errors.New("database written to is damaged")
 
 // ofTarget marks an error of the file merged into. Only what no pack can cause counts as damage.
 func ofTarget(err error) error {
@@ -109,7 +109,7 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 	defer from.Close()
 	tx, err := dst.BeginTx(ctx, nil)
 	if err != nil {
-		return res, fmt.Errorf("begin: %w", err)
+		return res, fmt.Errorf("begin: %w", ofTarget(err))
 	}
 	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
 	in, err := newInserter(ctx, tx, s.tables)

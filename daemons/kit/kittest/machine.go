@@ -64,6 +64,12 @@ func (j jobs) Release(_ context.Context, jobID string) error {
 	return nil
 }
 
+func (j jobs) Hold(games int) {
+	j.n.mu.Lock()
+	defer j.n.mu.Unlock()
+	j.n.Held = games
+}
+
 type peers struct{ n *Node }
 
 func (p peers) Peers() []kit.Peer {

@@ -31,6 +31,7 @@ type Node struct {
 	jobs  []kit.JobDB
 
 	Released   []string           // jobs
+	Held       int                // games for which Hold was called last; 0: it may play
 	Adopting   bool               // the jobs of a former agent are still being taken over
 	Quarantine map[string]string  // path → reason
 	Gauges     map[string]float64 // name → value
