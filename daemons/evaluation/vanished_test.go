@@ -146,9 +146,9 @@ func TestHangingMachineHoldsNoOtherCandidateUp(t *testing.T) {
 		good := evaluated(r, other, "good", passing(), "")
 		judge.Start(Promotion(), "")
 		r.Eventually(15*time.Minute, "promoted", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == good })
-		if n := judge.Progressed("AUTO_PROMOTION"); n < 4 {
-			t.Errorf("%d steps went well", n)
-		}
+		// How many steps that took depends on whose turn it was first.
+		before := judge.Progressed("AUTO_PROMOTION")
+		r.Eventually(15*time.Minute, "goes on", func() bool { return judge.Progressed("AUTO_PROMOTION") > before+2 })
 	})
 }
 
