@@ -75,8 +75,8 @@ func (a *Agent) followSettings(ctx context.Context) {
 	}
 }
 
-// lastSettings are the newest ring settings that this node has known, also before it was started anew. Until it hears the ring again
-// its daemons go by them: not by defaults that nobody wants here.
+// lastSettings are the newest ring settings that this node has known, also before it was started anew. Its daemons go by them until
+// the state has some that are as new: not by defaults that nobody wants here.
 type lastSettings struct {
 	Generation uint64        `json:"generation"`
 	Version    uint64        `json:"version"`
