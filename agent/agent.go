@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,7 +187,10 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err := dir.sweepStaging(); err != nil {
 		return nil, err
 	}
-	if a.roster, err = openRoster(dir.path("roster.json")); err != nil {
+	if err := a.openStore(); err != nil {
+		return nil, err
+	}
+	if err := a.openRoster(); err != nil {
 		return nil, err
 	}
 	seed, seeded, err := dir.readSeed()
@@ -201,9 +203,6 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	a.router = newRouter()
 	a.host = host.NewReader(dir.root)
 	a.metrics = prometheus.NewRegistry()
-	if err := a.openStore(); err != nil {
-		return nil, err
-	}
 	if err := a.openMesh(c); err != nil {
 		return nil, err
 	}
@@ -280,7 +279,7 @@ func (a *Agent) Reload() error {
 }
 
 // socketPath is where the agent listens for its own command line.
-func (a *Agent) socketPath() string { return filepath.Join(a.dir.root, "agent.sock") }
+func (a *Agent) socketPath() string { return socketIn(a.dir.root) }
 
 // part runs f under a name until ctx ends, and reports what ends it too early.
 type part struct {

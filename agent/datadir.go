@@ -22,6 +22,11 @@ import (
 // ballastBytes are kept back at init, so that a full disk leaves room to say so and to recover.
 const ballastBytes = 32 << 20
 
+// maxSocketPath is what the system takes as a socket's path: 107 bytes on Linux, 103 on macOS.
+const maxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
+
+func socketIn(root string) string { return filepath.Join(root, "agent.sock") }
+
 // dataDir is one agent's folder. Its layout is part of the contract that operators rely on.
 type dataDir struct {
 	root string // absolute: jobs have working directories of their own
@@ -47,6 +52,10 @@ func openDataDir(root string) (*dataDir, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("find data dir: %w", err)
+	}
+	if socket := socketIn(root); len(socket) > maxSocketPath {
+		return nil, api.Errorf(api.CodeInvalid, "data dir %s: its path is %d bytes too long for the agent's socket in it", root, len(socket)-maxSocketPath).
+			WithHint("name a folder with a shorter path with --data-dir")
 	}
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("make data dir: %w", err)

@@ -29,17 +29,10 @@ import (
 func TestNoTokenBeforeTheFounder(t *testing.T) {
 	t.Parallel()
 	a, ctx := founder(t, func(config.Config) {})
-	ask, stop := context.WithTimeout(ctx, 40*time.Second)
-	defer stop()
-	for {
-		_, err := a.createToken(ask, api.CreateToken{Class: id.Core, TTLSeconds: 60, Uses: 1})
-		if err == nil {
-			break
-		}
-		if !pause(ask, 20*time.Millisecond) {
-			t.Fatalf("no token: %v", err)
-		}
-	}
+	insist(ctx, t, "make a token", func(ctx context.Context) error {
+		_, err := a.createToken(ctx, api.CreateToken{Class: id.Core, TTLSeconds: 60, Uses: 1})
+		return err
+	})
 	if _, ok := a.leader.View().Member(a.node.ID); !ok {
 		t.Error("there is a token, and the founder is not in the roster")
 	}
@@ -52,17 +45,10 @@ func TestNoTokenBeforeTheFounder(t *testing.T) {
 func TestNoReceiptBeforeTheFounder(t *testing.T) {
 	t.Parallel()
 	a, ctx := founder(t, func(config.Config) {})
-	ask, stop := context.WithTimeout(ctx, 40*time.Second)
-	defer stop()
-	for {
-		_, err := a.putArtifact(httptest.NewRequestWithContext(ask, "POST", "/api/v1/artifacts?kind=file", strings.NewReader("something")))
-		if err == nil {
-			break
-		}
-		if !pause(ask, 20*time.Millisecond) {
-			t.Fatalf("no upload: %v", err)
-		}
-	}
+	insist(ctx, t, "upload", func(ctx context.Context) error {
+		_, err := a.putArtifact(httptest.NewRequestWithContext(ctx, "POST", "/api/v1/artifacts?kind=file", strings.NewReader("something")))
+		return err
+	})
 	if _, ok := a.leader.View().Member(a.node.ID); !ok {
 		t.Error("there is a receipt, and the founder is not in the roster")
 	}
@@ -76,8 +62,6 @@ func TestRosterThatLacksTheAskerIsNotTaken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, ctx := founder(t, func(config.Config) {})
-			ask, stop := context.WithTimeout(ctx, 40*time.Second)
-			defer stop()
 			seed, _, err := a.dir.readSeed()
 			if err != nil {
 				t.Fatal(err)
@@ -86,17 +70,12 @@ func TestRosterThatLacksTheAskerIsNotTaken(t *testing.T) {
 			if m.Class = class; class == "" {
 				m.ID, m.Name, m.Class = id.NewNode(), "c2", id.Core
 			}
-			for {
-				_, err := a.leader.Propose(ask, a.command(state.KindEnrol, state.Enrol{Class: m.Class, Member: m}))
-				if err == nil {
-					break
-				}
-				if !pause(ask, 20*time.Millisecond) {
-					t.Fatalf("not enrolled: %v", err)
-				}
-			}
+			insist(ctx, t, "enrol", func(ctx context.Context) error {
+				_, err := a.leader.Propose(ctx, a.command(state.KindEnrol, state.Enrol{Class: m.Class, Member: m}))
+				return err
+			})
 			before := a.roster.file()
-			err = a.introducedBy(ask, mesh.Peer{Node: a.node.ID, Class: id.Core})
+			err = a.introducedBy(ctx, mesh.Peer{Node: a.node.ID, Class: id.Core})
 			if err == nil || !strings.Contains(err.Error(), "this node is not in it") {
 				t.Errorf("introduced: %v", err)
 			}
@@ -122,20 +101,32 @@ func TestSettingsAreKnownFromTheFirstMomentOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, ctx := founder(t, func(config.Config) {})
-			until, stop := context.WithTimeout(ctx, 40*time.Second)
-			defer stop()
-			got, err := ask(until, a)
-			for err != nil {
-				if !pause(until, 20*time.Millisecond) {
-					t.Fatalf("no settings: %v", err)
-				}
-				got, err = ask(until, a)
-			}
+			var got any
+			insist(ctx, t, "ask for settings", func(ctx context.Context) (err error) {
+				got, err = ask(ctx, a)
+				return err
+			})
 			want := map[string]uint64{"asked": 1, "changed": 2}[name]
 			if is := got.(settingsAnswer); is.Version != want || is.Settings.Workload != workloads.Connect4 {
 				t.Errorf("settings are version %d, not %d, with a workload of %d bytes", is.Version, want, len(is.Settings.Workload))
 			}
 		})
+	}
+}
+
+// insist asks until it is granted, for at most 40 s.
+func insist(ctx context.Context, t *testing.T, what string, ask func(context.Context) error) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(ctx, 40*time.Second)
+	defer stop()
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			t.Fatalf("%s: %v", what, err)
+		}
 	}
 }
 
@@ -231,20 +222,13 @@ func TestWorkIsTakenFromTheFirstMomentOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a, ctx := founder(t, before)
-			ask, stop := context.WithTimeout(ctx, 40*time.Second)
-			defer stop()
-			for {
-				_, err := a.addWork(ask, api.AddWork{Type: "selfplay", Config: "connect4_2p"})
-				if err == nil {
-					break
-				}
-				if api.AsError(err).Code == api.CodeRefused {
+			insist(ctx, t, "add work", func(ctx context.Context) error {
+				_, err := a.addWork(ctx, api.AddWork{Type: "selfplay", Config: "connect4_2p"})
+				if err != nil && api.AsError(err).Code == api.CodeRefused {
 					t.Fatal(err)
 				}
-				if !pause(ask, 20*time.Millisecond) {
-					t.Fatalf("no work: %v", err)
-				}
-			}
+				return err
+			})
 		})
 	}
 }

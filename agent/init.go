@@ -42,8 +42,8 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 	if err := config.CheckRing(settings); err != nil {
 		return made, api.Errorf(api.CodeInvalid, "ring settings: %v", err)
 	}
-	if err := id.CheckNodeName(ringName); err != nil {
-		return made, api.Errorf(api.CodeInvalid, "ring name: %v", err)
+	if err := id.CheckRingName(ringName); err != nil {
+		return made, api.Errorf(api.CodeInvalid, "%v", err)
 	}
 	if used(c.DataDir) {
 		return made, api.Errorf(api.CodeRefused, "data dir %s belongs to a ring already", c.DataDir).

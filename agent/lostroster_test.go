@@ -28,19 +28,23 @@ func TestLostRosterIsLearnedFromTheSeed(t *testing.T) {
 		core    int
 		edge    int
 		revoked bool
+		lose    func(*testing.T, *agenttest.Node)
 	}{
-		{"e1", 1, 1, false},
-		{"c2", 3, 0, false},
-		{"e1", 1, 1, true},
+		{"e1", 1, 1, false, loseHints},
+		{"e1", 1, 1, false, cutHints},
+		{"c2", 3, 0, false, loseHints},
+		{"c2", 3, 0, false, cutHints},
+		{"c1", 1, 0, false, cutHints},
+		{"e1", 1, 1, true, loseHints},
 	} {
-		t.Run(fmt.Sprintf("%s, revoked %v", c.name, c.revoked), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s of %d, revoked %v", c.name, c.core+c.edge, c.revoked), func(t *testing.T) {
 			t.Parallel()
 			calls := &callBook{by: c.name}
 			r := agenttest.Start(t, agenttest.Options{Core: c.core, Edge: c.edge, Specs: base(), Agent: calls.watch})
 			n, c1 := r.Node(c.name), r.Node("c1")
 			mustNote(t, r, n, "before")
 			n.Stop()
-			loseHints(t, n)
+			c.lose(t, n)
 			if c.revoked {
 				r.Until("revocation", func(ctx context.Context) error {
 					return c1.Client().Post(ctx, "/api/v1/force-leave", map[string]any{"node": c.name}, nil)
@@ -57,9 +61,12 @@ func TestLostRosterIsLearnedFromTheSeed(t *testing.T) {
 			n.Start()
 			if !c.revoked {
 				mustNote(t, r, n, "after")
-				if !hasRoster(n) {
-					t.Error("the roster is not on its disk")
-				}
+				r.Until("roster on its disk", func(context.Context) error {
+					if !hasRoster(n) {
+						return errors.New("not yet")
+					}
+					return nil
+				})
 				r.Settled()
 				return
 			}
@@ -127,6 +134,21 @@ func loseHints(t *testing.T, n *agenttest.Node) {
 	t.Helper()
 	for _, hint := range []string{"roster.json", "peers.json"} {
 		if err := os.Remove(filepath.Join(n.Dir, hint)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// cutHints leaves half of each, as a disk may.
+func cutHints(t *testing.T, n *agenttest.Node) {
+	t.Helper()
+	for _, hint := range []string{"roster.json", "peers.json"} {
+		path := filepath.Join(n.Dir, hint)
+		st, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err = errors.Join(err, os.Truncate(path, st.Size()/2)); err != nil {
 			t.Fatal(err)
 		}
 	}

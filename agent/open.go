@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -66,6 +67,20 @@ func (a *Agent) openStore() error {
 	}}
 	a.store = s
 	return nil
+}
+
+// openRoster reads the node's copy of the roster. One that is damaged is put aside: a node without any learns it from its seed, or
+// from its own part of Raft's log.
+func (a *Agent) openRoster() (err error) {
+	path := a.dir.path("roster.json")
+	if a.roster, err = openRoster(path); !errors.Is(err, errDamagedRoster) {
+		return err
+	}
+	if err := a.store.blobs.QuarantineFile(path, err.Error()); err != nil {
+		return fmt.Errorf("put the roster copy aside: %w", err)
+	}
+	a.roster, err = openRoster(path)
+	return err
 }
 
 func (a *Agent) openMesh(c config.Config) error {

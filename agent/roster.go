@@ -54,6 +54,9 @@ type rosterIndex struct {
 	live  []id.Node
 }
 
+// errDamagedRoster is what openRoster says of a copy that is none.
+var errDamagedRoster = errors.New("damaged")
+
 func openRoster(path string) (*roster, error) {
 	r := &roster{path: path}
 	r.copy.Store(index(rosterFile{}))
@@ -66,7 +69,7 @@ func openRoster(path string) (*roster, error) {
 	}
 	var f rosterFile
 	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, fmt.Errorf("read roster copy %s: %w", path, err)
+		return nil, fmt.Errorf("read roster copy %s: %w: %w", path, errDamagedRoster, err)
 	}
 	r.copy.Store(index(f))
 	return r, nil

@@ -249,7 +249,14 @@ func TestRingSettings(t *testing.T) {
 		"workload: {a: b}\n":               "want text, not a table",
 		"timing: fast\n":                   "timing",
 		"retention: {age: never}\n":        "retention.age",
-		"retention: {age: -1h}\n":          "retention.age",
+		"retention: {age: -1h}\n":          "retention: age and bytes must not be negative",
+		"retention: {age: 0s}\n":           "retention.age",
+		"retention: {age: 1ns}\n":          "retention.age 1ns: want 1m0s to 87600h0m0s",
+		"retention: {age: 99999h}\n":       "retention.age 99999h0m0s: want 1m0s to 87600h0m0s",
+		"retention: {age: 300000000h}\n":   "at most 87600h0m0s",
+		"retention: {bytes: 1}\n":          "retention.bytes 1: want at least 1048576",
+		"retention: {bytes: -1}\n":         "retention: age and bytes must not be negative",
+		"retention: {count: 1}\n":          "retention.count 1: want at least 1000, or 0",
 		"copies: {model: 0}\n":             "copies",
 		"configs: [connect4_2p]\n":         "configs",
 		"workload: missing.yaml\n":         "workload",
@@ -333,7 +340,7 @@ func TestSectionWithoutAWord(t *testing.T) {
 // What is shown of a ring's settings can be applied again, with the line that names the workload.
 func TestMarshalRingReadsBack(t *testing.T) {
 	t.Parallel()
-	text := "timing: wan\nvoters: 5\nretention: {age: 2h, count: 9}\ncopies: {model: 3}\n" +
+	text := "timing: wan\nvoters: 5\nretention: {age: 2h, count: 9000}\ncopies: {model: 3}\n" +
 		"daemons: {A: {samples: 5000, cooldown: 20s, first: {\"2\": {random: 0.75}}}, B: {enabled: false}}\n"
 	want, err := ParseRing([]byte(text), "ring.yaml", nil)
 	if err != nil {

@@ -75,8 +75,8 @@ func ParseRing(b []byte, file string, check SectionCheck) (ring.Settings, error)
 	s.Configs, s.Copies = f.Configs, f.Copies
 	if f.Retention.Age != "" {
 		d, err := time.ParseDuration(f.Retention.Age)
-		if err != nil || d <= 0 {
-			return s, fmt.Errorf("%s: retention.age %q: want a duration like 720h", file, f.Retention.Age)
+		if err != nil || d == 0 { // 0 would mean the default, and who writes it means something else
+			return s, fmt.Errorf("%s: retention.age %q: want a duration like 720h, at most %s", file, f.Retention.Age, maxRetention)
 		}
 		s.Retention.Age = ring.Duration(d)
 	}
@@ -170,6 +170,9 @@ func CheckRing(s ring.Settings) error {
 	if err := s.Validate(); err != nil {
 		return err
 	}
+	if err := checkRetention(s.Retention); err != nil {
+		return err
+	}
 	for k := range s.Copies {
 		switch k {
 		case ring.KindPack, ring.KindDataset, ring.KindModel, ring.KindMatches, ring.KindBackup, ring.KindFile:
@@ -195,6 +198,27 @@ func CheckRing(s ring.Settings) error {
 		if !known {
 			return fmt.Errorf("configs: %s is not in the workload, which has %v", c, w.Configs)
 		}
+	}
+	return nil
+}
+
+// Bounds of retention: below, the log would go before its slowest reader has come by; above, nothing is meant.
+const (
+	minRetention      = time.Minute
+	maxRetention      = 10 * 365 * 24 * time.Hour
+	minRetentionBytes = 1 << 20
+	minRetentionCount = 1000
+)
+
+// checkRetention names the bound that the log's retention breaks; what is 0 is no limit.
+func checkRetention(r ring.Retention) error {
+	switch age := time.Duration(r.Age); {
+	case age != 0 && (age < minRetention || age > maxRetention):
+		return fmt.Errorf("retention.age %s: want %s to %s", age, minRetention, maxRetention)
+	case r.Bytes != 0 && r.Bytes < minRetentionBytes:
+		return fmt.Errorf("retention.bytes %d: want at least %d", r.Bytes, minRetentionBytes)
+	case r.Count != 0 && r.Count < minRetentionCount:
+		return fmt.Errorf("retention.count %d: want at least %d, or 0 for no limit", r.Count, minRetentionCount)
 	}
 	return nil
 }

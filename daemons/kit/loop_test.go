@@ -171,6 +171,40 @@ type figures struct {
 	Rates map[string]int `json:"rates"`
 }
 
+type room struct {
+	FreeBytes int64 `json:"free_bytes"`
+	Rows      int64 `json:"rows"`
+}
+
+// What nobody can mean is refused where settings are written, also in settings that consist of others; a daemon that was given it
+// once goes on with it.
+func TestSlipsAreRefusedWhereTheyAreWritten(t *testing.T) {
+	t.Parallel()
+	type both struct {
+		figures
+		room
+	}
+	spec := Spec{Name: "X", Settings: both{}}
+	for raw, want := range map[string]string{
+		`{"every":"1ns"}`:             "every 1ns: want 100ms to 87600h0m0s",
+		`{"every":"999999h"}`:         "every 999999h0m0s: want 100ms to 87600h0m0s",
+		`{"wait":"-1s"}`:              "wait -1s: must not be negative",
+		`{"wait":"999999h"}`:          "wait 999999h0m0s: want at most 87600h0m0s",
+		`{"games":1000000001}`:        "games 1000000001: want at most 1000000000",
+		`{"rows":999999999999}`:       "rows 999999999999: want at most 1000000000",
+		`{"free_bytes":999999999999}`: "",
+		`{"every":"100ms","wait":"87600h","games":1000000000}`: "",
+	} {
+		err := spec.CheckSettings([]byte(raw))
+		if want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%s: %v; want %q", raw, err, want)
+		}
+		if _, err := Decode([]byte(raw), both{}); err != nil {
+			t.Errorf("%s: a daemon does not go on with it: %v", raw, err)
+		}
+	}
+}
+
 func (f figures) Validate() error {
 	if f.Games < 0 {
 		return errors.New("games: not negative")

@@ -100,8 +100,12 @@ func (s Spec) CheckSettings(raw json.RawMessage) error {
 	if settings == nil {
 		settings = struct{}{}
 	}
-	if _, err := DecodeBasics(raw); err != nil {
+	b, err := DecodeBasics(raw)
+	if err != nil {
 		return err
+	}
+	if b.Every != nil && (b.Every.D() < minPeriod || b.Every.D() > maxSetting) {
+		return fmt.Errorf("every %s: want %s to %s", b.Every.D(), minPeriod, maxSetting)
 	}
 	v, err := decode(raw, reflect.ValueOf(settings))
 	if err != nil {
@@ -112,19 +116,43 @@ func (s Spec) CheckSettings(raw json.RawMessage) error {
 			return fmt.Errorf("settings: %w", err)
 		}
 	}
-	return notNegative(v)
+	return withinReason(v)
 }
 
-// notNegative names the first duration of a section that is below zero: none means anything. It is asked of who writes
-// settings only; a daemon goes on with those that were taken before.
-func notNegative(v reflect.Value) error {
+// What a section may say at most. No meaning is known for more, but slips of the keyboard are.
+const (
+	minPeriod  = 100 * time.Millisecond
+	maxSetting = 10 * 365 * 24 * time.Hour
+	maxCount   = 1_000_000_000
+)
+
+// withinReason names the first figure of a section that nobody can mean: a duration below zero or above maxSetting, or a count
+// above maxCount; sizes, whose names end in _bytes, have no bound. It is asked of who writes settings only; a daemon goes on
+// with those that were taken before.
+func withinReason(v reflect.Value) error {
 	if v.Kind() != reflect.Struct {
 		return nil
 	}
 	for i := range v.NumField() {
-		if d, ok := v.Field(i).Interface().(Duration); ok && d < 0 {
-			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			return fmt.Errorf("%s %s: must not be negative", name, d.D())
+		if v.Type().Field(i).Anonymous {
+			if err := withinReason(v.Field(i)); err != nil {
+				return err
+			}
+			continue
+		}
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		switch f := v.Field(i).Interface().(type) {
+		case Duration:
+			if f < 0 {
+				return fmt.Errorf("%s %s: must not be negative", name, f.D())
+			}
+			if f.D() > maxSetting {
+				return fmt.Errorf("%s %s: want at most %s", name, f.D(), maxSetting)
+			}
+		case int, int64:
+			if n := v.Field(i).Int(); n > maxCount && !strings.HasSuffix(name, "_bytes") {
+				return fmt.Errorf("%s %d: want at most %d", name, n, maxCount)
+			}
 		}
 	}
 	return nil

@@ -126,9 +126,14 @@ func (c Config) Players() int {
 }
 
 // CheckNodeName says whether s can be a node's name: a host name's letters, 1 to 63 of them.
-func CheckNodeName(s string) error {
+func CheckNodeName(s string) error { return checkName("node name", s) }
+
+// CheckRingName says whether s can be a ring's name, by the rule for a node's.
+func CheckRingName(s string) error { return checkName("ring name", s) }
+
+func checkName(what, s string) error {
 	if !nodeName.MatchString(s) {
-		return fmt.Errorf("node name %q: want 1 to 63 letters, digits, dots, dashes or underscores, beginning and ending with a letter or digit", s)
+		return fmt.Errorf("%s %q: want 1 to 63 letters, digits, dots, dashes or underscores, beginning and ending with a letter or digit", what, s)
 	}
 	return nil
 }
