@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/api"
+	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/workload"
 )
@@ -57,8 +59,31 @@ func (b *alarmBook) list() []api.Alarm {
 	for _, a := range b.all {
 		out = append(out, a)
 	}
-	slices.SortFunc(out, func(x, y api.Alarm) int { return strings.Compare(x.Code, y.Code) })
 	return out
+}
+
+// alarmList is the book, and what fails on this node now.
+func (a *Agent) alarmList() []api.Alarm {
+	all := append(a.alarms.list(), failingJobs(a.worker.Snapshot().Failing)...)
+	slices.SortFunc(all, func(x, y api.Alarm) int { return strings.Compare(x.Code, y.Code) })
+	return all
+}
+
+// failingJobs is one alarm for all types that come to nothing here, or none.
+func failingJobs(failing []worker.Failing) []api.Alarm {
+	if len(failing) == 0 {
+		return nil
+	}
+	al := api.Alarm{Code: "jobs_failing", Since: failing[0].Since.UTC()}
+	var types []string
+	for _, f := range failing {
+		types = append(types, fmt.Sprintf("%s (%s)", f.Type, f.Reason))
+		if f.Since.Before(al.Since) {
+			al.Since = f.Since.UTC()
+		}
+	}
+	al.Message = fmt.Sprintf("jobs come to nothing on this node again and again: %s; the log and ringagent work list tell more", strings.Join(types, ", "))
+	return []api.Alarm{al}
 }
 
 // healthBook holds this node's own verdict.

@@ -204,7 +204,7 @@ func (h hostOf) Sample(ctx context.Context) kit.Sample {
 	s := h.a.host.Sample(ctx)
 	out := kit.Sample{
 		At: time.Now().UTC(), CPUPercent: s.CPUPercent, MemPercent: s.MemPercent, DiskFree: s.DiskFree, DiskPercent: s.DiskPercent,
-		FsyncSeconds: s.FsyncSeconds, GPUError: s.GPUError, Preflight: h.a.worker.Snapshot().Avoided,
+		FsyncSeconds: s.FsyncSeconds, GPUError: s.GPUError, Preflight: h.a.worker.Snapshot().Stages,
 	}
 	for _, g := range s.GPUs {
 		out.GPUs = append(out.GPUs, kit.GPU(g))

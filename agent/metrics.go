@@ -114,7 +114,7 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 		put(g.lag, float64(log.Target-log.Last))
 	}
 	put(g.unplaced, float64(box.Unplaced()))
-	put(g.alarms, float64(len(a.alarms.list())))
+	put(g.alarms, float64(len(a.alarmList())))
 	put(g.degraded, float64(len(a.degraded())))
 	flag(g.coordinates, fresh.Coordinator == a.node.ID)
 	flag(g.coordinatorKnown, fresh.Coordinator != "")

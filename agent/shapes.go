@@ -141,7 +141,7 @@ func (a *Agent) status(ctx context.Context) api.Status {
 	_, ringName := a.mesh.Ring()
 	st := api.Status{
 		Node: a.node.Name, Ring: ringName, Coordinator: l.Coordinator, QuorumOK: l.Coordinator != nil,
-		Members: map[string]int{}, Daemons: map[string]int{}, Work: a.workCounts(ctx, r), Alarms: a.alarms.list(), AsOf: ms.AsOf,
+		Members: map[string]int{}, Daemons: map[string]int{}, Work: a.workCounts(ctx, r), Alarms: a.alarmList(), AsOf: ms.AsOf,
 	}
 	for _, s := range []ring.Status{ring.Alive, ring.Failed, ring.Left, ring.Draining} {
 		st.Members[string(s)] = 0

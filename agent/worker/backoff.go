@@ -18,8 +18,9 @@ type avoidance struct {
 }
 
 type avoided struct {
-	times   int // how often in a row it was avoided
-	strikes int // failures in a row since then
+	since   time.Time // the first of times
+	times   int       // how often in a row it was avoided
+	strikes int       // failures in a row since then
 	until   time.Time
 	reason  string
 }
@@ -47,7 +48,9 @@ func (a *avoidance) avoid(e *avoided, reason string) {
 	if pause > a.most || pause <= 0 {
 		pause = a.most
 	}
-	e.times++
+	if e.times++; e.times == 1 {
+		e.since = a.now()
+	}
 	e.strikes, e.reason, e.until = 0, reason, a.now().Add(pause)
 }
 
@@ -68,6 +71,13 @@ func (a *avoidance) ok(stage string) {
 	delete(a.types, stage)
 }
 
+// forget gives every type another chance.
+func (a *avoidance) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	clear(a.types)
+}
+
 // blocked says whether the type is to be avoided now, and why.
 func (a *avoidance) blocked(stage string) (reason string, blocked bool) {
 	a.mu.Lock()
@@ -77,6 +87,18 @@ func (a *avoidance) blocked(stage string) (reason string, blocked bool) {
 		return "", false
 	}
 	return e.reason, true
+}
+
+// failing says what keeps a type from being run here and since when, if it has been avoided twice or more without a success
+// between. A type that was not tried again for twice the longest pause is forgiven.
+func (a *avoidance) failing(stage string) (f Failing, failing bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.types[stage]
+	if e == nil || e.times < 2 || a.now().After(e.until.Add(2*a.most)) {
+		return f, false
+	}
+	return Failing{Type: stage, Reason: e.reason, Since: e.since}, true
 }
 
 // suspect says whether the type failed when it was last tried: then one run at a time has to do, until one succeeds.

@@ -311,8 +311,16 @@ type Snapshot struct {
 	Total, Free workload.Slots
 	Draining    bool
 	Runs        []RunInfo
-	// Avoided says, by type, why this node does not claim it at the moment.
-	Avoided map[string]string
+	// Stages are those of the workload that fit into Total: "", or why this node does not claim it at the moment.
+	Stages map[string]string
+	// Failing are the types that come to nothing here again and again.
+	Failing []Failing
+}
+
+// Failing is a type whose runs come to nothing on this node.
+type Failing struct {
+	Type, Reason string
+	Since        time.Time
 }
 
 // RunInfo is one claim that is not answered yet.
@@ -326,10 +334,19 @@ type RunInfo struct {
 
 // Snapshot returns the present state; runs are ordered by job id.
 func (w *Worker) Snapshot() Snapshot {
-	s := Snapshot{Total: w.ledger.Total(), Free: w.ledger.Free(), Avoided: make(map[string]string)}
+	s := Snapshot{Total: w.ledger.Total(), Free: w.ledger.Free(), Stages: make(map[string]string)}
+	var stages map[string]workload.Stage
+	if wl := w.cfg.Workload(); wl != nil {
+		stages = wl.Stages
+	}
 	for _, name := range workload.StageNames() {
-		if reason, blocked := w.avoid.blocked(name); blocked {
-			s.Avoided[name] = reason
+		if stage, ok := stages[name]; !ok || !stage.Needs.Fits(s.Total) {
+			continue
+		}
+		s.Stages[name], _ = w.avoid.blocked(name)
+		if f, failing := w.avoid.failing(name); failing {
+			s.Stages[name] = f.Reason
+			s.Failing = append(s.Failing, f)
 		}
 	}
 	w.mu.Lock()

@@ -157,6 +157,43 @@ func TestAvoidance(t *testing.T) {
 	}
 }
 
+// A type is told of once it was avoided twice without a success between, and for as long as it is tried.
+func TestFailing(t *testing.T) {
+	t.Parallel()
+	start := time.Unix(0, 0)
+	now := start
+	a := newAvoidance(5*time.Second, time.Minute)
+	a.now = func() time.Time { return now }
+	told := func() string {
+		f, failing := a.failing("train")
+		if !failing {
+			return ""
+		}
+		return fmt.Sprintf("%s %s since %s", f.Type, f.Reason, f.Since.Sub(start))
+	}
+	for i, c := range []struct {
+		after time.Duration
+		do    func()
+		want  string
+	}{
+		{time.Second, func() {}, ""},
+		{0, func() { a.fail("train", "x") }, ""},
+		{5 * time.Second, func() { a.fail("train", "y") }, "train y since 1s"},
+		{10 * time.Second, func() { a.fail("train", "z") }, "train z since 1s"},
+		{20*time.Second + 2*time.Minute, func() {}, "train z since 1s"},
+		{1, func() {}, ""},
+		{0, func() { a.fail("train", "x") }, "train x since 1s"},
+		{0, func() { a.ok("train") }, ""},
+		{0, func() { a.fail("train", "x") }, ""},
+	} {
+		now = now.Add(c.after)
+		c.do()
+		if got := told(); got != c.want {
+			t.Errorf("step %d: %q, want %q", i, got, c.want)
+		}
+	}
+}
+
 func TestCgroupLimits(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

@@ -108,7 +108,8 @@ type Worker struct {
 	running  bool
 	adopted  bool // the jobs of a former process are in runs and kept
 	draining bool
-	held     bool             // no more games are made; see Hold
+	held     bool // no more games are made; see Hold
+	seen     *workload.Workload
 	runs     map[string]*run  // claims without an answer, by job id
 	kept     map[string]*kept // answered jobs whose directory is still here
 	changed  chan struct{}    // closed and replaced when runs shrinks
@@ -274,7 +275,8 @@ func (w *Worker) claimOne(ctx context.Context) (bool, error) {
 func (w *Worker) offer() (Offer, bool) {
 	wl := w.cfg.Workload()
 	w.mu.Lock()
-	draining, held := w.draining, w.held
+	draining, held, changed := w.draining, w.held, w.seen != wl
+	w.seen = wl
 	live := make(map[string]int, len(w.runs))
 	claims := make([]string, 0, len(w.runs))
 	for _, r := range w.runs {
@@ -282,6 +284,9 @@ func (w *Worker) offer() (Offer, bool) {
 		claims = append(claims, r.claim.ClaimID)
 	}
 	w.mu.Unlock()
+	if changed { // perhaps by somebody who has mended what failed here
+		w.avoid.forget()
+	}
 	if wl == nil || draining {
 		return Offer{}, false
 	}

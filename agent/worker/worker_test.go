@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,12 +114,38 @@ func TestLies(t *testing.T) {
 					t.Error("the attempt was not counted")
 				}
 			})
-			_, blocked := w.Snapshot().Avoided[workload.Selfplay]
-			if want := c.result == Refused; blocked != want {
-				t.Errorf("avoided: %v", blocked)
+			why, listed := w.Snapshot().Stages[workload.Selfplay]
+			if want := c.result == Refused; !listed || (why != "") != want {
+				t.Errorf("avoided: %q, %v", why, listed)
 			}
 		})
 	}
+}
+
+// Who mends the workload need not wait until the node asks again by itself, which is an hour here.
+func TestNewWorkloadIsTriedAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Selfplay: `exit 2`}, claim(1, workload.Selfplay))
+	bad := b.cfg.Workload()
+	good := *bad
+	good.Stages = newBench(t, map[string]string{workload.Selfplay: play}).cfg.Workload().Stages
+	var now atomic.Pointer[workload.Workload]
+	now.Store(bad)
+	b.cfg.Workload = now.Load
+	w, _ := b.run()
+	if o := b.outcome("c1"); o.Reason != ReasonTemplate {
+		t.Fatalf("got %+v", o)
+	}
+	b.idle(w)
+	if o, ok := w.offer(); ok {
+		t.Errorf("what fails is asked for: %v", o.Types)
+	}
+	now.Store(&good)
+	b.queue.with(func() { b.queue.pending = append(b.queue.pending, claim(2, workload.Selfplay)) })
+	if o := b.outcome("c2"); o.Result != Done {
+		t.Errorf("got %+v", o)
+	}
+	b.idle(w)
 }
 
 func TestGoodOutputOfAnotherClaimIsRefused(t *testing.T) {
