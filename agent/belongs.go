@@ -42,6 +42,9 @@ func belongs(ctx context.Context, c worker.Claim, out proc.Artifact) error {
 }
 
 func ofCandidate(ms []rating.Match, c id.Config, candidate string) error {
+	if twice := rating.Repeated(ms); twice != "" {
+		return fmt.Errorf("two matches have the id %.40q; an id is unique in the ring, such as the work item's with a number behind it", twice)
+	}
 	named := false
 	for i, m := range ms {
 		if id.Config(m.Config) != c {

@@ -31,6 +31,7 @@ func TestMatchesBelongToTheCandidate(t *testing.T) {
 		"named":          {[]rating.Match{match("old", "x_2p"), match(string(digest), "x_2p")}, digest, ""},
 		"another name":   {[]rating.Match{match("candidate", "x_2p")}, digest, `is "candidate" there; write the SHA-256 of the file {model}, ` + string(digest)},
 		"another config": {[]rating.Match{match(string(digest), "y_2p")}, digest, "match 1 is of y_2p; this job measures x_2p"},
+		"an id twice":    {[]rating.Match{match(string(digest), "x_2p"), match(string(digest), "x_2p")}, digest, "two matches have the id"},
 		"no candidate":   {[]rating.Match{match("candidate", "x_2p")}, "", ""},
 	} {
 		path := filepath.Join(t.TempDir(), "matches.jsonl")

@@ -105,7 +105,13 @@ func (a *Agent) registerMethods() {
 			return nil, err
 		}
 		q.Del("node")
-		return func(ctx context.Context, w io.Writer) error { return a.writeTail(ctx, w, func() {}, q) }, nil
+		return func(ctx context.Context, w io.Writer) error {
+			err := a.writeTail(ctx, w, func() {}, q)
+			if e := (*api.Error)(nil); errors.As(err, &e) && e.Code == api.CodeUnreachable {
+				return mesh.Errorf(mesh.CodeUnavailable, "%s", e.Message).WithHint(e.Hint)
+			}
+			return err
+		}, nil
 	})
 	if a.node.Class == id.Core {
 		m.Handle(methodRecords, mesh.Everybody, a.serveRecords)

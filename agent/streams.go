@@ -105,10 +105,9 @@ func (a *Agent) writeTail(ctx context.Context, w io.Writer, flush func(), q url.
 				return err
 			}
 			continue
+		case errors.Is(err, eventlog.ErrClosed), err != nil && ctx.Err() != nil: // a reader who has gone does not hear it
+			return endedStream()
 		case err != nil:
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
 		if err := enc.Encode(rec.Line()); err != nil {
@@ -121,7 +120,16 @@ func (a *Agent) writeTail(ctx context.Context, w io.Writer, flush func(), q url.
 			flush()
 		}
 	}
+	if follow {
+		return endedStream()
+	}
 	return nil
+}
+
+// endedStream is what a follower is told by an agent that ends: more would have come.
+func endedStream() error {
+	return api.Errorf(api.CodeUnreachable, "the agent has ended the stream").
+		WithHint("it was stopped; go on with --after and the last seq once it is back")
 }
 
 // streamRemoteEvents passes on what another node's replica says.

@@ -24,8 +24,8 @@ var (
 	ErrNotStored = errors.New("event was not stored")
 	// ErrKeyTaken says that the key was used for another event that is still kept.
 	ErrKeyTaken = errors.New("key was used for another event")
-	// ErrClosed says that the outbox is not running.
-	ErrClosed = errors.New("outbox is closed")
+	// ErrClosed says that the outbox, or the replica, is not running.
+	ErrClosed = errors.New("event log is closed")
 )
 
 // Sequencer gives batches of events their places. The agent implements it over the coordinator.

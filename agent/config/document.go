@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,7 +25,7 @@ func onlyDocument(b []byte, file string) (says bool, err error) {
 				return false, fmt.Errorf("%s: line %d: a second YAML document, which nobody would read", file, body.GetToken().Position.Line)
 			}
 			says = true
-			if err := textKeys(body, file); err != nil {
+			if err := errors.Join(textKeys(body, file), fractions(body, file)); err != nil {
 				return false, err
 			}
 		}
@@ -50,6 +51,23 @@ func textKeys(body ast.Node, file string) error {
 		}
 		if err := textKeys(v.Value, file); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// fractions finds numbers that the YAML library would cut off in silence. Labels are text, and daemons know their own settings.
+func fractions(body ast.Node, file string) error {
+	m, ok := body.(*ast.MappingNode)
+	if !ok {
+		return nil
+	}
+	for _, v := range m.Values {
+		if key, ok := v.Key.(*ast.StringNode); ok && slices.Contains([]string{"labels", "daemons"}, key.Value) {
+			continue
+		}
+		for _, f := range ast.Filter(ast.FloatType, v) {
+			return fmt.Errorf("%s: line %d: %s: %s: no setting here takes a fraction", file, f.GetToken().Position.Line, v.Key, f)
 		}
 	}
 	return nil

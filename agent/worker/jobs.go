@@ -310,6 +310,7 @@ func (w *Worker) resume(ctx context.Context, h *proc.Handle, rec jobRecord, a an
 type Snapshot struct {
 	Total, Free workload.Slots
 	Draining    bool
+	Held        bool // see Hold
 	Runs        []RunInfo
 	// Stages are those of the workload that fit into Total: "", or why this node does not claim it at the moment.
 	Stages map[string]string
@@ -350,7 +351,7 @@ func (w *Worker) Snapshot() Snapshot {
 		}
 	}
 	w.mu.Lock()
-	s.Draining = w.draining
+	s.Draining, s.Held = w.draining, w.held
 	var handles []*proc.Handle
 	for _, r := range w.runs {
 		s.Runs = append(s.Runs, RunInfo{JobID: r.job, Claim: r.claim, Phase: r.phase})

@@ -12,7 +12,6 @@ func normalise(app *cli.App, args []string, wantJSON bool) ([]string, error) {
 	r := reading{global: app.Flags, commands: app.Commands, flags: app.Flags, given: map[string]string{}}
 	r.level, r.out = []string{"ringagent"}, []string{args[0]}
 	words := args[1:]
-	r.completing = len(words) > 0 && words[len(words)-1] == "--"+completionFlag
 	for i := 0; i < len(words); i++ {
 		w := words[i]
 		if w == "--" {
@@ -37,12 +36,9 @@ func normalise(app *cli.App, args []string, wantJSON bool) ([]string, error) {
 	return r.line(wantJSON)
 }
 
-const completionFlag = "generate-bash-completion"
-
 // reading is a command line that is being read, word by word.
 type reading struct {
-	global     []cli.Flag
-	completing bool
+	global []cli.Flag
 
 	level    []string       // the program and the commands so far
 	commands []*cli.Command // what may come next
@@ -68,11 +64,6 @@ func (r *reading) word(w string) error {
 		return nil
 	}
 	c := find(r.commands, w)
-	if c == nil && r.completing {
-		r.rest = append(r.rest, w)
-		r.leaf = true
-		return nil
-	}
 	if c == nil {
 		return unknownCommand(r.at(), w, r.commands)
 	}
@@ -90,9 +81,6 @@ func (r *reading) flag(w string, after []string) (used int, err error) {
 	switch name {
 	case "help", "h":
 		r.help = true
-		return 0, nil
-	case completionFlag:
-		r.own = append(r.own, w)
 		return 0, nil
 	}
 	f, isGlobal := lookup(r.flags, name), false
@@ -121,13 +109,11 @@ func (r *reading) flag(w string, after []string) (used int, err error) {
 
 // line is the whole command line in the order that the flag parser needs.
 func (r *reading) line(wantJSON bool) ([]string, error) {
-	if r.help && !r.completing {
+	if r.help {
 		return append(r.out, "--help"), nil
 	}
-	if !r.completing {
-		if err := r.complete(wantJSON); err != nil {
-			return nil, err
-		}
+	if err := r.complete(wantJSON); err != nil {
+		return nil, err
 	}
 	out := append(append([]string{r.out[0]}, r.early...), r.out[1:]...)
 	out = append(out, r.own...)

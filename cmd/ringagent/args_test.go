@@ -258,3 +258,53 @@ func TestEventLinesNameNodes(t *testing.T) {
 		}
 	}
 }
+
+// What a shell asks is answered and never done, wherever the cursor stands.
+func TestCompletionDoesNothing(t *testing.T) {
+	home := t.TempDir()
+	t.Chdir(home)
+	t.Setenv("HOME", home)
+	for _, c := range []struct{ line, want, lacks string }{
+		{"", "members", ""},
+		{"work", "cancel", "selfplay"},
+		{"work add selfplay", "--param", "members"},
+		{"--data-dir d work cancel w1 --reason", "", ""},
+		{"data get 3730 --out", "", ""},
+		{"init --ring", "", ""},
+		{"init --ring r", "--ring-config", ""},
+		{"init", "--data-dir", ""},
+		{"events publish OPERATOR_NOTE --payload {} --cause", "", ""},
+		{"leave --drain", "--limit", ""},
+		{"validate --", "", ""},
+		{"nonsense", "members", ""},
+	} {
+		var out, stderr bytes.Buffer
+		args := append(append([]string{"ringagent"}, strings.Fields(c.line)...), "--generate-bash-completion")
+		exit := run(t.Context(), args, strings.NewReader(""), &out, &stderr)
+		words := strings.Fields(out.String())
+		if exit != 0 || stderr.Len() > 0 || c.want == "" && len(words) > 0 || c.want != "" && !slices.Contains(words, c.want) || slices.Contains(words, c.lacks) {
+			t.Errorf("%q: exit %d, %q, %s; want %q", c.line, exit, words, &stderr, c.want)
+		}
+	}
+	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
+		t.Errorf("something was done: %v, %v", left, err)
+	}
+}
+
+// A value of a flag that may be repeated may hold a comma.
+func TestRepeatedFlags(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"work add evaluate --config c4_2p --param opponents=random,heuristic", "no agent answers"},
+		{"work add evaluate --config c4_2p --param games=1 --param games=2", `--param games: is given twice, as "1" and "2"`},
+		{"work add evaluate --config c4_2p --param games=1 --param x", `--param "x": want NAME=VALUE`},
+		{"work add evaluate --config c4_2p --input x", `--input "x": want ROLE=SHA256`},
+		{"members --tag a=x{1,2} --tag b", `--tag "b": want KEY=REGEXP`},
+		{"members --tag a=x{1,2}", "no agent answers"},
+	} {
+		var out, stderr bytes.Buffer
+		exit := run(t.Context(), append([]string{"ringagent", "--data-dir", t.TempDir()}, strings.Fields(c.line)...), strings.NewReader(""), &out, &stderr)
+		if exit == 0 || !strings.Contains(stderr.String(), c.want) {
+			t.Errorf("%q: exit %d, %s", c.line, exit, &stderr)
+		}
+	}
+}

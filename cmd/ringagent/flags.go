@@ -36,6 +36,26 @@ func defaultDataDir() string {
 	return filepath.Join(home, ".local", "share", "ringagent")
 }
 
+// each holds the values of a flag that may be given several times. The library's own lists would cut a value at its commas.
+type each []string
+
+// Set implements flag.Value.
+func (e *each) Set(v string) error {
+	*e = append(*e, v)
+	return nil
+}
+
+// String implements flag.Value.
+func (e *each) String() string { return strings.Join(*e, " ") }
+
+func given(c *cli.Context, flag string) []string {
+	e, ok := c.Generic(flag).(*each)
+	if !ok {
+		return nil
+	}
+	return *e
+}
+
 func socketPath(c *cli.Context) string {
 	if s := c.String("socket"); s != "" {
 		return s

@@ -26,7 +26,7 @@ func joinCommand() *cli.Command {
 			&cli.StringFlag{Name: "class", EnvVars: env("class"), Usage: "`CLASS` core or edge; must be the token's (default: the token's)"},
 			&cli.StringFlag{Name: "profile", EnvVars: env("profile"), Usage: "which daemons run here: `PROFILE` core, edge, gpu, full or minimal"},
 			&cli.StringFlag{Name: "gossip", EnvVars: env("gossip"), Usage: "timing of gossip: `PROFILE` lan or wan"},
-			&cli.BoolFlag{Name: "enrol-only", Usage: "enrol and end; start the agent later with `ringagent agent`"},
+			&cli.BoolFlag{Name: "enrol-only", Usage: "enrol and end; start the agent later with 'ringagent agent'"},
 		),
 		Action: join,
 	}

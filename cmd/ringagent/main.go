@@ -46,6 +46,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	dropEmptyVariables()
 	out := &output{w: stdout}
 	app := newApp(stdin, out, stderr)
+	if words, asked := completing(args); asked { // whatever the line says, it is not done
+		for _, s := range suggestions(app, words) {
+			fmt.Fprintln(out, s)
+		}
+		return 0
+	}
 	wantJSON := wantsJSON(args)
 	normal, err := normalise(app, args, wantJSON)
 	if err == nil {
@@ -144,14 +150,13 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Usage: "one agent per machine, together a ring that trains game-playing networks by itself",
 		Description: "Start on one machine with `ringagent init` and `ringagent agent`, invite others with `ringagent token create`,\n" +
 			"and watch with `ringagent status`, `members` and `events tail -f`. `ringagent dev` shows it all on one machine.",
-		Flags:                globalFlags(),
-		Reader:               stdin,
-		Writer:               stdout,
-		ErrWriter:            stderr,
-		HideVersion:          true,
-		EnableBashCompletion: true,
-		ExitErrHandler:       func(*cli.Context, error) {}, // run reports; only main ends the process
-		OnUsageError:         func(_ *cli.Context, err error, _ bool) error { return badValue(globalFlags(), err) },
+		Flags:          globalFlags(),
+		Reader:         stdin,
+		Writer:         stdout,
+		ErrWriter:      stderr,
+		HideVersion:    true,
+		ExitErrHandler: func(*cli.Context, error) {}, // run reports; only main ends the process
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return badValue(globalFlags(), err) },
 		Commands: []*cli.Command{
 			initCommand(), agentCommand(), tokenCommand(), joinCommand(), leaveCommand(), forceLeaveCommand(),
 			membersCommand(), leaderCommand(), statusCommand(), daemonsCommand(), daemonCommand(), eventsCommand(),

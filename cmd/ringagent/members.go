@@ -18,13 +18,13 @@ func membersCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "only nodes with `STATUS` alive, suspect, draining, left or failed"},
 			&cli.StringFlag{Name: "class", Usage: "only `CLASS` core or edge"},
-			&cli.StringSliceFlag{Name: "tag", Usage: "only nodes whose tag `KEY=REGEXP` matches (repeatable)"},
+			&cli.GenericFlag{Name: "tag", Value: &each{}, Usage: "only nodes whose tag `KEY=REGEXP` matches (repeatable)"},
 		},
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
 				return err
 			}
-			keep, err := memberFilter(c.String("status"), c.String("class"), c.StringSlice("tag"))
+			keep, err := memberFilter(c.String("status"), c.String("class"), given(c, "tag"))
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/ringagent/ringagent/agent/agenttest"
@@ -34,5 +35,24 @@ func TestFollowerThatIsStopped(t *testing.T) {
 	}
 	if exit := run(ctx, args, strings.NewReader(""), out, stderr); exit == 0 {
 		t.Error("a tail that was cut short is a success")
+	}
+}
+
+// TestFollowerWhoseAgentEnds has not been told to stop: a script has to know that nothing more will come.
+func TestFollowerWhoseAgentEnds(t *testing.T) {
+	r := agenttest.Start(t, agenttest.Options{})
+	n := r.Node("c1")
+	seen := make(chan struct{})
+	var once sync.Once
+	out, stderr := &stopper{stop: func() { once.Do(func() { close(seen) }) }}, &bytes.Buffer{}
+	exit := make(chan int, 1)
+	go func() {
+		exit <- run(t.Context(), []string{"ringagent", "--socket", filepath.Join(n.Dir, "agent.sock"), "events", "tail", "--from-start", "-f"},
+			strings.NewReader(""), out, stderr)
+	}()
+	<-seen
+	n.Stop()
+	if got := <-exit; got != 3 || !strings.Contains(stderr.String(), "agent") {
+		t.Errorf("exit %d: %s", got, stderr)
 	}
 }

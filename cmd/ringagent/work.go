@@ -69,8 +69,8 @@ func workCommand() *cli.Command {
 					&cli.StringFlag{Name: "config", Usage: "the `CONFIG`, like connect4_2p", Required: true},
 					&cli.StringFlag{Name: "key", Usage: "the same `KEY` again gives the same item"},
 					&cli.IntFlag{Name: "priority", Value: 50, Usage: "0 to 100, higher first"},
-					&cli.StringSliceFlag{Name: "param", Usage: "`NAME=VALUE` of games, seed, simulations, epochs or opponents (repeatable)"},
-					&cli.StringSliceFlag{Name: "input", Usage: "`ROLE=SHA256` of an artifact; ROLE candidate, champion, model, dataset or pack (repeatable)"},
+					&cli.GenericFlag{Name: "param", Value: &each{}, Usage: "`NAME=VALUE` of games, seed, simulations, epochs or opponents (repeatable)"},
+					&cli.GenericFlag{Name: "input", Value: &each{}, Usage: "`ROLE=SHA256` of an artifact; ROLE candidate, champion, model, dataset or pack (repeatable)"},
 				},
 				Action: addWork,
 			},
@@ -113,14 +113,17 @@ func addWork(c *cli.Context) error {
 	}
 	p := c.Int("priority")
 	in := api.AddWork{Type: typ, Config: config, Key: c.String("key"), Priority: &p, Params: map[string]string{}}
-	for _, kv := range c.StringSlice("param") {
+	for _, kv := range given(c, "param") {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {
 			return usage("--param %q: want NAME=VALUE", kv)
 		}
+		if old, ok := in.Params[k]; ok {
+			return usage("--param %s: is given twice, as %q and %q", k, old, v)
+		}
 		in.Params[k] = v
 	}
-	for _, kv := range c.StringSlice("input") {
+	for _, kv := range given(c, "input") {
 		role, v, ok := strings.Cut(kv, "=")
 		d, err := id.ParseDigest(v)
 		if !ok || role == "" || err != nil {

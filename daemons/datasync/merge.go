@@ -244,7 +244,7 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact) (here 
 		}
 		return false, nil
 	}
-	res, err := gamedb.Merge(ctx, m.database(c), path)
+	res, err := gamedb.Merge(ctx, m.database(c), path, c)
 	if err != nil {
 		return true, fmt.Errorf("merge pack %s: %w", a.Digest.Short(), err)
 	}

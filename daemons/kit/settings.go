@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -35,6 +36,9 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	var seconds float64
 	if err := json.Unmarshal(b, &seconds); err != nil {
 		return errors.New("duration: want such as \"90s\", or seconds")
+	}
+	if math.Abs(seconds) > maxSetting.Seconds() {
+		return fmt.Errorf("duration of %g seconds: want at most %g", seconds, maxSetting.Seconds())
 	}
 	*d = Duration(seconds * float64(time.Second))
 	return nil

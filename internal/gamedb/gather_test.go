@@ -20,18 +20,31 @@ func TestGatherHoldsWhatMergesWouldHold(t *testing.T) {
 		if _, err := Pack(t.Context(), src, pack, ids); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Merge(t.Context(), merged, pack); err != nil {
+		if _, err := Merge(t.Context(), merged, pack, ""); err != nil {
 			t.Fatal(err)
 		}
 		packs = append(packs, pack)
 	}
-	if err := Gather(t.Context(), gathered, packs); err != nil {
+	if err := Gather(t.Context(), gathered, packs, ""); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(readGames(t, merged), readGames(t, gathered), cmpopts.EquateNaNs()); diff != "" {
 		t.Error(diff)
 	}
-	if err := Gather(t.Context(), gathered, []string{filepath.Join(dir, "none.db")}); err == nil {
+	if err := Gather(t.Context(), filepath.Join(dir, "others.db"), packs, "chess_2p"); err != nil {
+		t.Fatal(err)
+	}
+	if got := readGames(t, filepath.Join(dir, "others.db")); len(got) > 0 {
+		t.Errorf("%d games are of another config", len(got))
+	}
+	res, err := Merge(t.Context(), filepath.Join(dir, "other.db"), packs[0], "chess_2p")
+	if err != nil || res.Added != 0 || len(res.Rejected) != 2 || res.Rejected[0].Reason != "its board_type and num_players make connect4_2p, not chess_2p" {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if res, err = Merge(t.Context(), filepath.Join(dir, "same.db"), packs[0], "connect4_2p"); err != nil || res.Added != 2 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if err := Gather(t.Context(), gathered, []string{filepath.Join(dir, "none.db")}, ""); err == nil {
 		t.Error("a missing pack was gathered")
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 // MergeResult says what became of a pack's games.
@@ -34,9 +36,10 @@ func ofTarget(err error) error {
 
 // Merge adds the finished games of pack, a file nobody writes to, to the database at dst, which is made if it is missing.
 // It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are in dst with the
-// same contents count as Present, so merging twice changes nothing. A damaged dst is ErrTarget. The pack is treated as hostile, but Verify is the
+// same contents count as Present, so merging twice changes nothing; those of another config than of, if it is not empty, are Rejected.
+// A damaged dst is ErrTarget. The pack is treated as hostile, but Verify is the
 // fuller check and comes first for bytes from another machine.
-func Merge(ctx context.Context, dst, pack string) (MergeResult, error) {
+func Merge(ctx context.Context, dst, pack string, of id.Config) (MergeResult, error) {
 	if err := settled(pack); err != nil {
 		return MergeResult{}, fmt.Errorf("merge %s: %w", pack, err)
 	}
@@ -54,16 +57,16 @@ func Merge(ctx context.Context, dst, pack string) (MergeResult, error) {
 	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = FULL"); err != nil {
 		return MergeResult{}, fmt.Errorf("ask for durable commits: %w", err)
 	}
-	res, err := s.mergeInto(ctx, c)
+	res, err := s.mergeInto(ctx, c, of)
 	if err != nil {
 		return MergeResult{}, fmt.Errorf("merge %s into %s: %w", pack, dst, err)
 	}
 	return res, nil
 }
 
-// Gather merges many packs into a file that is only read once and then thrown away, such as an export's input: nothing of it
+// Gather merges the games of a config, or all where of is empty, of many packs into a file that is only read once and then thrown away, such as an export's input: nothing of it
 // is brought to disk on purpose, and after an error or a crash it is worth nothing.
-func Gather(ctx context.Context, dst string, packs []string) error {
+func Gather(ctx context.Context, dst string, packs []string, of id.Config) error {
 	c, err := openForWriting(ctx, dst)
 	if err != nil {
 		return fmt.Errorf("gather into %s: %w", dst, err)
@@ -73,14 +76,14 @@ func Gather(ctx context.Context, dst string, packs []string) error {
 		return fmt.Errorf("ask for quick commits: %w", err)
 	}
 	for _, pack := range packs {
-		if err := gather(ctx, c, pack); err != nil {
+		if err := gather(ctx, c, pack, of); err != nil {
 			return fmt.Errorf("gather %s into %s: %w", pack, dst, err)
 		}
 	}
 	return nil
 }
 
-func gather(ctx context.Context, dst *conn, pack string) error {
+func gather(ctx context.Context, dst *conn, pack string, of id.Config) error {
 	if err := settled(pack); err != nil {
 		return err
 	}
@@ -89,11 +92,11 @@ func gather(ctx context.Context, dst *conn, pack string) error {
 		return err
 	}
 	defer s.Close()
-	_, err = s.mergeInto(ctx, dst)
+	_, err = s.mergeInto(ctx, dst, of)
 	return err
 }
 
-func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) {
+func (s *source) mergeInto(ctx context.Context, dst *conn, of id.Config) (MergeResult, error) {
 	var res MergeResult
 	ids, err := s.finished(ctx)
 	if err != nil {
@@ -130,7 +133,13 @@ func (s *source) mergeInto(ctx context.Context, dst *conn) (MergeResult, error) 
 		if err != nil {
 			return res, err
 		}
-		if reason := r.fault(); reason != "" {
+		reason := r.fault()
+		if reason == "" && of != "" {
+			if c := r.config(); c != of {
+				reason = fmt.Sprintf("its board_type and num_players make %s, not %s", c, of)
+			}
+		}
+		if reason != "" {
 			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: reason})
 			continue
 		}

@@ -200,7 +200,7 @@ func (p *PackInfo) add(r record) {
 	games, value := r.find("games")
 	p.Games++
 	p.IDs = append(p.IDs, r.id)
-	p.Configs[configKey(text(value(games[0], "board_type")), integer(value(games[0], "num_players")))]++
+	p.Configs[r.config()]++
 	if t, err := optionalTime(value(games[0], "completed_at")); err == nil {
 		p.Last = later(p.Last, t)
 	}

@@ -235,6 +235,12 @@ func (r record) find(name string) (rows [][]any, value func(row []any, column st
 	return nil, func([]any, string) any { return nil }
 }
 
+// config is that of a record without a fault.
+func (r record) config() id.Config {
+	games, value := r.find("games")
+	return configKey(text(value(games[0], "board_type")), integer(value(games[0], "num_players")))
+}
+
 // fault says why a game cannot be taken in, or nothing.
 func (r record) fault() string {
 	games, value := r.find("games")

@@ -132,11 +132,20 @@ func (t texts) share(fields ...*string) {
 
 func decodeLine(line []byte) (Match, error) {
 	var m Match
+	// A score that is not there would be a loss.
+	read := struct {
+		*Match
+		Score *float64 `json:"score"`
+	}{Match: &m}
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&m); err != nil {
+	if err := d.Decode(&read); err != nil {
 		return m, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	if read.Score == nil {
+		return m, fmt.Errorf("score is missing: want 0, 0.5 or 1: %w", ErrInvalid)
+	}
+	m.Score = *read.Score
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return m, fmt.Errorf("something follows the match: %w", ErrInvalid)
 	}
@@ -171,6 +180,18 @@ func ReadMatches(path string) ([]Match, error) {
 		return nil, fmt.Errorf("read matches %s: %w", path, err)
 	}
 	return out, nil
+}
+
+// Repeated names an id that two of the matches have; "" means that there is none. Of those only one would count.
+func Repeated(matches []Match) string {
+	seen := make(map[string]bool, len(matches))
+	for _, m := range matches {
+		if seen[m.ID] {
+			return m.ID
+		}
+		seen[m.ID] = true
+	}
+	return ""
 }
 
 // WriteMatches makes a file as Encode does. It appears under its name complete and on disk, or not at all.

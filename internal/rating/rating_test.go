@@ -325,6 +325,8 @@ func TestMatchesAsFile(t *testing.T) {
 	line := b.String()
 	for name, c := range map[string]string{
 		"no json":       line + "x\n",
+		"no score":      line + strings.Replace(line, `"score":1,`, "", 1),
+		"null score":    line + strings.Replace(line, `"score":1`, `"score":null`, 1),
 		"unknown field": line + strings.Replace(line, `"id"`, `"idx"`, 1),
 		"two on a line": line + strings.TrimSpace(line) + line,
 		"score":         line + strings.Replace(line, `"score":1`, `"score":7`, 1),

@@ -82,10 +82,27 @@ func parse(data []byte, file string, stored bool) (*Workload, error) {
 	}
 	c := &checker{file: file, tree: tree, stored: stored}
 	w := c.workload(raw)
+	if !stored {
+		c.fractions()
+	}
 	if len(c.problems) > 0 {
 		return nil, errors.Join(c.problems...)
 	}
 	return w, nil
+}
+
+// fractions refuses numbers that the YAML library would cut off in silence. No number of a workload may have any; where text is
+// meant, it stands in quotes.
+func (c *checker) fractions() {
+	for _, d := range c.tree.Docs {
+		if d.Body == nil {
+			continue
+		}
+		for _, n := range ast.Filter(ast.FloatType, d.Body) {
+			p := n.GetToken().Position
+			c.problems = append(c.problems, &Problem{File: c.file, Line: p.Line, Column: p.Column, Text: fmt.Sprintf("%s: want a whole number, or text in quotes", n)})
+		}
+	}
 }
 
 // precheck bounds what the YAML library is given: its cost grows with the square of the nesting depth.
