@@ -208,6 +208,9 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	}
 	undo = append(undo, a.mesh.Close)
 	ran := !seeded && hasRun(dir.root) // before anything of this start is written
+	if ran {
+		a.tellOfLost()
+	}
 	// The leader elects itself and applies its log again as soon as it is open, and what it places goes to the replica.
 	if err := a.openReplica(); err != nil {
 		return nil, err

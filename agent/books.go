@@ -62,9 +62,14 @@ func (b *alarmBook) list() []api.Alarm {
 	return out
 }
 
-// alarmList is the book, and what fails on this node now.
+// alarmList is the book, and what else is wrong with this node now.
 func (a *Agent) alarmList() []api.Alarm {
 	all := append(a.alarms.list(), failingJobs(a.worker.Snapshot().Failing)...)
+	if err := a.leader.Damage(); err != nil {
+		all = append(all, api.Alarm{Code: "raft_damaged", Since: a.started.UTC(), Message: fmt.Sprintf(
+			"this voter's files in %s cannot be used (%v): a majority of the voters has to take its place back. The only voter of a ring needs them back from a copy, with this agent stopped",
+			a.dir.path("raft"), err)})
+	}
 	slices.SortFunc(all, func(x, y api.Alarm) int { return strings.Compare(x.Code, y.Code) })
 	return all
 }

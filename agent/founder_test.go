@@ -114,6 +114,19 @@ func TestSettingsAreKnownFromTheFirstMomentOn(t *testing.T) {
 	}
 }
 
+// endUnrun closes what New has opened of an agent that never ran.
+func endUnrun(t *testing.T, a *Agent) {
+	t.Helper()
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = a.outbox.Run(over) // it closes its file
+	_ = a.leader.Close()
+	a.closeReplica()
+	a.mesh.Close()
+	_ = a.local.close()
+	a.dir.close()
+}
+
 // insist asks until it is granted, for at most 40 s.
 func insist(ctx context.Context, t *testing.T, what string, ask func(context.Context) error) {
 	t.Helper()
@@ -209,14 +222,7 @@ func TestWorkIsTakenFromTheFirstMomentOn(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			over, cancel := context.WithCancel(t.Context())
-			cancel()
-			_ = a.outbox.Run(over) // it closes its file
-			_ = a.leader.Close()
-			a.closeReplica()
-			a.mesh.Close()
-			_ = a.local.close()
-			a.dir.close()
+			endUnrun(t, a)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

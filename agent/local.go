@@ -3,15 +3,24 @@ package agent
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/ringagent/ringagent/internal/boltfile"
 )
 
 // localStore is state.db: small durable state of daemons and of the agent itself on this node.
 type localStore struct{ db *bbolt.DB }
 
+// openLocal opens the file, or makes it. A damaged one is a *boltfile.DamagedError.
 func openLocal(path string) (*localStore, error) {
+	if st, err := os.Stat(path); err == nil && st.Size() > 0 { // what is empty was being made
+		if _, err := boltfile.Check(path, true); err != nil {
+			return nil, fmt.Errorf("open state.db: %w", err)
+		}
+	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return nil, fmt.Errorf("open state.db: %w", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/blob"
+	"github.com/ringagent/ringagent/internal/boltfile"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -81,6 +82,34 @@ func (a *Agent) openRoster() (err error) {
 	}
 	a.roster, err = openRoster(path)
 	return err
+}
+
+// openState opens state.db. A damaged one is put aside: what it held is made anew or read anew, but for what an operator stopped here.
+func (a *Agent) openState(path string) (*localStore, error) {
+	s, err := openLocal(path)
+	if bad := (*boltfile.DamagedError)(nil); errors.As(err, &bad) {
+		if err := a.store.blobs.QuarantineFile(path, bad.Error()); err != nil {
+			return nil, fmt.Errorf("put state.db aside: %w", err)
+		}
+		a.alarms.raise("state_lost", bad.Error()+": it is in quarantine, and begun anew; "+stateLost)
+		s, err = openLocal(path)
+	}
+	return s, err
+}
+
+const (
+	stateLost  = "daemons that were stopped on this node run again, and its consumers without a place in the ring read again"
+	outboxLost = "events of this node that had no place yet are gone, and keys under which it published are not known again"
+)
+
+// tellOfLost raises an alarm for small files that were there when an agent ran here last: without them it begins anew.
+func (a *Agent) tellOfLost() {
+	for code, f := range map[string][2]string{"state_lost": {"state.db", stateLost}, "outbox_lost": {"outbox.db", outboxLost}} {
+		if !exists(a.dir.path(f[0])) {
+			a.log.Error().Str("file", f[0]).Msg("is not there, although an agent has run here")
+			a.alarms.raise(code, f[0]+" is not there, although an agent has run here; "+f[1])
+		}
+	}
 }
 
 func (a *Agent) openMesh(c config.Config) error {
@@ -236,7 +265,7 @@ func (a *Agent) openEvents() error {
 	if err != nil {
 		return fmt.Errorf("open outbox: %w", err)
 	}
-	if a.local, err = openLocal(a.dir.path("state.db")); err != nil {
+	if a.local, err = a.openState(a.dir.path("state.db")); err != nil {
 		return err
 	}
 	a.readLastSettings()

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -57,7 +58,10 @@ func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Rati
 				path, f.why = a.store.bytes(ctx, f.artifact)
 			}
 			if f.why == nil {
-				f.matches, f.why = rating.ReadMatches(path)
+				if f.matches, f.why = rating.ReadMatches(path); errors.Is(f.why, rating.ErrInvalid) {
+					// Bytes that are right and say nothing usable are no matches, for ever: nobody promotes by them either.
+					f.matches, f.why = nil, nil
+				}
 			}
 		})
 	}

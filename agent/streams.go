@@ -120,9 +120,6 @@ func (a *Agent) writeTail(ctx context.Context, w io.Writer, flush func(), q url.
 			flush()
 		}
 	}
-	if follow {
-		return endedStream()
-	}
 	return nil
 }
 

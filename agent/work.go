@@ -249,15 +249,19 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 		}
 		files = append(files, pack)
 	}
-	if err := gather(ctx, path, files, c, disk.Free); err != nil {
+	out, err := gather(ctx, path, files, c, disk.Free)
+	if err != nil {
 		return "", err
+	}
+	if len(out) > 0 {
+		g.a.log.Warn().Str("config", string(c)).Int("games", len(out)).Str("game", out[0].ID).Str("reason", out[0].Reason).Msg("games are left out of an export")
 	}
 	return path, nil
 }
 
 // gather leaves nothing of what failed: on a disk that it has filled there would be no next export to sweep it away.
 // Packs that take more than there is room for are not begun with: a full disk ends the other jobs here, too.
-func gather(ctx context.Context, path string, packs []string, c id.Config, free func(dir string) (int64, error)) error {
+func gather(ctx context.Context, path string, packs []string, c id.Config, free func(dir string) (int64, error)) ([]gamedb.Rejection, error) {
 	need, largest := int64(exportSpare), int64(0) // which is in SQLite's own log before it is in the file
 	for _, p := range packs {
 		if st, err := os.Stat(p); err == nil {
@@ -266,13 +270,13 @@ func gather(ctx context.Context, path string, packs []string, c id.Config, free 
 	}
 	need += largest
 	if room, err := free(filepath.Dir(path)); err == nil && room < need {
-		return fmt.Errorf("gather %d packs: %d MiB of disk are free, %d are needed: %w", len(packs), room>>20, need>>20, blob.ErrNoSpace)
+		return nil, fmt.Errorf("gather %d packs: %d MiB of disk are free, %d are needed: %w", len(packs), room>>20, need>>20, blob.ErrNoSpace)
 	}
-	err := gamedb.Gather(ctx, path, packs, c)
+	out, err := gamedb.Gather(ctx, path, packs, c)
 	if err != nil {
 		err = errors.Join(err, gamedb.Remove(path))
 	}
-	return err
+	return out, err
 }
 
 const (

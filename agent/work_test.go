@@ -51,7 +51,7 @@ func TestFailedGatherLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("no database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}, "connect4_2p", disk.Free); err == nil {
+	if _, err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}, "connect4_2p", disk.Free); err == nil {
 		t.Error("gathered")
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
@@ -67,7 +67,7 @@ func TestGatherNeedsRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	for free, want := range map[int64]bool{exportSpare + 2999: true, exportSpare + 3000: false} {
-		err := gather(t.Context(), export, []string{pack, pack}, "connect4_2p", func(dir string) (int64, error) {
+		_, err := gather(t.Context(), export, []string{pack, pack}, "connect4_2p", func(dir string) (int64, error) {
 			if dir != filepath.Dir(export) {
 				t.Errorf("asked for %s", dir)
 			}

@@ -14,18 +14,15 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ringagent/ringagent/internal/boltfile"
 )
 
 // ErrInUse says that another process has the file open.
-var ErrInUse = errors.New("file is in use by another process")
+var ErrInUse = boltfile.ErrInUse
 
 // DamagedError says that a file cannot be trusted any more.
-type DamagedError struct {
-	Path   string
-	Detail string
-}
-
-func (e *DamagedError) Error() string { return fmt.Sprintf("damaged file %s: %s", e.Path, e.Detail) }
+type DamagedError = boltfile.DamagedError
 
 func damaged(err error) bool { return errors.As(err, new(*DamagedError)) }
 
@@ -91,7 +88,7 @@ func openFile(path string, buckets ...[]byte) (db *bolt.DB, whole bool, err erro
 			return nil, false, err
 		}
 	}
-	if whole, err = preflight(path, true); err != nil {
+	if whole, err = boltfile.Check(path, true); err != nil {
 		return nil, false, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
 	err = guard(path, func() error {
@@ -253,7 +250,7 @@ func (k *keeping) rewrite(path, dir string, now time.Time, buckets ...[]byte) er
 
 // openDamaged opens a file to save what can be read of it: bbolt then looks neither for free pages nor at the order of keys.
 func openDamaged(path string) (db *bolt.DB, err error) {
-	if _, err := preflight(path, false); err != nil {
+	if _, err := boltfile.Check(path, false); err != nil {
 		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
 	opt := options()

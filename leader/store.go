@@ -14,6 +14,8 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ringagent/ringagent/internal/boltfile"
 )
 
 // ErrCorrupt is returned when stored bytes are not the bytes that were written. The voter that meets it must stop voting.
@@ -62,6 +64,9 @@ func OpenStore(dir string) (*Store, error) {
 		if err := createStore(dir, path); err != nil {
 			return nil, fmt.Errorf("create raft store: %w", err)
 		}
+	}
+	if _, err := boltfile.Check(path, true); errors.As(err, new(*boltfile.DamagedError)) {
+		return nil, fmt.Errorf("open raft store: %w: %w", ErrCorrupt, err)
 	}
 	db, err := openBolt(path)
 	if err != nil {

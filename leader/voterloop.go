@@ -198,6 +198,9 @@ func (n *Node) mendSeats(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if n.Damage() == nil {
+			n.damaged(cause)
+		}
 		if s := n.seat.Swap(nil); s != nil {
 			n.loseTerm()
 			if err := s.close(closePatience); errors.Is(err, ErrStuck) {
@@ -228,6 +231,7 @@ func (n *Node) mendSeats(ctx context.Context) {
 		if !n.sit(s) {
 			return
 		}
+		n.damage.Store(nil)
 		n.log.Warn().Msg("the raft files were wiped; this node begins anew without a vote")
 		n.catchUp(ctx)
 	}

@@ -245,8 +245,8 @@ func TestRingSettings(t *testing.T) {
 		"daemons: {A: {}, B: {}}\n":        "ring.yaml: daemons.B", // all at once
 		"voters: 2\n":                      "voters",
 		"voters: 0\n":                      "voters 0",
-		"voters: 3.7\n":                    "line 1: voters: 3.7: no setting here takes a fraction",
-		"copies: {model: 1.5}\n":           "no setting here takes a fraction",
+		"voters: 3.7\n":                    "line 1: voters: 3.7: want a whole number",
+		"copies: {model: 1.5}\n":           "want a whole number",
 		"workload: [a]\n":                  "want text, not a list",
 		"workload: {a: b}\n":               "want text, not a table",
 		"timing: fast\n":                   "timing",

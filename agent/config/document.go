@@ -56,18 +56,18 @@ func textKeys(body ast.Node, file string) error {
 	return nil
 }
 
-// fractions finds numbers that the YAML library would cut off in silence. Labels are text, and daemons know their own settings.
+// fractions finds numbers that the YAML library would cut off in silence: elsewhere they are text, or daemons know their own.
 func fractions(body ast.Node, file string) error {
 	m, ok := body.(*ast.MappingNode)
 	if !ok {
 		return nil
 	}
 	for _, v := range m.Values {
-		if key, ok := v.Key.(*ast.StringNode); ok && slices.Contains([]string{"labels", "daemons"}, key.Value) {
+		if key, ok := v.Key.(*ast.StringNode); !ok || !slices.Contains([]string{"voters", "copies", "retention", "slots"}, key.Value) {
 			continue
 		}
 		for _, f := range ast.Filter(ast.FloatType, v) {
-			return fmt.Errorf("%s: line %d: %s: %s: no setting here takes a fraction", file, f.GetToken().Position.Line, v.Key, f)
+			return fmt.Errorf("%s: line %d: %s: %s: want a whole number", file, f.GetToken().Position.Line, v.Key, f)
 		}
 	}
 	return nil

@@ -210,7 +210,7 @@ const (
 	minRetentionCount = 1000
 )
 
-// checkRetention names the bound that the log's retention breaks; what is 0 is no limit.
+// checkRetention names the bound that the log's retention breaks; what is 0 was not said.
 func checkRetention(r ring.Retention) error {
 	switch age := time.Duration(r.Age); {
 	case age != 0 && (age < minRetention || age > maxRetention):

@@ -349,6 +349,12 @@ func (w *watched) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
+// FlushError sends the header at the latest: then the answer has begun.
+func (w *watched) FlushError() error {
+	w.wrote = true
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
 // Unwrap lets http.ResponseController reach the real writer.
 func (w *watched) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 

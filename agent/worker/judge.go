@@ -130,10 +130,10 @@ func (w *Worker) judge(ctx context.Context, r *run, rec jobRecord, st proc.Statu
 			}
 		}
 	case !st.OK():
-		w.avoid.strike(r.claim.Type, o.Reason)
 		if st.Reason == proc.Exited {
 			o.Reason = ReasonExitCode
 		}
+		w.avoid.strike(r.claim.Type, o.Reason)
 		o.Detail += w.lastWords(r)
 	default:
 		return w.collect(ctx, r, rec, st, o)

@@ -190,6 +190,7 @@ func TestSlipsAreRefusedWhereTheyAreWritten(t *testing.T) {
 		`{"every":"999999h"}`:         "every 999999h0m0s: want 100ms to 87600h0m0s",
 		`{"wait":"-1s"}`:              "wait -1s: must not be negative",
 		`{"wait":"999999h"}`:          "wait 999999h0m0s: want at most 87600h0m0s",
+		`{"wait":400000000}`:          "wait 111111h6m40s: want at most 87600h0m0s",
 		`{"games":1000000001}`:        "games 1000000001: want at most 1000000000",
 		`{"rows":999999999999}`:       "rows 999999999999: want at most 1000000000",
 		`{"free_bytes":999999999999}`: "",

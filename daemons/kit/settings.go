@@ -37,7 +37,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &seconds); err != nil {
 		return errors.New("duration: want such as \"90s\", or seconds")
 	}
-	if math.Abs(seconds) > maxSetting.Seconds() {
+	if math.Abs(seconds) > time.Duration(math.MaxInt64).Seconds()/2 {
 		return fmt.Errorf("duration of %g seconds: want at most %g", seconds, maxSetting.Seconds())
 	}
 	*d = Duration(seconds * float64(time.Second))

@@ -25,14 +25,14 @@ func TestGatherHoldsWhatMergesWouldHold(t *testing.T) {
 		}
 		packs = append(packs, pack)
 	}
-	if err := Gather(t.Context(), gathered, packs, ""); err != nil {
-		t.Fatal(err)
+	if out, err := Gather(t.Context(), gathered, packs, ""); err != nil || len(out) > 0 {
+		t.Fatal(out, err)
 	}
 	if diff := cmp.Diff(readGames(t, merged), readGames(t, gathered), cmpopts.EquateNaNs()); diff != "" {
 		t.Error(diff)
 	}
-	if err := Gather(t.Context(), filepath.Join(dir, "others.db"), packs, "chess_2p"); err != nil {
-		t.Fatal(err)
+	if out, err := Gather(t.Context(), filepath.Join(dir, "others.db"), packs, "chess_2p"); err != nil || len(out) != 4 {
+		t.Fatal(out, err)
 	}
 	if got := readGames(t, filepath.Join(dir, "others.db")); len(got) > 0 {
 		t.Errorf("%d games are of another config", len(got))
@@ -44,7 +44,7 @@ func TestGatherHoldsWhatMergesWouldHold(t *testing.T) {
 	if res, err = Merge(t.Context(), filepath.Join(dir, "same.db"), packs[0], "connect4_2p"); err != nil || res.Added != 2 {
 		t.Errorf("%+v, %v", res, err)
 	}
-	if err := Gather(t.Context(), gathered, []string{filepath.Join(dir, "none.db")}, ""); err == nil {
+	if _, err := Gather(t.Context(), gathered, []string{filepath.Join(dir, "none.db")}, ""); err == nil {
 		t.Error("a missing pack was gathered")
 	}
 }

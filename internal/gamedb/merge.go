@@ -36,8 +36,8 @@ func ofTarget(err error) error {
 
 // Merge adds the finished games of pack, a file nobody writes to, to the database at dst, which is made if it is missing.
 // It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are in dst with the
-// same contents count as Present, so merging twice changes nothing; those of another config than of, if it is not empty, are Rejected.
-// A damaged dst is ErrTarget. The pack is treated as hostile, but Verify is the
+// same contents count as Present, so merging twice changes nothing; those of another config than of, if that is not empty, are
+// Rejected. A damaged dst is ErrTarget. The pack is treated as hostile, but Verify is the
 // fuller check and comes first for bytes from another machine.
 func Merge(ctx context.Context, dst, pack string, of id.Config) (MergeResult, error) {
 	if err := settled(pack); err != nil {
@@ -65,35 +65,36 @@ func Merge(ctx context.Context, dst, pack string, of id.Config) (MergeResult, er
 }
 
 // Gather merges the games of a config, or all where of is empty, of many packs into a file that is only read once and then thrown away, such as an export's input: nothing of it
-// is brought to disk on purpose, and after an error or a crash it is worth nothing.
-func Gather(ctx context.Context, dst string, packs []string, of id.Config) error {
+// is brought to disk on purpose, and after an error or a crash it is worth nothing. Games that cannot be used are left out.
+func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out []Rejection, err error) {
 	c, err := openForWriting(ctx, dst)
 	if err != nil {
-		return fmt.Errorf("gather into %s: %w", dst, err)
+		return nil, fmt.Errorf("gather into %s: %w", dst, err)
 	}
 	defer c.Close()
 	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = OFF"); err != nil {
-		return fmt.Errorf("ask for quick commits: %w", err)
+		return nil, fmt.Errorf("ask for quick commits: %w", err)
 	}
 	for _, pack := range packs {
-		if err := gather(ctx, c, pack, of); err != nil {
-			return fmt.Errorf("gather %s into %s: %w", pack, dst, err)
+		res, err := gather(ctx, c, pack, of)
+		if err != nil {
+			return nil, fmt.Errorf("gather %s into %s: %w", pack, dst, err)
 		}
+		out = append(out, res.Rejected...)
 	}
-	return nil
+	return out, nil
 }
 
-func gather(ctx context.Context, dst *conn, pack string, of id.Config) error {
+func gather(ctx context.Context, dst *conn, pack string, of id.Config) (MergeResult, error) {
 	if err := settled(pack); err != nil {
-		return err
+		return MergeResult{}, err
 	}
 	s, err := openSource(ctx, pack, finished)
 	if err != nil {
-		return err
+		return MergeResult{}, err
 	}
 	defer s.Close()
-	_, err = s.mergeInto(ctx, dst, of)
-	return err
+	return s.mergeInto(ctx, dst, of)
 }
 
 func (s *source) mergeInto(ctx context.Context, dst *conn, of id.Config) (MergeResult, error) {

@@ -91,16 +91,18 @@ func parse(data []byte, file string, stored bool) (*Workload, error) {
 	return w, nil
 }
 
-// fractions refuses numbers that the YAML library would cut off in silence. No number of a workload may have any; where text is
-// meant, it stands in quotes.
+// fractions refuses numbers that the YAML library would cut off in silence: in argv and env they are text.
 func (c *checker) fractions() {
 	for _, d := range c.tree.Docs {
 		if d.Body == nil {
 			continue
 		}
 		for _, n := range ast.Filter(ast.FloatType, d.Body) {
+			if path := n.GetPath(); path != "$.version" && !strings.Contains(path, ".needs.") && !strings.Contains(path, ".min.") {
+				continue
+			}
 			p := n.GetToken().Position
-			c.problems = append(c.problems, &Problem{File: c.file, Line: p.Line, Column: p.Column, Text: fmt.Sprintf("%s: want a whole number, or text in quotes", n)})
+			c.problems = append(c.problems, &Problem{File: c.file, Line: p.Line, Column: p.Column, Text: fmt.Sprintf("%s: want a whole number", n)})
 		}
 	}
 }

@@ -163,6 +163,7 @@ func TestParseFaults(t *testing.T) {
 		"word for a number":    {edit("version: 1", "version: one"), []string{"w.yaml:1:10: version: want a whole number, not text"}},
 		"word for a slot":      {edit("    timeout: 2h", "    needs: {cpu: many}\n    timeout: 2h"), []string{"stages.train.needs.cpu: want a whole number, not text"}},
 		"fraction":             {edit("    timeout: 2h", "    needs: {cpu: 1.9}\n    timeout: 2h"), []string{"1.9: want a whole number"}},
+		"fraction of a count":  {edit("version: 1", "version: 1.5"), []string{"1.5: want a whole number"}},
 		"nothing behind it":    {edit("version: 1", "version: one") + "---\n", []string{"version: want a whole number, not text"}},
 		"table for a text":     {edit("    timeout: 2h", "    timeout: {a: b}"), []string{"stages.train.timeout: want text, not a table"}},
 		"number for a program": {edit("[python,", "[~,"), []string{"stages.train.argv"}},

@@ -1,4 +1,4 @@
-package eventlog
+package boltfile
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-// preflight reads the skeleton of a bbolt file's pages before bbolt does. bbolt looks for free pages when it opens a file,
+// Check reads the skeleton of a bbolt file's pages before bbolt does. bbolt looks for free pages when it opens a file,
 // in a goroutine of its own, where a bad page number or a cut file ends the process and nobody can recover. What passes
 // here can still be damaged, but then bbolt fails in the caller's goroutine.
 //
@@ -22,7 +22,7 @@ import (
 //
 // whole is false when one of the file's two heads is bad. bbolt then takes the other without a word, and with it the file as
 // it was one commit earlier.
-func preflight(path string, order bool) (whole bool, err error) {
+func Check(path string, order bool) (whole bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return false, err
@@ -46,6 +46,17 @@ func preflight(path string, order bool) (whole bool, err error) {
 	}
 	return false, &DamagedError{Path: path, Detail: err.Error()}
 }
+
+// ErrInUse says that another process has the file open.
+var ErrInUse = errors.New("file is in use by another process")
+
+// DamagedError says that a file cannot be trusted any more.
+type DamagedError struct {
+	Path   string
+	Detail string
+}
+
+func (e *DamagedError) Error() string { return fmt.Sprintf("damaged file %s: %s", e.Path, e.Detail) }
 
 // Figures of bbolt's file format, version 2.
 const (
