@@ -62,13 +62,19 @@ func (b *alarmBook) list() []api.Alarm {
 	return out
 }
 
+const alarmRaftDamaged = "raft_damaged"
+
 // alarmList is the book, and what else is wrong with this node now.
 func (a *Agent) alarmList() []api.Alarm {
 	all := append(a.alarms.list(), failingJobs(a.worker.Snapshot().Failing)...)
-	if err := a.leader.Damage(); err != nil {
-		all = append(all, api.Alarm{Code: "raft_damaged", Since: a.started.UTC(), Message: fmt.Sprintf(
+	if since, cause := a.leader.Damage(); cause != nil {
+		all = append(all, api.Alarm{Code: alarmRaftDamaged, Since: since.UTC(), Message: fmt.Sprintf(
 			"this voter's files in %s cannot be used (%v): a majority of the voters has to take its place back. The only voter of a ring needs them back from a copy, with this agent stopped",
-			a.dir.path("raft"), err)})
+			a.dir.path("raft"), cause)})
+	}
+	if files, games, since := a.store.nowhere(); files > 0 {
+		all = append(all, api.Alarm{Code: "copies_lost", Since: since.UTC(), Message: fmt.Sprintf(
+			"%d artifacts, with %d games in them, have no copy any more, this node's were the last: ringagent data under-replicated lists them", files, games)})
 	}
 	slices.SortFunc(all, func(x, y api.Alarm) int { return strings.Compare(x.Code, y.Code) })
 	return all

@@ -64,8 +64,15 @@ func TestLostSmallFilesAreTold(t *testing.T) {
 		"garbage in it": {func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "state.db"), bytes.Repeat([]byte("x"), 9000), 0o600)
 		}, "state_lost"},
-		"half a file":    {func(dir string) error { return os.Truncate(filepath.Join(dir, "state.db"), 5000) }, "state_lost"},
-		"an empty start": {func(dir string) error { return os.Truncate(filepath.Join(dir, "state.db"), 0) }, ""},
+		"half a file":   {func(dir string) error { return os.Truncate(filepath.Join(dir, "state.db"), 5000) }, "state_lost"},
+		"an empty file": {func(dir string) error { return os.Truncate(filepath.Join(dir, "state.db"), 0) }, "state_lost"},
+		"no raft.db":    {func(dir string) error { return os.Remove(filepath.Join(dir, "raft", "raft.db")) }, "raft_damaged"},
+		"outbox.db between two names": {func(dir string) error {
+			return os.Rename(filepath.Join(dir, "outbox.db"), filepath.Join(dir, "outbox.db.next"))
+		}, ""},
+		"a first start that came no further": {func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "outbox.db")), os.Remove(filepath.Join(dir, "state.db")))
+		}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -304,6 +304,27 @@ func (s *artifacts) admit(ctx context.Context, a ring.Artifact) error {
 	return nil
 }
 
+// nowhere counts the artifacts, and the games in them, whose copy got lost here and that have none at all, as far as this node's state
+// knows: it may be that of an edge node, which knows of none.
+func (s *artifacts) nowhere() (files int, games int64, since time.Time) {
+	lost := s.missed.lost()
+	if len(lost) == 0 {
+		return 0, 0, since
+	}
+	st := s.a.leader.View()
+	for d, at := range lost {
+		if a, ok := st.Artifact(d); ok && len(a.Holders) == 0 && a.Joined == "" {
+			if files++; since.IsZero() || at.Before(since) {
+				since = at
+			}
+			if a.Kind == ring.KindPack {
+				games += a.Games()
+			}
+		}
+	}
+	return files, games, since
+}
+
 // again fetches a copy that got lost, if others have it, and if it is still to be here.
 func (s *artifacts) again(ctx context.Context, d id.Digest) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileFetch)

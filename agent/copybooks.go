@@ -128,8 +128,9 @@ const missedTries = 10
 
 // missed are copies that got lost here, with the number of attempts to have them again.
 type missed struct {
-	mu  sync.Mutex
-	all map[id.Digest]int
+	mu   sync.Mutex
+	all  map[id.Digest]int
+	ever map[id.Digest]time.Time // also those that are asked for no more, and when they were missed first
 }
 
 func (m *missed) add(d id.Digest) {
@@ -138,7 +139,20 @@ func (m *missed) add(d id.Digest) {
 	if m.all == nil || len(m.all) >= maxBook {
 		m.all = map[id.Digest]int{}
 	}
+	if m.ever == nil || len(m.ever) >= maxBook {
+		m.ever = map[id.Digest]time.Time{}
+	}
 	m.all[d] = 0
+	if _, ok := m.ever[d]; !ok {
+		m.ever[d] = time.Now()
+	}
+}
+
+// lost are all that were missed since the start, and when.
+func (m *missed) lost() map[id.Digest]time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.ever)
 }
 
 func (m *missed) list() []id.Digest {

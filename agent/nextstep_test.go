@@ -22,7 +22,7 @@ func TestNextStep(t *testing.T) {
 		idle   bool
 		want   string
 	}{
-		{false, 3, true, "start the other voters"},
+		{false, 3, true, "start voters"},
 		{true, 1, true, "invite another machine"},
 		{true, 1, false, "invite another machine"},
 		{true, 3, true, "the ring has no workload"},

@@ -102,12 +102,18 @@ const (
 	outboxLost = "events of this node that had no place yet are gone, and keys under which it published are not known again"
 )
 
-// tellOfLost raises an alarm for small files that were there when an agent ran here last: without them it begins anew.
+// tellOfLost raises an alarm for small files that were there when an agent ran here last: without them it begins anew. Where both are
+// not there, a first start came no further.
 func (a *Agent) tellOfLost() {
+	has := func(name string) bool {
+		st, err := os.Stat(a.dir.path(name))
+		return err == nil && st.Size() > 0
+	}
+	outbox, state := has("outbox.db") || has("outbox.db.next"), has("state.db") // .next: its replacing was cut off, and is ended by opening it
 	for code, f := range map[string][2]string{"state_lost": {"state.db", stateLost}, "outbox_lost": {"outbox.db", outboxLost}} {
-		if !exists(a.dir.path(f[0])) {
-			a.log.Error().Str("file", f[0]).Msg("is not there, although an agent has run here")
-			a.alarms.raise(code, f[0]+" is not there, although an agent has run here; "+f[1])
+		if code == "state_lost" && outbox && !state || code == "outbox_lost" && state && !outbox {
+			a.log.Error().Str("file", f[0]).Msg("is gone or empty, although an agent has run here")
+			a.alarms.raise(code, f[0]+" is gone or empty, although an agent has run here; "+f[1])
 		}
 	}
 }

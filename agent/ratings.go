@@ -58,10 +58,12 @@ func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Rati
 				path, f.why = a.store.bytes(ctx, f.artifact)
 			}
 			if f.why == nil {
-				if f.matches, f.why = rating.ReadMatches(path); errors.Is(f.why, rating.ErrInvalid) {
-					// Bytes that are right and say nothing usable are no matches, for ever: nobody promotes by them either.
-					f.matches, f.why = nil, nil
-				}
+				f.matches, f.why = rating.ReadMatches(path)
+			}
+			if errors.Is(f.why, rating.ErrInvalid) && a.store.Verify(ctx, d) == nil {
+				// Bytes that are right and say nothing usable are no matches, for ever: nobody promotes by them either.
+				a.log.Debug().Err(f.why).Str("matches", d.Short()).Msg("no matches in it")
+				f.matches, f.why = nil, nil
 			}
 		})
 	}

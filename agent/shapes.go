@@ -247,8 +247,10 @@ func nextStep(st api.Status, l api.Leader, idle bool) string {
 		return "free disk space under the data dir"
 	case !st.QuorumOK && l.Quorum > 0 && l.AliveVoters >= l.Quorum:
 		return fmt.Sprintf("wait for an election: %d of %d voters answer, which is enough", l.AliveVoters, len(l.Voters))
+	case slices.ContainsFunc(st.Alarms, func(al api.Alarm) bool { return al.Code == alarmRaftDamaged }):
+		return "see to the files of this voter: the alarm " + alarmRaftDamaged + " says how"
 	case !st.QuorumOK && l.Quorum == 0:
-		return "start the other voters: this node does not know which they are"
+		return "start voters: this node does not know which they are"
 	case !st.QuorumOK:
 		return fmt.Sprintf("start voters: %d of %d answer, %d are needed", l.AliveVoters, len(l.Voters), l.Quorum)
 	}

@@ -26,6 +26,9 @@ func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
 	if !v.OK {
 		out.FirstBad, out.Error = &v.FirstBad, v.Detail
 	}
+	if st := a.replica.Status(); st.Short && v.OK {
+		out.OK, out.FirstBad, out.Error = new(false), new(st.Last+1), fmt.Sprintf("lacks events up to %d, and nobody who answers can supply them", st.Target)
+	}
 	if d := a.replica.Status().Diverged; d != nil && v.OK {
 		out.OK, out.FirstBad, out.Error = new(false), &d.Seq, d.Error()
 	}

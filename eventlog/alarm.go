@@ -18,6 +18,7 @@ const (
 	AlarmReplicaDiverged AlarmKind = "replica_diverged" // this copy of the log differs from the ring's
 	AlarmReplicaCorrupt  AlarmKind = "replica_corrupt"  // a stored record fails its check
 	AlarmReplicaDegraded AlarmKind = "replica_degraded" // the copy cannot be written now
+	AlarmReplicaShort    AlarmKind = "replica_short"    // this copy lacks events that nobody who answers can supply
 	AlarmPeerDiffers     AlarmKind = "peer_differs"     // a peer handed out records that are not the ring's
 )
 

@@ -146,6 +146,7 @@ type Replica struct {
 	rested  time.Time // when the writer has gathered enough; only it looks
 	mended  bool      // the file was opened anew and not written yet; only the writer looks
 	tried   uint64    // the seq whose repair was tried last; only the writer looks
+	waits   wait      // for somebody who supplies what is missing; only the writer looks
 	kept    keeping
 	blocks  blockWriter
 	decoder event.Decoder
@@ -165,6 +166,7 @@ type replicaState struct {
 	changed  chan struct{}
 	diverged *DivergedError
 	corrupt  []uint64 // seqs that failed their check and wait for repair, in order
+	short    bool     // see supply
 	headBad  bool     // the file's head failed its check and is to be written again
 	degraded error
 }
@@ -295,6 +297,7 @@ type ReplicaStatus struct {
 	Bytes        int64
 	Diverged     *DivergedError // nil: none seen
 	Degraded     error
+	Short        bool // it lacks events that nobody who answers can supply
 }
 
 // Status is a reading of the replica.
@@ -304,6 +307,7 @@ func (r *Replica) Status() ReplicaStatus {
 	return ReplicaStatus{
 		Oldest: r.head.Cut + 1, Last: r.head.Last, Hash: r.lastHash, Verified: r.head.Verified, Target: r.target,
 		Bytes: r.head.Bytes, Diverged: r.diverged, Degraded: r.degraded,
+		Short: r.short,
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -45,6 +46,41 @@ func (r *Replica) pull(ctx context.Context) error {
 		}
 	}
 	return errors.Join(append(errs, errNoSource)...)
+}
+
+// supplyPatience is how long a copy may lack what nobody supplies before people are told: whoever has it may be starting.
+const supplyPatience = 30 * time.Second
+
+// wait is since when a copy that ends at last has asked in vain.
+type wait struct {
+	since time.Time
+	last  uint64
+}
+
+// supply tells of a copy that lacks events which nobody who answers can supply, and of its end. err is what the last look came to.
+func (r *Replica) supply(err error) {
+	r.mu.Lock()
+	last, target, short := r.head.Last, r.target, r.short
+	r.mu.Unlock()
+	tell := func(short bool) {
+		r.mu.Lock()
+		r.short = short
+		r.mu.Unlock()
+	}
+	switch now := r.opt.Now(); {
+	case target <= last:
+		r.waits = wait{}
+		if short {
+			tell(false)
+			r.alarms.clear(AlarmReplicaShort, "copy of the log has what it lacked")
+		}
+	case !errors.Is(err, errNoSource): // nobody was asked
+	case r.waits.since.IsZero(), r.waits.last != last:
+		r.waits = wait{now, last}
+	case !short && now.Sub(r.waits.since) >= supplyPatience:
+		tell(true)
+		r.alarms.raise(AlarmReplicaShort, last+1, fmt.Sprintf("copy of the log lacks events %d to %d, and nobody who answers can supply them", last+1, target))
+	}
 }
 
 func (r *Replica) askHead(ctx context.Context) (Head, error) {

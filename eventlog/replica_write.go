@@ -30,9 +30,11 @@ func (r *Replica) Run(ctx context.Context) error {
 	retain := time.NewTicker(r.opt.RetainEvery)
 	defer retain.Stop()
 	for ctx.Err() == nil {
-		if err := r.work(ctx); err != nil && ctx.Err() == nil {
+		err := r.work(ctx)
+		if err != nil && ctx.Err() == nil {
 			r.opt.Log.Warn().Err(err).Msg("replica cannot go on yet")
 		}
+		r.supply(err)
 		again, wake := pull.C, r.wake
 		if !r.owes() {
 			again = nil

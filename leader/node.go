@@ -45,7 +45,7 @@ type Node struct {
 	idle   atomic.Bool          // the disk is bad: do not campaign
 	// standing makes one step of a change of idle and of what follows from it for elections.
 	standing sync.Mutex
-	damage   atomic.Pointer[error] // see Damage
+	damage   atomic.Pointer[damage] // see Damage
 	// behind is up to which index this node must read before it may stand for election, as on disk; 0 = it may.
 	behind atomic.Uint64
 	markMu sync.Mutex // held while that changes
@@ -131,19 +131,24 @@ func (n *Node) openFirst(bootstrap bool) (*seat, error) {
 	return n.openSeat(bootstrap)
 }
 
+type damage struct {
+	since time.Time
+	cause error
+}
+
 // damaged writes down what is wrong with this voter's files.
 func (n *Node) damaged(cause error) {
-	n.damage.Store(&cause)
+	n.damage.Store(&damage{time.Now(), cause})
 	n.log.Error().Err(cause).Str("dir", n.cfg.Dir).Msg("this voter's files cannot be used: it takes no part until the ring has taken its place back")
 }
 
-// Damage is what is wrong with this voter's files while it waits for the ring to take its place back, or nil. A ring whose only voter
-// it was has nobody who could.
-func (n *Node) Damage() error {
-	if err := n.damage.Load(); err != nil {
-		return *err
+// Damage is what is wrong with this voter's files, and since when, while it waits for the ring to take its place back, or nil. A ring
+// whose only voter it was has nobody who could.
+func (n *Node) Damage() (since time.Time, cause error) {
+	if d := n.damage.Load(); d != nil {
+		return d.since, d.cause
 	}
-	return nil
+	return time.Time{}, nil
 }
 
 // Run does the node's standing work until ctx ends: it renews what it holds, copies what it needs, watches the disk, and

@@ -65,8 +65,11 @@ func OpenStore(dir string) (*Store, error) {
 			return nil, fmt.Errorf("create raft store: %w", err)
 		}
 	}
-	if _, err := boltfile.Check(path, true); errors.As(err, new(*boltfile.DamagedError)) {
+	switch _, err := boltfile.Check(path, true); {
+	case errors.As(err, new(*boltfile.DamagedError)):
 		return nil, fmt.Errorf("open raft store: %w: %w", ErrCorrupt, err)
+	case err != nil && !errors.Is(err, boltfile.ErrInUse): // for that bbolt waits a moment
+		return nil, fmt.Errorf("open raft store: %w", err)
 	}
 	db, err := openBolt(path)
 	if err != nil {

@@ -198,7 +198,7 @@ func (n *Node) mendSeats(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if n.Damage() == nil {
+		if n.damage.Load() == nil {
 			n.damaged(cause)
 		}
 		if s := n.seat.Swap(nil); s != nil {

@@ -44,9 +44,6 @@ func (a *avoidance) fail(stage, reason string) {
 }
 
 func (a *avoidance) avoid(e *avoided, reason string) {
-	if e.times > 0 && a.forgiven(e) {
-		*e = avoided{}
-	}
 	pause := a.least << min(e.times, 30)
 	if pause > a.most || pause <= 0 {
 		pause = a.most
@@ -93,19 +90,16 @@ func (a *avoidance) blocked(stage string) (reason string, blocked bool) {
 }
 
 // failing says what keeps a type from being run here and since when, if it has been avoided twice or more without a success
-// between.
-func (a *avoidance) failing(stage string) (f Failing, failing bool) {
+// between. It is said while the type is tried, which tried says, and for twice the longest pause after it may be again.
+func (a *avoidance) failing(stage string, tried bool) (f Failing, failing bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e := a.types[stage]
-	if e == nil || e.times < 2 || a.forgiven(e) {
+	if e == nil || e.times < 2 || !tried && a.now().After(e.until.Add(2*a.most)) {
 		return f, false
 	}
 	return Failing{Type: stage, Reason: e.reason, Since: e.since}, true
 }
-
-// forgiven says that a type was not tried again for twice the longest pause.
-func (a *avoidance) forgiven(e *avoided) bool { return a.now().After(e.until.Add(2 * a.most)) }
 
 // suspect says whether the type failed when it was last tried: then one run at a time has to do, until one succeeds.
 func (a *avoidance) suspect(stage string) bool {

@@ -340,12 +340,18 @@ func (w *Worker) Snapshot() Snapshot {
 	if wl := w.cfg.Workload(); wl != nil {
 		stages = wl.Stages
 	}
+	live := map[string]bool{}
+	w.mu.Lock()
+	for _, r := range w.runs {
+		live[r.claim.Type] = true
+	}
+	w.mu.Unlock()
 	for _, name := range workload.StageNames() {
 		if stage, ok := stages[name]; !ok || !stage.Needs.Fits(s.Total) {
 			continue
 		}
 		s.Stages[name], _ = w.avoid.blocked(name)
-		if f, failing := w.avoid.failing(name); failing {
+		if f, failing := w.avoid.failing(name, live[name]); failing {
 			s.Stages[name] = f.Reason
 			s.Failing = append(s.Failing, f)
 		}

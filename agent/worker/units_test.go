@@ -164,8 +164,9 @@ func TestFailing(t *testing.T) {
 	now := start
 	a := newAvoidance(5*time.Second, time.Minute)
 	a.now = func() time.Time { return now }
+	tried := false
 	told := func() string {
-		f, failing := a.failing("train")
+		f, failing := a.failing("train", tried)
 		if !failing {
 			return ""
 		}
@@ -182,7 +183,8 @@ func TestFailing(t *testing.T) {
 		{10 * time.Second, func() { a.fail("train", "z") }, "train z since 1s"},
 		{20*time.Second + 2*time.Minute, func() {}, "train z since 1s"},
 		{1, func() {}, ""},
-		{0, func() { a.fail("train", "x") }, ""},
+		{time.Hour, func() { tried = true }, "train z since 1s"}, // a long run
+		{0, func() { tried = false; a.fail("train", "x") }, "train x since 1s"},
 		{0, func() { a.ok("train") }, ""},
 		{0, func() { a.fail("train", "x") }, ""},
 	} {

@@ -99,9 +99,13 @@ func (p *pages) check() error {
 // meta picks the newer of the two valid heads, as bbolt does.
 func (p *pages) meta() (root uint64, err error) {
 	var newest uint64
+	var disk error // says nothing of the file
 	take := func(at int64) bool {
 		b := make([]byte, pageHeader+metaLen)
 		if _, err := p.f.ReadAt(b, at); err != nil {
+			if errors.As(err, new(*fs.PathError)) {
+				disk = err
+			}
 			return false
 		}
 		m := b[pageHeader:]
@@ -123,6 +127,9 @@ func (p *pages) meta() (root uint64, err error) {
 		// The first head is gone, and with it the page size: the second lies at one of these places.
 		for at := int64(1024); at <= 64<<10 && !take(at); at *= 2 {
 		}
+	}
+	if disk != nil {
+		return 0, disk
 	}
 	if p.pageSize < 512 || p.pageSize > 1<<20 {
 		return 0, errors.New("it has no valid head")

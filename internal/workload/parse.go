@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -91,18 +92,31 @@ func parse(data []byte, file string, stored bool) (*Workload, error) {
 	return w, nil
 }
 
-// fractions refuses numbers that the YAML library would cut off in silence: in argv and env they are text.
+// counted are the places of a workload that hold numbers; everywhere else stands text.
+var counted = regexp.MustCompile(`^\$\.(version$|stages\.[^.]+\.(needs|outputs\[\d+\]\.min)\.)`)
+
+// fractions refuses what the YAML library would change in silence: numbers lose their fractions, and of text that looks like a
+// number it makes the shortest one, 1.1 of 1.10.
 func (c *checker) fractions() {
 	for _, d := range c.tree.Docs {
 		if d.Body == nil {
 			continue
 		}
 		for _, n := range ast.Filter(ast.FloatType, d.Body) {
-			if path := n.GetPath(); path != "$.version" && !strings.Contains(path, ".needs.") && !strings.Contains(path, ".min.") {
+			f, ok := n.(*ast.FloatNode)
+			if !ok {
 				continue
 			}
-			p := n.GetToken().Position
-			c.problems = append(c.problems, &Problem{File: c.file, Line: p.Line, Column: p.Column, Text: fmt.Sprintf("%s: want a whole number", n)})
+			p := &Problem{File: c.file, Line: f.Token.Position.Line, Column: f.Token.Position.Column}
+			switch read := fmt.Sprint(f.Value); {
+			case counted.MatchString(f.GetPath()):
+				p.Text = f.Token.Value + ": want a whole number"
+			case read != f.Token.Value:
+				p.Text, p.Fix = fmt.Sprintf("%s would be read as %s", f.Token.Value, read), fmt.Sprintf("put it in quotes: %q", f.Token.Value)
+			default:
+				continue
+			}
+			c.problems = append(c.problems, p)
 		}
 	}
 }

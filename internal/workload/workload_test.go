@@ -164,6 +164,7 @@ func TestParseFaults(t *testing.T) {
 		"word for a slot":      {edit("    timeout: 2h", "    needs: {cpu: many}\n    timeout: 2h"), []string{"stages.train.needs.cpu: want a whole number, not text"}},
 		"fraction":             {edit("    timeout: 2h", "    needs: {cpu: 1.9}\n    timeout: 2h"), []string{"1.9: want a whole number"}},
 		"fraction of a count":  {edit("version: 1", "version: 1.5"), []string{"1.5: want a whole number"}},
+		"text like a number":   {edit("    timeout: 2h", "    env: {LR: 1.10}\n    timeout: 2h"), []string{`1.10 would be read as 1.1`, `"1.10"`}},
 		"nothing behind it":    {edit("version: 1", "version: one") + "---\n", []string{"version: want a whole number, not text"}},
 		"table for a text":     {edit("    timeout: 2h", "    timeout: {a: b}"), []string{"stages.train.timeout: want text, not a table"}},
 		"number for a program": {edit("[python,", "[~,"), []string{"stages.train.argv"}},
