@@ -37,7 +37,10 @@ func (a *Agent) viewsFor(daemon string) kit.Views {
 	return v
 }
 
-func (v views) Near() kit.View { return v.wrap(v.state.View(), v.state.Freshness()) }
+func (v views) Near() kit.View {
+	f := v.state.Freshness() // first: what was known then is in the view
+	return v.wrap(v.state.View(), f)
+}
 
 func (v views) Current(ctx context.Context, _ ...id.Digest) (kit.View, error) {
 	s, err := v.state.Read(ctx)

@@ -19,9 +19,14 @@ import (
 // revocations, assignments, switches and names only. It never blocks.
 func (n *Node) View() *state.State { return n.machine.View() }
 
-// Freshness says what View is worth.
+// Freshness says what a View is worth that is taken after it.
 func (n *Node) Freshness() Freshness {
-	f := Freshness{Index: n.machine.View().Index()}
+	f := n.freshness()
+	f.Index = n.machine.View().Index() // last: an older index would pass for as new as the rest says
+	return f
+}
+
+func (n *Node) freshness() (f Freshness) {
 	if n.cfg.Self.Class != id.Core {
 		f.AsOf, f.Coordinator = n.copied.last()
 		f.Known = !f.AsOf.IsZero()
