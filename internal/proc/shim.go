@@ -17,6 +17,7 @@ import (
 const (
 	shimTick       = 100 * time.Millisecond
 	diskEvery      = 2 * time.Second
+	sessionsEvery  = 3 * time.Second
 	progressEvery  = 250 * time.Millisecond
 	unkillableTime = 10 * time.Second
 	lockFD         = 3
@@ -87,8 +88,8 @@ type shim struct {
 	killAt     time.Time
 	stragglers int
 
-	nextDisk, nextProgress time.Time
-	lastProgress           Progress
+	nextDisk, nextProgress, nextSessions time.Time
+	lastProgress                         Progress
 }
 
 func (s *shim) run() Status {
@@ -166,6 +167,7 @@ func (s *shim) start() error {
 	}
 	s.child, s.began, s.since, s.phase = pid, time.Now(), s.wall(), Running
 	sacrifice(pid)
+	stepBack(pid)
 	file.Started = s.since
 	// It cannot have been reaped yet, so this is the right process, even if it is a zombie by now.
 	file.Child, _ = identify(pid)
@@ -258,6 +260,7 @@ func (s *shim) gone() bool {
 func (s *shim) check(now time.Time) {
 	s.follow()
 	s.report(now)
+	s.sessions(now)
 	var stop stopFile
 	if err := readJSON(filepath.Join(s.dir, stopName), &stop); err == nil {
 		s.end(Stopped, stop.Why, stop.Grace)
@@ -302,6 +305,24 @@ func (s *shim) vanished() bool {
 func (s *shim) follow() {
 	if began := s.wall().Add(-time.Since(s.began)); began.Before(s.since) {
 		s.since = began
+	}
+}
+
+// sessions puts those behind the agent's that the command's descendants have begun since, as trainers do for their workers.
+func (s *shim) sessions(now time.Time) {
+	if now.Before(s.nextSessions) {
+		return
+	}
+	below, err := descendants(os.Getpid(), s.child)
+	if err != nil {
+		return // the table of processes is asked for again
+	}
+	pids := make([]int, len(below))
+	for i, p := range below {
+		pids[i] = p.pid
+	}
+	if stepBack(pids...) {
+		s.nextSessions = now.Add(sessionsEvery)
 	}
 }
 

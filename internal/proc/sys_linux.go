@@ -49,6 +49,28 @@ func sacrifice(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), strconv.AppendInt(nil, jobOOMScore, 10), 0)
 }
 
+// stepBack puts the sessions of processes behind the agent's. Where the kernel gives each session an equal share of the
+// processors (sched_autogroup, sched(7)), a process's niceness counts among its own session only. It says false where a later try
+// may do more: a user without privileges may change one session in a tenth of a second, on the whole machine.
+func stepBack(pids ...int) bool {
+	whole := true
+	for _, pid := range pids {
+		path := fmt.Sprintf("/proc/%d/autogroup", pid)
+		line, err := os.ReadFile(path)
+		_, nice, found := strings.Cut(string(line), " nice ")
+		if err != nil || !found {
+			continue // the kernel has no such thing, or the process has ended
+		}
+		if n, err := strconv.Atoi(strings.TrimSpace(nice)); err != nil || n >= jobNice {
+			continue // a higher value was somebody's wish
+		}
+		if err := os.WriteFile(path, strconv.AppendInt(nil, jobNice, 10), 0); errors.Is(err, unix.EAGAIN) {
+			whole = false
+		}
+	}
+	return whole
+}
+
 // widenPipe lets a command that prints much go on while we are busy.
 func widenPipe(f *os.File) {
 	if raw, err := f.SyscallConn(); err == nil {
