@@ -171,6 +171,18 @@ func TestLostCopiesAreNoticedAndFetchedAgain(t *testing.T) {
 		}
 		return nil
 	})
+	r.Until("the loss is an alarm", func(ctx context.Context) error {
+		var st api.Status
+		if err := r.Node("c1").Client().Get(ctx, "/api/v1/status", nil, &st); err != nil {
+			return err
+		}
+		for _, al := range st.Alarms {
+			if al.Code == "copies_lost" && strings.HasPrefix(al.Message, "1 artifacts, with 0 games") {
+				return nil
+			}
+		}
+		return fmt.Errorf("alarms %+v", st.Alarms)
+	})
 }
 
 // A pack whose games another one has by now goes by permit, all of them or none, and stays away: a copy that is missed, or found to be

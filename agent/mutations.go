@@ -173,6 +173,10 @@ func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error
 	if in.Uses < 1 || in.Uses > 1000 || in.TTLSeconds < 1 || in.TTLSeconds > 30*24*3600 {
 		return nil, api.Errorf(api.CodeInvalid, "uses must be 1 to 1000 and ttl_seconds 1 to 2592000")
 	}
+	if !a.mesh.HasAuthorityKey() {
+		return nil, api.Errorf(api.CodeRefused, "this node has not got the ring's signing key (%s), so it can let nobody in", a.dir.path("tls/ca.key")).
+			WithHint("it gets the key from any other core node that has it; in a ring without another one, put it back from a copy")
+	}
 	if err := a.sown(ctx); err != nil {
 		return nil, decided(err)
 	}

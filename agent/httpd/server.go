@@ -160,9 +160,36 @@ func (s *Server) guard(trust Trust) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "default-src 'none'")
 		h.Set("Cache-Control", "no-store")
+		if no, pattern := s.mux.Handler(r); pattern == "" {
+			unrouted(w, r, no)
+			return
+		}
 		s.mux.ServeHTTP(w, r)
 	})
 }
+
+// unrouted says in our words what the mux has to say of a request that no route is for: no is its own answer to it.
+func unrouted(w http.ResponseWriter, r *http.Request, no http.Handler) {
+	said := verdict{header: http.Header{}}
+	no.ServeHTTP(&said, r)
+	if said.status != http.StatusMethodNotAllowed {
+		writeError(w, api.Errorf(api.CodeNotFound, "there is no %s here", clip(r.URL.Path)))
+		return
+	}
+	allow := said.header.Get("Allow")
+	w.Header().Set("Allow", allow)
+	writeErrorAs(w, said.status, api.Errorf(api.CodeUsage, "%s cannot be asked by %s", clip(r.URL.Path), clip(r.Method)).WithHint("use "+allow))
+}
+
+// verdict keeps what a handler says, but for its words.
+type verdict struct {
+	header http.Header
+	status int
+}
+
+func (v *verdict) Header() http.Header         { return v.header }
+func (v *verdict) WriteHeader(status int)      { v.status = status }
+func (v *verdict) Write(b []byte) (int, error) { return len(b), nil }
 
 func (s *Server) knownHost(host string) bool {
 	name := host
@@ -314,10 +341,12 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(b, '\n'))
 }
 
-func writeError(w http.ResponseWriter, e *api.Error) {
+func writeError(w http.ResponseWriter, e *api.Error) { writeErrorAs(w, e.Status(), e) }
+
+func writeErrorAs(w http.ResponseWriter, status int, e *api.Error) {
 	b, _ := json.Marshal(api.Envelope{Error: e})
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(e.Status())
+	w.WriteHeader(status)
 	_, _ = w.Write(append(b, '\n'))
 }
 

@@ -92,6 +92,43 @@ func TestAccess(t *testing.T) {
 	}
 }
 
+// What no route is for is answered in the form of all errors.
+func TestUnroutedIsAnError(t *testing.T) {
+	t.Parallel()
+	base := serve(t, TrustSocket, true, Route{Pattern: "POST /write/{id}", Access: Write, Do: func(r *http.Request) (any, error) {
+		return api.Done{OK: true, Detail: r.PathValue("id")}, nil
+	}})
+	for _, c := range []struct {
+		method, path, code, allow string
+		status                    int
+	}{
+		{"GET", "/nothing", "not_found", "", 404},
+		{"GET", "/write/x", "usage", "POST", 405},
+		{"POST", "/write/x", "", "", 200},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), c.method, base+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Error  struct{ Code, Message string }
+			Detail string
+		}
+		err = json.NewDecoder(res.Body).Decode(&got)
+		res.Body.Close()
+		if err != nil || res.StatusCode != c.status || got.Error.Code != c.code || res.Header.Get("Allow") != c.allow {
+			t.Errorf("%s %s: %d %+v, allow %q, %v", c.method, c.path, res.StatusCode, got, res.Header.Get("Allow"), err)
+		}
+		if c.code == "" && got.Detail != "x" {
+			t.Errorf("the route has %q", got.Detail)
+		}
+	}
+}
+
 func TestDecodeIsStrict(t *testing.T) {
 	t.Parallel()
 	base := serve(t, TrustSocket, true, Route{Pattern: "POST /x", Access: Write, MaxBody: 64, Do: func(r *http.Request) (any, error) {

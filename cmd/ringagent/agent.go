@@ -57,6 +57,9 @@ func runAgent(c *cli.Context, conf config.Config) error {
 	if err != nil {
 		return err
 	}
+	if config.Find(c.String("data-dir"), c.String("config")) == "" { // init and join have written one
+		log.Warn().Str("data_dir", conf.DataDir).Msg("there is no config.yaml: every setting that no flag gives has its default")
+	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	hup := make(chan os.Signal, 1)
