@@ -41,6 +41,21 @@ func TestNoTokenBeforeTheFounder(t *testing.T) {
 	}
 }
 
+// Nobody could enrol with a token of a node that cannot sign for newcomers.
+func TestNoTokenWithoutTheKey(t *testing.T) {
+	t.Parallel()
+	a, ctx := founder(t, func(c config.Config) {
+		if err := os.Remove(filepath.Join(c.DataDir, "tls", "ca.key")); err != nil {
+			t.Error(err)
+		}
+	})
+	var e *api.Error
+	if _, err := a.createToken(ctx, api.CreateToken{Class: id.Core, TTLSeconds: 60, Uses: 1}); !errors.As(err, &e) ||
+		e.Code != api.CodeRefused || !strings.Contains(e.Message, "ca.key") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // The receipt of a file that is uploaded first of all is a member's, too, and not a stranger's.
 func TestNoReceiptBeforeTheFounder(t *testing.T) {
 	t.Parallel()

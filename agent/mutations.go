@@ -173,9 +173,10 @@ func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error
 	if in.Uses < 1 || in.Uses > 1000 || in.TTLSeconds < 1 || in.TTLSeconds > 30*24*3600 {
 		return nil, api.Errorf(api.CodeInvalid, "uses must be 1 to 1000 and ttl_seconds 1 to 2592000")
 	}
-	if !a.mesh.HasAuthorityKey() {
-		return nil, api.Errorf(api.CodeRefused, "this node has not got the ring's signing key (%s), so it can let nobody in", a.dir.path("tls/ca.key")).
-			WithHint("it gets the key from any other core node that has it; in a ring without another one, put it back from a copy")
+	// Whoever has made a token here comes here with it.
+	if err := a.obtainKey(ctx); err != nil {
+		return nil, api.Errorf(api.CodeRefused, "this node has not got the ring's signing key (%s), so it can let nobody in: %v", a.dir.path("tls/ca.key"), err).
+			WithHint("make the token at a core node that has the key; if none has it, put it back from a copy and start the agent again")
 	}
 	if err := a.sown(ctx); err != nil {
 		return nil, decided(err)
@@ -190,6 +191,16 @@ func (a *Agent) createToken(ctx context.Context, in api.CreateToken) (any, error
 		return nil, decided(err)
 	}
 	return api.TokenCreated{Token: t.Encode().Reveal(), ID: t.ID, Class: in.Class, Expires: expires, Uses: in.Uses}, nil
+}
+
+// keyPatience is how long other core nodes are asked for the ring's key before a token is refused for want of it.
+const keyPatience = 5 * time.Second
+
+// obtainKey does nothing where the key is there, as it is but for the first moments of a core node.
+func (a *Agent) obtainKey(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	return a.mesh.ObtainAuthorityKey(ctx) //nolint:wrapcheck // the mesh has said what it did
 }
 
 // transfer hands coordination over to a voter, or to any with "".

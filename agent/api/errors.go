@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// Code says what kind of failure an error is; each has one exit code and one HTTP status.
+// Code says what kind of failure an error is; each has one exit code and one HTTP status, but that a wrong method of HTTP is a usage with 405.
 type Code string
 
 // The codes.

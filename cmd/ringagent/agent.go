@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
 	"github.com/ringagent/ringagent/agent"
@@ -52,14 +53,13 @@ func runAgent(c *cli.Context, conf config.Config) error {
 	}
 	a, err := agent.New(conf, agent.Options{Log: log, Level: level, Reload: func() (config.Config, error) {
 		next, _, err := machine(c)
+		warnOfDefaults(c, log)
 		return next, err
 	}})
 	if err != nil {
 		return err
 	}
-	if config.Find(c.String("data-dir"), c.String("config")) == "" { // init and join have written one
-		log.Warn().Str("data_dir", conf.DataDir).Msg("there is no config.yaml: every setting that no flag gives has its default")
-	}
+	warnOfDefaults(c, log)
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	hup := make(chan os.Signal, 1)
@@ -78,4 +78,11 @@ func runAgent(c *cli.Context, conf config.Config) error {
 		}
 	}()
 	return a.Run(ctx)
+}
+
+// warnOfDefaults tells of a config that is gone: init and join have written one.
+func warnOfDefaults(c *cli.Context, log zerolog.Logger) {
+	if dir := c.String("data-dir"); config.Find(dir, c.String("config")) == "" {
+		log.Warn().Str("data_dir", dir).Msg("there is no config.yaml: what neither a flag nor a variable gives has its default")
+	}
 }

@@ -148,7 +148,7 @@ func TestPriorityAndEnvironment(t *testing.T) {
 			score=/proc/self/oom_score_adj # raised when the command runs already
 			[ -e $score ] && for i in $(seq 400); do [ $(cat $score) = 500 ] && break; sleep 0.05; done
 			cat $score
-			own="for i in \$(seq 400); do grep -q 'nice 10' /proc/self/autogroup && break; sleep 0.05; done; sed 's/.* nice/session nice/' /proc/self/autogroup"
+			own="for i in \$(seq 200); do grep -q 'nice 10' /proc/self/autogroup && break; sleep 0.05; done; sed 's/.* nice/session nice/' /proc/self/autogroup"
 			[ ! -e /proc/self/autogroup ] || { eval "$own"; setsid sh -c "$own" & wait; }`},
 		Env: []string{"MODE=quick", "GOMAXPROCS=64"}, CPUs: 3, GPUs: []int{1, 2},
 	})
@@ -176,8 +176,10 @@ func TestPriorityAndEnvironment(t *testing.T) {
 	if runtime.GOOS == "linux" && !slices.Contains(lines, "500") {
 		t.Errorf("oom_score_adj not raised: %q", lines)
 	}
-	if n := strings.Count(string(out), "session nice"); n != strings.Count(string(out), "session nice 10\n") || n != 0 && n != 2 {
-		t.Errorf("the command's session, and one that it began, are not behind the agent's: %q", lines)
+	if _, err := os.Stat("/proc/self/autogroup"); err == nil {
+		if n := strings.Count(string(out), "session nice 10\n"); n != 2 {
+			t.Errorf("of the command's session and one that it began, %d are behind the agent's: %q", n, lines)
+		}
 	}
 	if _, err := os.Stat(filepath.Join(h.Dir(), tmpName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("temporary directory stays: %v", err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,6 +19,7 @@ const (
 	shimTick       = 100 * time.Millisecond
 	diskEvery      = 2 * time.Second
 	sessionsEvery  = 3 * time.Second
+	sessionsAgain  = 500 * time.Millisecond
 	progressEvery  = 250 * time.Millisecond
 	unkillableTime = 10 * time.Second
 	lockFD         = 3
@@ -167,7 +169,7 @@ func (s *shim) start() error {
 	}
 	s.child, s.began, s.since, s.phase = pid, time.Now(), s.wall(), Running
 	sacrifice(pid)
-	stepBack(pid)
+	s.sessions(time.Now())
 	file.Started = s.since
 	// It cannot have been reaped yet, so this is the right process, even if it is a zombie by now.
 	file.Child, _ = identify(pid)
@@ -308,22 +310,17 @@ func (s *shim) follow() {
 	}
 }
 
-// sessions puts those behind the agent's that the command's descendants have begun since, as trainers do for their workers.
+// sessions puts the command's session behind the agent's, and from time to time those that its descendants have begun, as trainers
+// do for their workers.
 func (s *shim) sessions(now time.Time) {
-	if now.Before(s.nextSessions) {
+	if now.Before(s.nextSessions) || !sharesBySession() {
 		return
 	}
-	below, err := descendants(os.Getpid(), s.child)
-	if err != nil {
-		return // the table of processes is asked for again
+	again := sessionsEvery
+	if below, err := descendants(os.Getpid(), s.child); err == nil && !stepBack(below) {
+		again = sessionsAgain + rand.N(sessionsAgain) //nolint:gosec // jitter: other shims wait for the same turn
 	}
-	pids := make([]int, len(below))
-	for i, p := range below {
-		pids[i] = p.pid
-	}
-	if stepBack(pids...) {
-		s.nextSessions = now.Add(sessionsEvery)
-	}
+	s.nextSessions = now.Add(again)
 }
 
 func (s *shim) diskTrouble() string {

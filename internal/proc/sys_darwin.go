@@ -29,8 +29,10 @@ func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true
 
 func sacrifice(int) {}
 
-// stepBack has nothing to do: here niceness counts among all processes.
-func stepBack(...int) bool { return true }
+// sharesBySession: here niceness counts among all processes.
+func sharesBySession() bool { return false }
+
+func stepBack([]procStat) bool { return true }
 
 func widenPipe(*os.File) {}
 

@@ -49,26 +49,52 @@ func sacrifice(pid int) {
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), strconv.AppendInt(nil, jobOOMScore, 10), 0)
 }
 
-// stepBack puts the sessions of processes behind the agent's. Where the kernel gives each session an equal share of the
-// processors (sched_autogroup, sched(7)), a process's niceness counts among its own session only. It says false where a later try
-// may do more: a user without privileges may change one session in a tenth of a second, on the whole machine.
-func stepBack(pids ...int) bool {
+const autogroup = "autogroup" // of /proc/PID, as sched(7) has it
+
+// sharesBySession says whether this kernel knows of equal shares of the processors for sessions (sched_autogroup), within which
+// alone a process's niceness counts then. Whether it goes by them may change at any time.
+func sharesBySession() bool {
+	line, err := os.ReadFile("/proc/self/" + autogroup)
+	return err == nil && bytes.Contains(line, []byte(" nice "))
+}
+
+// stepBack puts the sessions of processes behind the agent's, by the niceness of the calling thread. It says false where a later
+// try may do more: a user without privileges may change one session in a tenth of a second, on the whole machine.
+func stepBack(all []procStat) bool {
+	nice := jobNice
+	if own, err := syscall.Getpriority(syscall.PRIO_PROCESS, 0); err == nil {
+		nice = max(nice, 20-own)
+	}
 	whole := true
-	for _, pid := range pids {
-		path := fmt.Sprintf("/proc/%d/autogroup", pid)
-		line, err := os.ReadFile(path)
-		_, nice, found := strings.Cut(string(line), " nice ")
-		if err != nil || !found {
-			continue // the kernel has no such thing, or the process has ended
-		}
-		if n, err := strconv.Atoi(strings.TrimSpace(nice)); err != nil || n >= jobNice {
-			continue // a higher value was somebody's wish
-		}
-		if err := os.WriteFile(path, strconv.AppendInt(nil, jobNice, 10), 0); errors.Is(err, unix.EAGAIN) {
+	for _, p := range all {
+		if errors.Is(stepBackOne(p, nice), unix.EAGAIN) {
 			whole = false
 		}
 	}
 	return whole
+}
+
+// stepBackOne leaves a session alone that is as far behind already: a higher value was somebody's wish.
+func stepBackOne(p procStat, nice int) error {
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", p.pid, autogroup), os.O_RDWR, 0)
+	if err != nil {
+		return err // it has ended, most likely
+	}
+	defer func() { _ = f.Close() }()
+	if now, err := readStat(p.pid); err != nil || now.start != p.start { // from here on the file is this process's, or nobody's
+		return err
+	}
+	line := make([]byte, 64)
+	n, err := f.Read(line)
+	if err != nil {
+		return err
+	}
+	_, has, _ := strings.Cut(string(line[:n]), " nice ")
+	if v, err := strconv.Atoi(strings.TrimSpace(has)); err != nil || v >= nice {
+		return err
+	}
+	_, err = f.Write(strconv.AppendInt(nil, int64(nice), 10))
+	return err
 }
 
 // widenPipe lets a command that prints much go on while we are busy.
