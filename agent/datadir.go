@@ -70,6 +70,10 @@ func openDataDir(root string) (*dataDir, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, _ := os.ReadFile(f.Name())
 		f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, api.Errorf(api.CodeInvalid, "data dir %s: its file system cannot lock a file: %v", root, err).
+				WithHint("name a folder on a local disk with --data-dir")
+		}
 		who := strings.TrimSpace(string(holder))
 		if who == "" {
 			who = "unknown"

@@ -34,7 +34,10 @@ func (r *Replica) retain() error {
 		err := guard(r.opt.Path, func() error {
 			return update(r.db, func(tx *bolt.Tx) error {
 				b := tx.Bucket(bucketLog)
-				records := readRecords(b, true)
+				records, rule := readRecords(b, true), rule
+				if behind(records, head.Verified, now) {
+					rule.Age = 0
+				}
 				for cut < cutAtOnce && head.Cut < head.Verified {
 					e, v, bad := oldestFrom(b, records, head.Cut+1, head.Verified)
 					if v == nil && cut == 0 {
@@ -107,6 +110,17 @@ func oldestFrom(b *bolt.Bucket, records *reader, seq, last uint64) (e Encoded, v
 		}
 	}
 	return Encoded{}, nil, bad
+}
+
+// behind says that even the newest record is ahead of our clock, as on a machine that has not set it yet: by such a clock
+// nothing is old, nor nonsense.
+func behind(records *reader, newest uint64, now time.Time) bool {
+	e, ok := decodeStored(newest, records.get(newest), true)
+	if !ok {
+		return false
+	}
+	rec, err := event.DecodeRecord(e.Bytes)
+	return err == nil && rec.Time.After(now.Add(futureSlack))
 }
 
 // errNothingToDrop rolls an empty transaction back, which saves its fsync.

@@ -131,6 +131,19 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// TestRetentionByAClockThatIsNotSet: a machine that boots years ago drops nothing by age, and by count as ever.
+func TestRetentionByAClockThatIsNotSet(t *testing.T) {
+	t.Parallel()
+	ring := filled("x", 100)
+	r, _ := replicaAt(t, t.TempDir(), ring, func(o *ReplicaOptions) {
+		o.Retention = func() Retention { return Retention{Count: 90, Age: time.Minute} }
+		o.Now = func() time.Time { return time.UnixMicro(1e9).Add(-2 * time.Hour) }
+	})
+	r.Expect(100)
+	caughtUp(t, r, ring)
+	eventually(t, "oldest 11", func() bool { return r.Status().Oldest == 11 })
+}
+
 // TestTailUnderCompaction: a tail that is overtaken by retention says which records it did not see, and misses no others.
 func TestTailUnderCompaction(t *testing.T) {
 	t.Parallel()

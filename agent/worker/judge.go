@@ -133,7 +133,9 @@ func (w *Worker) judge(ctx context.Context, r *run, rec jobRecord, st proc.Statu
 		if st.Reason == proc.Exited {
 			o.Reason = ReasonExitCode
 		}
-		w.avoid.strike(r.claim.Type, o.Reason)
+		if st.Reason != proc.Lost { // as all jobs are when the machine starts anew, which says nothing of their type
+			w.avoid.strike(r.claim.Type, o.Reason)
+		}
 		o.Detail += w.lastWords(r)
 	default:
 		return w.collect(ctx, r, rec, st, o)

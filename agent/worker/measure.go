@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"os"
 	"os/exec"
@@ -18,14 +19,16 @@ import (
 )
 
 const (
-	gpuQueryTime = 10 * time.Second
+	// Without persistence mode the driver wakes every card first, one to three seconds each.
+	gpuQueryTime = 30 * time.Second
 	// What is left of RAM and disk to the agent, its store and everybody else.
 	keepShare = 5 // one fifth
 )
 
 // Measure finds out what this machine can give to jobs: processors and memory within the limits of our own control
-// group, four fifths of RAM and of the free space on the disk of dir, and NVIDIA devices. What cannot be measured is 0.
-func Measure(ctx context.Context, dir string) workload.Slots {
+// group, four fifths of RAM and of the free space on the disk of dir, and NVIDIA devices. What cannot be measured is 0; the error
+// is that of a driver whose tool is there and fails.
+func Measure(ctx context.Context, dir string) (workload.Slots, error) {
 	cpu, ram := cgroupLimits("/sys/fs/cgroup", "/proc/self/cgroup")
 	s := workload.Slots{CPU: int64(runtime.NumCPU())}
 	if cpu > 0 && cpu < s.CPU {
@@ -39,8 +42,9 @@ func Measure(ctx context.Context, dir string) workload.Slots {
 	if free, err := disk.Free(dir); err == nil {
 		s.DiskMiB = share(free >> 20)
 	}
-	s.GPU, s.VRAMMiB = gpus(ctx)
-	return s
+	var err error
+	s.GPU, s.VRAMMiB, err = gpus(ctx)
+	return s, err
 }
 
 func share(v int64) int64 { return v - v/keepShare }
@@ -64,40 +68,67 @@ func Configured(measured workload.Slots, config map[string]int64) (workload.Slot
 	return measured, nil
 }
 
-// cgroupLimits are the tightest limits on the way from our control group (version 2) to the root; 0 means none. A
-// fraction of a processor counts as one.
+// cgroupLimits are the tightest limits on the way from our control groups to the root, of version 2 and of the controllers of
+// version 1; 0 means none. A fraction of a processor counts as one. Inside a container the name of the group is often the host's,
+// and the container's own is the root.
 func cgroupLimits(root, self string) (cpus, bytes int64) {
 	data, err := os.ReadFile(self)
 	if err != nil {
 		return 0, 0
 	}
-	group := ""
+	tighter := func(have *int64, limit int64) {
+		if limit > 0 && (*have == 0 || limit < *have) {
+			*have = limit
+		}
+	}
+	quota := func(quota, period string) {
+		q, err1 := strconv.ParseInt(quota, 10, 64) // "max" is no number
+		p, err2 := strconv.ParseInt(period, 10, 64)
+		if err1 == nil && err2 == nil && q > 0 && p > 0 {
+			tighter(&cpus, max(1, q/p))
+		}
+	}
+	memory := func(fields []string) {
+		if len(fields) != 1 {
+			return
+		}
+		if limit, err := strconv.ParseInt(fields[0], 10, 64); err == nil && limit < noLimit {
+			tighter(&bytes, limit)
+		}
+	}
 	for line := range strings.Lines(string(data)) {
-		if g, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			group = g
-		}
-	}
-	tighter := func(have, limit int64) int64 {
-		if have == 0 || (limit > 0 && limit < have) {
-			return limit
-		}
-		return have
-	}
-	for g := filepath.Join("/", group); ; g = filepath.Dir(g) {
-		if fields := readFields(filepath.Join(root, g, "cpu.max")); len(fields) == 2 {
-			quota, err1 := strconv.ParseInt(fields[0], 10, 64) // "max" is no number
-			period, err2 := strconv.ParseInt(fields[1], 10, 64)
-			if err1 == nil && err2 == nil && quota > 0 && period > 0 {
-				cpus = tighter(cpus, max(1, quota/period))
+		_, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
+		controllers, group, _ := strings.Cut(rest, ":")
+		for _, c := range strings.Split(controllers, ",") {
+			for dir := range upwards(group) {
+				switch c {
+				case "": // version 2
+					if f := readFields(filepath.Join(root, dir, "cpu.max")); len(f) == 2 {
+						quota(f[0], f[1])
+					}
+					memory(readFields(filepath.Join(root, dir, "memory.max")))
+				case "cpu":
+					at := filepath.Join(root, controllers, dir)
+					q, p := readFields(filepath.Join(at, "cpu.cfs_quota_us")), readFields(filepath.Join(at, "cpu.cfs_period_us"))
+					if len(q) == 1 && len(p) == 1 {
+						quota(q[0], p[0])
+					}
+				case "memory":
+					memory(readFields(filepath.Join(root, controllers, dir, "memory.limit_in_bytes")))
+				}
 			}
 		}
-		if fields := readFields(filepath.Join(root, g, "memory.max")); len(fields) == 1 {
-			if limit, err := strconv.ParseInt(fields[0], 10, 64); err == nil && limit > 0 {
-				bytes = tighter(bytes, limit)
-			}
-		}
-		if g == "/" {
-			return cpus, bytes
+	}
+	return cpus, bytes
+}
+
+// noLimit: version 1 says "none" as the largest number of whole pages.
+const noLimit = 1 << 60
+
+// upwards yields a group and all above it.
+func upwards(group string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for g := filepath.Join("/", group); yield(g) && g != "/"; g = filepath.Dir(g) {
 		}
 	}
 }
@@ -111,16 +142,21 @@ func readFields(path string) []string {
 }
 
 // gpus asks the driver's own tool, which may hang with the driver and is then killed.
-func gpus(ctx context.Context) (devices, vramMiB int64) {
+func gpus(ctx context.Context) (devices, vramMiB int64, err error) {
+	tool, err := exec.LookPath("nvidia-smi")
+	if err != nil {
+		return 0, 0, nil // a machine without cards
+	}
 	ctx, cancel := context.WithTimeout(ctx, gpuQueryTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+	cmd := exec.CommandContext(ctx, tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits")
 	cmd.WaitDelay = time.Second
 	out, err := cmd.Output()
 	if err != nil {
-		return 0, 0
+		return 0, 0, fmt.Errorf("ask for graphics cards: %s: %w", tool, err)
 	}
-	return parseGPUs(string(out))
+	devices, vramMiB = parseGPUs(string(out))
+	return devices, vramMiB, nil
 }
 
 // parseGPUs reads one line a device; a size that is "[N/A]", as on unified memory, counts as 0.

@@ -19,6 +19,11 @@ func TestJobsTakenAway(t *testing.T) {
 		t.Errorf("told %+v", o)
 	}
 	b.idle(w)
+	w.avoid.mu.Lock()
+	if e := w.avoid.types[workload.Selfplay]; e != nil {
+		t.Errorf("what nobody saw end counts against its type: %+v", e)
+	}
+	w.avoid.mu.Unlock()
 	b.queue.with(func() { b.queue.pending = append(b.queue.pending, claim(2, workload.Train)) })
 	w.Nudge()
 	if o := b.outcome("c2"); o.Result != Done {

@@ -210,7 +210,11 @@ func TestCgroupLimits(t *testing.T) {
 		"parent tighter":   {map[string]string{"a/cpu.max": "100000 100000", "a/b/cpu.max": "400000 100000", "a/memory.max": "7", "a/b/memory.max": "9"}, "0::/a/b\n", 1, 7},
 		"fraction":         {map[string]string{"cpu.max": "1000 100000"}, "0::/\n", 1, 0},
 		"version 1 beside": {map[string]string{"x/memory.max": "5"}, "4:memory:/y\n0::/x\n", 0, 5},
-		"garbage":          {map[string]string{"cpu.max": "a b c", "memory.max": ""}, "0::/\n", 0, 0},
+		"version 1": {map[string]string{"cpu,cpuacct/d/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/d/cpu.cfs_period_us": "50000\n",
+			"memory/d/memory.limit_in_bytes": "9223372036854771712\n", "memory/memory.limit_in_bytes": "4096\n"}, "4:cpu,cpuacct:/d/e\n3:memory:/d\n", 3, 4096},
+		"version 1, no limit": {map[string]string{"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
+			"memory/memory.limit_in_bytes": "9223372036854771712"}, "4:cpu:/docker/x\n3:memory:/docker/x\n", 0, 0},
+		"garbage": {map[string]string{"cpu.max": "a b c", "memory.max": ""}, "0::/\n", 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -236,7 +240,7 @@ func TestCgroupLimits(t *testing.T) {
 
 func TestSlotsOfTheMachine(t *testing.T) {
 	t.Parallel()
-	if s := Measure(t.Context(), t.TempDir()); s.CPU < 1 {
+	if s, _ := Measure(t.Context(), t.TempDir()); s.CPU < 1 {
 		t.Errorf("measured %+v", s)
 	}
 	if d, v := parseGPUs("24564\n[N/A]\n\n"); d != 2 || v != 24564 {

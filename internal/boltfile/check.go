@@ -30,6 +30,9 @@ func Check(path string, order bool) (whole bool, err error) {
 	defer f.Close()
 	// Somebody else's file changes while it is read.
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return false, &fs.PathError{Op: "lock", Path: path, Err: err}
+		}
 		return false, ErrInUse
 	}
 	info, err := f.Stat()

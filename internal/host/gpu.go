@@ -18,8 +18,8 @@ type GPU struct {
 	TempC       *float64
 }
 
-// gpuTime bounds the driver's tool, which hangs with a hung driver.
-const gpuTime = 5 * time.Second
+// gpuTime bounds the driver's tool, which hangs with a hung driver, and wakes every card without persistence mode.
+const gpuTime = 30 * time.Second
 
 // gpus asks the NVIDIA driver's tool. A machine without the tool has no cards and no error.
 func (r *Reader) gpus(ctx context.Context) ([]GPU, string) {

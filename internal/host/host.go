@@ -82,7 +82,7 @@ func memory(ctx context.Context) (used, limit uint64, ok bool) {
 	}
 	if max, okMax := cgroupNumber("memory.max"); okMax && max < v.Total {
 		if now, okNow := cgroupNumber("memory.current"); okNow {
-			return now, max, true
+			return now - min(now, cgroupStat("memory.stat", "inactive_file")), max, true // files that the kernel gives up at once
 		}
 	}
 	return v.Total - v.Available, v.Total, true

@@ -3,6 +3,7 @@ package proc
 import (
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,6 +26,18 @@ func inherited(name string) bool {
 		}
 	}
 	return false
+}
+
+// withHome adds the user's home to an environment without one, as a service of the system has it: scripts mean it by $HOME, and
+// what they load is kept there.
+func withHome(environ []string) []string {
+	if slices.ContainsFunc(environ, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
+		return environ
+	}
+	if u, err := user.Current(); err == nil && u.HomeDir != "" {
+		return append(slices.Clip(environ), "HOME="+u.HomeDir)
+	}
+	return environ
 }
 
 // environment is the command's whole environment: the allow-list, then the job's own, then what the owner granted.

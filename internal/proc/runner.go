@@ -72,7 +72,7 @@ func (r *Runner) Start(ctx context.Context, job Job) (*Handle, error) {
 	}
 	environ := r.Environ
 	if environ == nil {
-		environ = os.Environ()
+		environ = withHome(os.Environ())
 	}
 	sp.FullEnv = environment(environ, job, filepath.Join(dir, tmpName), sp.Mark)
 	lock, err := r.lay(sp)

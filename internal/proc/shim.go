@@ -169,13 +169,13 @@ func (s *shim) start() error {
 	}
 	s.child, s.began, s.since, s.phase = pid, time.Now(), s.wall(), Running
 	sacrifice(pid)
-	s.sessions(time.Now())
 	file.Started = s.since
 	// It cannot have been reaped yet, so this is the right process, even if it is a zombie by now.
 	file.Child, _ = identify(pid)
 	if err := writeJSON(filepath.Join(s.dir, shimName), file, false); err != nil {
 		fmt.Fprintln(os.Stderr, err) // the command runs; only the sweep after our own death gets weaker
 	}
+	s.sessions(time.Now()) // this looks through all processes: whoever adopts the job is not to wait for it
 	s.log, s.captured = newRingLog(s.dir), make(chan struct{})
 	go s.reap()
 	go s.capture(r)
