@@ -35,7 +35,7 @@ func (r *Replica) retain() error {
 			return update(r.db, func(tx *bolt.Tx) error {
 				b := tx.Bucket(bucketLog)
 				records, rule := readRecords(b, true), rule
-				if behind(records, head.Verified, now) {
+				if behind(records, head, now) {
 					rule.Age = 0
 				}
 				for cut < cutAtOnce && head.Cut < head.Verified {
@@ -112,15 +112,26 @@ func oldestFrom(b *bolt.Bucket, records *reader, seq, last uint64) (e Encoded, v
 	return Encoded{}, nil, bad
 }
 
-// behind says that even the newest record is ahead of our clock, as on a machine that has not set it yet: by such a clock
-// nothing is old, nor nonsense.
-func behind(records *reader, newest uint64, now time.Time) bool {
-	e, ok := decodeStored(newest, records.get(newest), true)
-	if !ok {
-		return false
+// clockSamples are the records, spread over what is kept, by which our own clock is judged.
+const clockSamples = 9
+
+// behind says that most of what is kept is ahead of our clock, as on a machine that has not set it yet: by such a clock nothing is
+// old, nor nonsense. The newest records may be this machine's own, of such a time.
+func behind(records *reader, head replicaHead, now time.Time) bool {
+	kept, read, ahead := head.Verified-head.Cut, 0, 0
+	for i := range min(clockSamples, kept) {
+		seq := head.Cut + 1 + i*(kept-1)/clockSamples
+		e, ok := decodeStored(seq, records.get(seq), true)
+		if !ok {
+			continue
+		}
+		if rec, err := event.DecodeRecord(e.Bytes); err == nil {
+			if read++; rec.Time.After(now.Add(futureSlack)) {
+				ahead++
+			}
+		}
 	}
-	rec, err := event.DecodeRecord(e.Bytes)
-	return err == nil && rec.Time.After(now.Add(futureSlack))
+	return 2*ahead > read
 }
 
 // errNothingToDrop rolls an empty transaction back, which saves its fsync.

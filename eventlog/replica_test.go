@@ -25,12 +25,15 @@ func filled(prefix string, n int) *modelRing {
 	return m
 }
 
-func (m *modelRing) fill(prefix string, n int) {
+func (m *modelRing) fill(prefix string, n int) { m.at(time.UnixMicro(1e9), prefix, n) }
+
+// at places n records a microsecond apart.
+func (m *modelRing) at(first time.Time, prefix string, n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range n {
 		d := note(fmt.Sprintf("%s%d", prefix, i))
-		d.Node, d.Time = testNode, time.UnixMicro(int64(1e9+i))
+		d.Node, d.Time = testNode, first.Add(time.Duration(i)*time.Microsecond)
 		m.put(event.Record{Origin: "o", Number: uint64(len(m.log)) + 1, Draft: d})
 	}
 }

@@ -131,15 +131,17 @@ func TestRetention(t *testing.T) {
 	}
 }
 
-// TestRetentionByAClockThatIsNotSet: a machine that boots years ago drops nothing by age, and by count as ever.
+// TestRetentionByAClockThatIsNotSet: a machine that boots years ago drops nothing by age, and by count as ever, also where it has
+// placed records of that time itself.
 func TestRetentionByAClockThatIsNotSet(t *testing.T) {
 	t.Parallel()
 	ring := filled("x", 100)
+	ring.at(time.UnixMicro(1e9).Add(-2*time.Hour), "own", 3)
 	r, _ := replicaAt(t, t.TempDir(), ring, func(o *ReplicaOptions) {
-		o.Retention = func() Retention { return Retention{Count: 90, Age: time.Minute} }
+		o.Retention = func() Retention { return Retention{Count: 93, Age: time.Minute} }
 		o.Now = func() time.Time { return time.UnixMicro(1e9).Add(-2 * time.Hour) }
 	})
-	r.Expect(100)
+	r.Expect(103)
 	caughtUp(t, r, ring)
 	eventually(t, "oldest 11", func() bool { return r.Status().Oldest == 11 })
 }

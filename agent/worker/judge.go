@@ -133,7 +133,7 @@ func (w *Worker) judge(ctx context.Context, r *run, rec jobRecord, st proc.Statu
 		if st.Reason == proc.Exited {
 			o.Reason = ReasonExitCode
 		}
-		if st.Reason != proc.Lost { // as all jobs are when the machine starts anew, which says nothing of their type
+		if st.Reason != proc.Lost { // as when the machine starts anew: nobody saw what became of it, and that says nothing of its type
 			w.avoid.strike(r.claim.Type, o.Reason)
 		}
 		o.Detail += w.lastWords(r)

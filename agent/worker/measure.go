@@ -108,13 +108,17 @@ func cgroupLimits(root, self string) (cpus, bytes int64) {
 					}
 					memory(readFields(filepath.Join(root, dir, "memory.max")))
 				case "cpu":
-					at := filepath.Join(root, controllers, dir)
+					// "cpu" beside "cpu,cpuacct" is a link to it; the kernel may name them in another order than the folder does.
+					at := filepath.Join(root, c, dir)
+					if len(readFields(filepath.Join(at, "cpu.cfs_quota_us"))) == 0 {
+						at = filepath.Join(root, controllers, dir)
+					}
 					q, p := readFields(filepath.Join(at, "cpu.cfs_quota_us")), readFields(filepath.Join(at, "cpu.cfs_period_us"))
 					if len(q) == 1 && len(p) == 1 {
 						quota(q[0], p[0])
 					}
 				case "memory":
-					memory(readFields(filepath.Join(root, controllers, dir, "memory.limit_in_bytes")))
+					memory(readFields(filepath.Join(root, c, dir, "memory.limit_in_bytes")))
 				}
 			}
 		}
@@ -151,7 +155,18 @@ func gpus(ctx context.Context) (devices, vramMiB int64, err error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits")
 	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
+	var out []byte
+	done := make(chan error, 1)
+	go func() {
+		text, err := cmd.Output()
+		out = text
+		done <- err
+	}()
+	select {
+	case err = <-done:
+	case <-time.After(gpuQueryTime + 2*time.Second): // it hangs in the driver, and cannot be killed
+		return 0, 0, fmt.Errorf("ask for graphics cards: %s hangs", tool)
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("ask for graphics cards: %s: %w", tool, err)
 	}

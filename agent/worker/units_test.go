@@ -212,6 +212,7 @@ func TestCgroupLimits(t *testing.T) {
 		"version 1 beside": {map[string]string{"x/memory.max": "5"}, "4:memory:/y\n0::/x\n", 0, 5},
 		"version 1": {map[string]string{"cpu,cpuacct/d/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/d/cpu.cfs_period_us": "50000\n",
 			"memory/d/memory.limit_in_bytes": "9223372036854771712\n", "memory/memory.limit_in_bytes": "4096\n"}, "4:cpu,cpuacct:/d/e\n3:memory:/d\n", 3, 4096},
+		"version 1, by a link": {map[string]string{"cpu/d/cpu.cfs_quota_us": "150000", "cpu/d/cpu.cfs_period_us": "50000"}, "4:cpuacct,cpu:/d\n", 3, 0},
 		"version 1, no limit": {map[string]string{"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000",
 			"memory/memory.limit_in_bytes": "9223372036854771712"}, "4:cpu:/docker/x\n3:memory:/docker/x\n", 0, 0},
 		"garbage": {map[string]string{"cpu.max": "a b c", "memory.max": ""}, "0::/\n", 0, 0},
