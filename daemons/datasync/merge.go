@@ -144,9 +144,11 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 	var receipts, open, failed []id.Digest
 	var errs []error
 	steps := 0
+	into := &database{path: m.database(c)}
+	defer into.close() // after a panic
 	try := func(a ring.Artifact) {
 		steps++
-		here, err := m.merge(ctx, c, a)
+		here, err := m.merge(ctx, c, a, into)
 		if err != nil {
 			// Whatever is wrong with one pack, the others are merged.
 			failed = append(failed, a.Digest)
@@ -188,6 +190,9 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 	if steps == 0 {
 		return nil
 	}
+	if err := into.close(); err != nil {
+		errs = append(errs, err)
+	}
 	cursor.Open = slices.Concat(open, failed) // those that were tried come last
 	if _, err := os.Lstat(m.database(c)); err == nil {
 		cursor.Made = true
@@ -207,6 +212,30 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 	return errors.Join(errs...)
 }
 
+// database is a merged database that is open from its first pack to the last of one look.
+type database struct {
+	path   string
+	merger *gamedb.Merger
+}
+
+func (d *database) merge(ctx context.Context, pack string, c id.Config) (res gamedb.MergeResult, err error) {
+	if d.merger == nil {
+		if d.merger, err = gamedb.OpenMerger(ctx, d.path); err != nil {
+			return res, err
+		}
+	}
+	return d.merger.Merge(ctx, pack, c)
+}
+
+func (d *database) close() error {
+	if d.merger == nil {
+		return nil
+	}
+	m := d.merger
+	d.merger = nil
+	return m.Close()
+}
+
 // pace puts the next check of a pack off when its checks do not end in time.
 func (m *merger) pace(d id.Digest, err error) {
 	if !errors.Is(err, gamedb.ErrSlow) {
@@ -220,7 +249,7 @@ func (m *merger) pace(d id.Digest, err error) {
 }
 
 // merge adds one pack. Its bytes are checked before they are used; here says that the right ones are on this disk.
-func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact) (here bool, err error) {
+func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact, into *database) (here bool, err error) {
 	path, err := m.store.Ensure(ctx, a.Digest)
 	if err != nil {
 		return false, fmt.Errorf("get pack %s: %w", a.Digest.Short(), err)
@@ -244,7 +273,7 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact) (here 
 		}
 		return false, nil
 	}
-	res, err := gamedb.Merge(ctx, m.database(c), path, c)
+	res, err := into.merge(ctx, path, c)
 	if err != nil {
 		return true, fmt.Errorf("merge pack %s: %w", a.Digest.Short(), err)
 	}

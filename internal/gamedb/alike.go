@@ -17,11 +17,12 @@ func Sums(ctx context.Context, path string, ids []string) (map[string]Sum, error
 		return nil, fmt.Errorf("compare games: %w", err)
 	}
 	defer s.Close()
-	l, err := newLoader(ctx, s.tx, s.tables)
+	l, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return nil, fmt.Errorf("compare games of %s: %w", path, err)
 	}
 	defer l.Close()
+	l.expect(ids)
 	out := make(map[string]Sum, len(ids))
 	for _, i := range ids {
 		r, err := l.load(ctx, i)

@@ -48,16 +48,21 @@ func holds(ctx context.Context, joined, pack string) error {
 	if err != nil {
 		return err
 	}
+	if err := small.narrow(ctx); err != nil {
+		return err
+	}
 	h, err := newHolder(ctx, large)
 	if err != nil {
 		return err
 	}
 	defer h.close()
-	from, err := newLoader(ctx, small.tx, small.tables)
+	from, err := newLoader(ctx, small.tx, small.tables, "")
 	if err != nil {
 		return err
 	}
 	defer from.Close()
+	from.expect(ids)
+	h.expect(ids)
 	read := make([]int, len(small.tables))
 	for _, gameID := range ids {
 		r, err := from.load(ctx, gameID)
@@ -133,7 +138,7 @@ func newHolder(ctx context.Context, s *source) (*holder, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLoader(ctx, s.tx, s.tables)
+	l, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return nil, errors.Join(err, rows.Close())
 	}

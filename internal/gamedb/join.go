@@ -3,7 +3,6 @@ package gamedb
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -86,18 +85,14 @@ type joined struct {
 }
 
 func (j *joiner) gather(ctx context.Context, scratch string) (err error) {
-	c, err := openForWriting(ctx, scratch)
+	to, err := openScratch(ctx, scratch)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = OFF"); err != nil {
-		return fmt.Errorf("ask for quick commits: %w", err)
-	}
+	defer func() { err = errors.Join(err, to.Close()) }()
 	var all []error
 	for i := range j.packs {
-		j.mine = map[string]joined{}
-		err := j.take(ctx, c, i)
+		err := j.take(ctx, to, i)
 		var u *UnfitError
 		switch {
 		case err == nil:
@@ -127,7 +122,7 @@ func Unfit(err error) (all []*UnfitError) {
 }
 
 // take takes over one pack.
-func (j *joiner) take(ctx context.Context, c *conn, i int) error {
+func (j *joiner) take(ctx context.Context, to *target, i int) error {
 	pack := j.packs[i]
 	if err := Verify(ctx, pack); err != nil {
 		return unfit(ctx, pack, err)
@@ -144,45 +139,37 @@ func (j *joiner) take(ctx context.Context, c *conn, i int) error {
 	if reason := unclear(ids); reason != "" {
 		return &UnfitError{Pack: pack, Reason: reason}
 	}
-	from, err := newLoader(ctx, s.tx, s.tables)
+	if err := s.narrow(ctx); err != nil {
+		return unfit(ctx, pack, err)
+	}
+	from, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return unfit(ctx, pack, err)
 	}
 	defer from.Close()
-	tx, err := c.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
-	in, err := newInserter(ctx, tx, s.tables)
-	if err != nil {
-		return err
-	}
-	for _, t := range s.tables {
-		if _, err := columnsOf(ctx, tx, t.name); err != nil {
-			return unfit(ctx, pack, err) // too many together
+	err = to.transact(ctx, s.tables, func() error {
+		j.mine = map[string]joined{}
+		rows := make([]int, len(s.tables))
+		from.expect(ids)
+		for _, gameID := range ids {
+			r, err := from.load(ctx, gameID)
+			if err != nil {
+				return unfit(ctx, pack, err)
+			}
+			if err := j.put(ctx, to, r, i); err != nil {
+				return err
+			}
+			for k, p := range r.parts {
+				rows[k] += len(p.rows)
+			}
 		}
+		return unfit(ctx, pack, s.accounted(ctx, rows))
+	})
+	var u *UnfitError
+	if errors.Is(err, ErrUnsafe) && !errors.As(err, &u) {
+		return unfit(ctx, pack, err) // too many columns together
 	}
-	rows := make([]int, len(s.tables))
-	for _, gameID := range ids {
-		r, err := from.load(ctx, gameID)
-		if err != nil {
-			return unfit(ctx, pack, err)
-		}
-		if err := j.put(ctx, tx, in, r, i); err != nil {
-			return err
-		}
-		for k, p := range r.parts {
-			rows[k] += len(p.rows)
-		}
-	}
-	if err := s.accounted(ctx, rows); err != nil {
-		return unfit(ctx, pack, err)
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+	return err
 }
 
 // unclear says why a list of a pack's finished games does not name each of them.
@@ -201,7 +188,7 @@ func unclear(ids []string) string {
 }
 
 // put adds a game, or compares it with the one that is there.
-func (j *joiner) put(ctx context.Context, tx *sql.Tx, in *inserter, r record, i int) error {
+func (j *joiner) put(ctx context.Context, to *target, r record, i int) error {
 	refuse := func(format string, args ...any) error {
 		return &UnfitError{Pack: j.packs[i], Reason: fmt.Sprintf("game %.60q: ", r.id) + fmt.Sprintf(format, args...)}
 	}
@@ -219,11 +206,11 @@ func (j *joiner) put(ctx context.Context, tx *sql.Tx, in *inserter, r record, i 
 	case again && bytes.Compare(old.notes[:], g.notes[:]) >= 0:
 		return nil
 	case again:
-		if _, err := tx.ExecContext(ctx, "DELETE FROM games WHERE game_id = ?", r.id); err != nil { // with its children
+		if _, err := to.ExecContext(ctx, "DELETE FROM games WHERE game_id = ?", r.id); err != nil { // with its children
 			return fmt.Errorf("replace game %.60q: %w", r.id, err)
 		}
 	}
-	err := in.insert(ctx, r)
+	err := to.in.insert(ctx, r)
 	if ofOneGame(err) && ctx.Err() == nil {
 		return refuse("%v", err)
 	}
@@ -251,11 +238,12 @@ func (j *joiner) check(ctx context.Context, temp string, info PackInfo) error {
 	if len(ids) != len(j.games) {
 		return fmt.Errorf("%d games are finished of %d that are written", len(ids), len(j.games))
 	}
-	l, err := newLoader(ctx, s.tx, s.tables)
+	l, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	l.expect(ids)
 	for _, gameID := range ids {
 		r, err := l.load(ctx, gameID)
 		if err != nil {

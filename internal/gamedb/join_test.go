@@ -199,7 +199,7 @@ func TestJoinRefusesAPackThatWouldLoseSomething(t *testing.T) {
 	t.Parallel()
 	columns := func(name string) (out []string) {
 		for i := range 100 {
-			out = append(out, fmt.Sprintf("ALTER TABLE games ADD COLUMN %s%d", name, i))
+			out = append(out, fmt.Sprintf("ALTER TABLE games ADD COLUMN %s%d DEFAULT 1", name, i))
 		}
 		return out
 	}

@@ -280,3 +280,56 @@ func BenchmarkPackAndMerge(b *testing.B) {
 	}
 	b.ReportMetric(float64(games*n)/b.Elapsed().Seconds(), "games/s")
 }
+
+// BenchmarkMergeSmallPacks merges what nodes of a busy ring hand in: packs of some fifty games.
+func BenchmarkMergeSmallPacks(b *testing.B) {
+	dir := b.TempDir()
+	const packs, games = 20, 50
+	var paths []string
+	for p := range packs {
+		src := filepath.Join(dir, fmt.Sprintf("job%d.db", p))
+		w, err := Create(b.Context(), src)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var ids []string
+		for n := range games {
+			g := sampleGame(p*games + n)
+			g.Initial = nil
+			for len(g.Moves) < 24 {
+				m := g.Moves[1]
+				m.Number = len(g.Moves)
+				g.Moves = append(g.Moves, m)
+			}
+			if err := w.Add(b.Context(), g); err != nil {
+				b.Fatal(err)
+			}
+			ids = append(ids, g.ID)
+		}
+		if err := w.Close(); err != nil {
+			b.Fatal(err)
+		}
+		pack := filepath.Join(dir, fmt.Sprintf("pack%d.db", p))
+		if _, err := Pack(b.Context(), src, pack, ids); err != nil {
+			b.Fatal(err)
+		}
+		paths = append(paths, pack)
+	}
+	n := 0
+	for b.Loop() {
+		m, err := OpenMerger(b.Context(), filepath.Join(dir, fmt.Sprintf("m%d.db", n)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, pack := range paths {
+			if _, err := m.Merge(b.Context(), pack, "connect4_2p"); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := m.Close(); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	b.ReportMetric(float64(games*packs*n)/b.Elapsed().Seconds(), "games/s")
+}

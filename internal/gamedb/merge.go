@@ -34,32 +34,53 @@ func ofTarget(err error) error {
 	return err
 }
 
-// Merge adds the finished games of pack, a file nobody writes to, to the database at dst, which is made if it is missing.
-// It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are in dst with the
-// same contents count as Present, so merging twice changes nothing; those of another config than of, if that is not empty, are
-// Rejected. A damaged dst is ErrTarget. The pack is treated as hostile, but Verify is the
-// fuller check and comes first for bytes from another machine.
+// Merge is Merger.Merge of one pack into the database at dst, which is made if it is missing.
 func Merge(ctx context.Context, dst, pack string, of id.Config) (MergeResult, error) {
-	if err := settled(pack); err != nil {
-		return MergeResult{}, fmt.Errorf("merge %s: %w", pack, err)
-	}
-	s, err := openSource(ctx, pack, finished)
+	m, err := OpenMerger(ctx, dst)
 	if err != nil {
-		return MergeResult{}, fmt.Errorf("merge: %w", err)
+		return MergeResult{}, err
 	}
-	defer s.Close()
-	c, err := openForWriting(ctx, dst)
+	res, err := m.Merge(ctx, pack, of)
+	return res, errors.Join(err, m.Close())
+}
+
+// Merger adds packs to one database, one after the other. Its user must Close it; until then others may find the newest games beside
+// the file (SQLite's write-ahead log), not in it.
+type Merger struct {
+	path string
+	into target
+}
+
+// OpenMerger opens the database at path for merging, which is made if it is missing. A damaged one is ErrTarget.
+func OpenMerger(ctx context.Context, path string) (*Merger, error) {
+	c, err := openForWriting(ctx, path)
 	if err != nil {
-		return MergeResult{}, fmt.Errorf("merge into %s: %w", dst, ofTarget(err))
+		return nil, fmt.Errorf("merge into %s: %w", path, ofTarget(err))
 	}
-	defer c.Close()
-	// A merge is remembered elsewhere as done, so unlike a playing job's file it must be on disk when this returns.
+	// A merge is remembered elsewhere as done, so unlike a playing job's file it must be on disk when it returns.
 	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = FULL"); err != nil {
-		return MergeResult{}, fmt.Errorf("ask for durable commits: %w", err)
+		return nil, errors.Join(fmt.Errorf("ask for durable commits: %w", err), c.Close())
 	}
-	res, err := s.mergeInto(ctx, c, of)
+	return &Merger{path: path, into: target{conn: c}}, nil
+}
+
+// Close lets go of the database. What Merge has returned for stays.
+func (m *Merger) Close() error {
+	if err := m.into.Close(); err != nil {
+		return fmt.Errorf("close %s: %w", m.path, err)
+	}
+	return nil
+}
+
+// Merge adds the finished games of pack, a file nobody writes to.
+// It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are there with the
+// same contents count as Present, so merging twice changes nothing; those of another config than of, if that is not empty, are
+// Rejected. A damaged database is ErrTarget. The pack is treated as hostile, but Verify is the
+// fuller check and comes first for bytes from another machine.
+func (m *Merger) Merge(ctx context.Context, pack string, of id.Config) (MergeResult, error) {
+	res, err := m.into.merge(ctx, pack, of)
 	if err != nil {
-		return MergeResult{}, fmt.Errorf("merge %s into %s: %w", pack, dst, err)
+		return MergeResult{}, fmt.Errorf("merge %s into %s: %w", pack, m.path, err)
 	}
 	return res, nil
 }
@@ -67,16 +88,13 @@ func Merge(ctx context.Context, dst, pack string, of id.Config) (MergeResult, er
 // Gather merges the games of a config, or all where of is empty, of many packs into a file that is only read once and then thrown away, such as an export's input: nothing of it
 // is brought to disk on purpose, and after an error or a crash it is worth nothing. Games that cannot be used are left out.
 func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out []Rejection, err error) {
-	c, err := openForWriting(ctx, dst)
+	to, err := openScratch(ctx, dst)
 	if err != nil {
 		return nil, fmt.Errorf("gather into %s: %w", dst, err)
 	}
-	defer c.Close()
-	if _, err := c.ExecContext(ctx, "PRAGMA synchronous = OFF"); err != nil {
-		return nil, fmt.Errorf("ask for quick commits: %w", err)
-	}
+	defer func() { err = errors.Join(err, to.Close()) }()
 	for _, pack := range packs {
-		res, err := gather(ctx, c, pack, of)
+		res, err := to.merge(ctx, pack, of)
 		if err != nil {
 			return nil, fmt.Errorf("gather %s into %s: %w", pack, dst, err)
 		}
@@ -85,46 +103,38 @@ func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out 
 	return out, nil
 }
 
-func gather(ctx context.Context, dst *conn, pack string, of id.Config) (MergeResult, error) {
+func (t *target) merge(ctx context.Context, pack string, of id.Config) (res MergeResult, err error) {
 	if err := settled(pack); err != nil {
-		return MergeResult{}, err
+		return res, err
 	}
 	s, err := openSource(ctx, pack, finished)
 	if err != nil {
-		return MergeResult{}, err
+		return res, err
 	}
 	defer s.Close()
-	return s.mergeInto(ctx, dst, of)
+	ids, err := s.finished(ctx)
+	if err != nil || len(ids) == 0 {
+		return res, err
+	}
+	if err := s.narrow(ctx); err != nil {
+		return res, err
+	}
+	err = t.transact(ctx, s.tables, func() error {
+		res = MergeResult{}
+		return s.mergeInto(ctx, t, ids, of, &res)
+	})
+	slices.Sort(res.Conflicts)
+	return res, err
 }
 
-func (s *source) mergeInto(ctx context.Context, dst *conn, of id.Config) (MergeResult, error) {
-	var res MergeResult
-	ids, err := s.finished(ctx)
+func (s *source) mergeInto(ctx context.Context, to *target, ids []string, of id.Config, res *MergeResult) error {
+	from, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
-		return res, err
-	}
-	if len(ids) == 0 {
-		return res, nil
-	}
-	from, err := newLoader(ctx, s.tx, s.tables)
-	if err != nil {
-		return res, err
+		return err
 	}
 	defer from.Close()
-	tx, err := dst.BeginTx(ctx, nil)
-	if err != nil {
-		return res, fmt.Errorf("begin: %w", ofTarget(err))
-	}
-	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
-	in, err := newInserter(ctx, tx, s.tables)
-	if err != nil {
-		return res, ofTarget(err)
-	}
-	have, err := targetLoader(ctx, tx)
-	if err != nil {
-		return res, ofTarget(err)
-	}
-	defer have.Close()
+	from.expect(ids)
+	to.have.expect(ids)
 	for _, gameID := range ids {
 		r, err := from.load(ctx, gameID)
 		if ofOneGame(err) {
@@ -132,7 +142,7 @@ func (s *source) mergeInto(ctx context.Context, dst *conn, of id.Config) (MergeR
 			continue
 		}
 		if err != nil {
-			return res, err
+			return err
 		}
 		reason := r.fault()
 		if reason == "" && of != "" {
@@ -144,45 +154,26 @@ func (s *source) mergeInto(ctx context.Context, dst *conn, of id.Config) (MergeR
 			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: reason})
 			continue
 		}
-		old, err := have.load(ctx, gameID)
+		has, err := to.standing(ctx, r)
 		if err != nil {
-			return res, ofTarget(err)
+			return err
 		}
-		switch rows, _ := old.find("games"); {
-		case len(rows) == 0:
-			err := in.insert(ctx, r)
-			if err == nil {
-				res.Added++
-				continue
-			}
-			if !ofOneGame(err) {
-				return res, ofTarget(err)
-			}
-			res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: err.Error()})
-		case old.sum() == r.sum():
+		switch has {
+		case present:
 			res.Present++
-		default:
+		case differs:
 			res.Conflicts = append(res.Conflicts, gameID)
+		case absent:
+			err := to.in.insert(ctx, r)
+			switch {
+			case err == nil:
+				res.Added++
+			case errors.Is(err, errTorn) || !ofOneGame(err):
+				return ofTarget(err)
+			default:
+				res.Rejected = append(res.Rejected, Rejection{ID: gameID, Reason: err.Error()})
+			}
 		}
 	}
-	slices.Sort(res.Conflicts)
-	if err := tx.Commit(); err != nil {
-		return res, fmt.Errorf("commit: %w", ofTarget(err))
-	}
-	return res, nil
-}
-
-// targetLoader reads what our own file holds, including child tables that this pack does not have.
-func targetLoader(ctx context.Context, s session) (*loader, error) {
-	var tables []tableColumns
-	for _, t := range layout() {
-		cols, err := columnsOf(ctx, s, t.name)
-		if err != nil {
-			return nil, err
-		}
-		if len(cols) > 0 {
-			tables = append(tables, tableColumns{table: t, cols: cols})
-		}
-	}
-	return newLoader(ctx, s, tables)
+	return nil
 }

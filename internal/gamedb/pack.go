@@ -2,7 +2,6 @@ package gamedb
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -97,37 +96,54 @@ func publish(temp, dst string) (int64, error) {
 }
 
 func (s *source) packInto(ctx context.Context, temp string, ids []string) (info PackInfo, err error) {
-	from, err := s.finder(ctx)
-	if err != nil {
-		return PackInfo{}, err
-	}
-	defer from.Close()
-
 	c, err := open(ctx, temp, forPacking)
 	if err != nil {
 		return PackInfo{}, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	tx, err := c.BeginTx(ctx, nil)
-	if err != nil {
-		return PackInfo{}, err
-	}
-	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
-	in, err := newInserter(ctx, tx, s.tables)
-	if err != nil {
-		return PackInfo{}, err
-	}
-	info.Configs = make(map[id.Config]int)
 	ids = slices.Clone(ids)
 	slices.Sort(ids)
-	for _, gameID := range slices.Compact(ids) {
+	ids = slices.Compact(ids)
+	if err := s.narrowFor(ctx, len(ids)); err != nil {
+		return PackInfo{}, err
+	}
+	err = carefully(func(careful bool) error {
+		info = PackInfo{Configs: make(map[id.Config]int)}
+		return c.transact(ctx, func() error { return s.packGames(ctx, c, ids, careful, &info) })
+	})
+	if err != nil && !errors.Is(err, ErrNoGames) {
+		return PackInfo{}, err
+	}
+	return info, err
+}
+
+func (s *source) packGames(ctx context.Context, to *conn, ids []string, careful bool, info *PackInfo) error {
+	from, err := s.finder(ctx, ids)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	in, err := newInserter(ctx, to, s.tables)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	in.careful = careful
+	if err := markVersion(ctx, to); err != nil {
+		return err
+	}
+	for _, gameID := range ids {
 		r, reason, err := from.find(ctx, gameID)
-		if err == nil && reason == "" {
-			err = in.insert(ctx, r)
-		}
 		switch {
 		case err == nil && reason == "":
-			info.add(r)
+			if err = in.insert(ctx, r); err == nil {
+				info.add(r)
+				continue
+			}
+			if errors.Is(err, errTorn) || !ofOneGame(err) {
+				return err
+			}
+			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: err.Error()})
 		case err == nil:
 			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: reason})
 		case ofOneGame(err):
@@ -135,22 +151,20 @@ func (s *source) packInto(ctx context.Context, temp string, ids []string) (info 
 		case Damaged(err) && ctx.Err() == nil:
 			info.Damaged = append(info.Damaged, Rejection{ID: gameID, Reason: err.Error()})
 		default:
-			return PackInfo{}, err
+			return err
 		}
 	}
 	if info.Games == 0 {
-		return info, ErrNoGames
+		return ErrNoGames
 	}
-	return info, tx.Commit()
+	return nil
 }
 
 // finder reads single finished games.
-type finder struct {
-	*loader
-	isFinished *sql.Stmt
-}
+type finder struct{ *loader }
 
-func (s *source) finder(ctx context.Context) (*finder, error) {
+// finder makes one for the named games, in that order.
+func (s *source) finder(ctx context.Context, ids []string) (*finder, error) {
 	parent, ok := s.parent()
 	if !ok {
 		return nil, fmt.Errorf("the file has no tables: %w", ErrNoGames)
@@ -159,39 +173,21 @@ func (s *source) finder(ctx context.Context) (*finder, error) {
 	if err != nil {
 		return nil, err
 	}
-	isFinished, err := s.tx.PrepareContext(ctx, "SELECT count(*) FROM games WHERE game_id = ? AND "+where)
+	l, err := newLoader(ctx, s.tx, s.tables, where)
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLoader(ctx, s.tx, s.tables)
-	if err != nil {
-		_ = isFinished.Close()
-		return nil, err
-	}
-	return &finder{l, isFinished}, nil
-}
-
-func (f *finder) Close() {
-	f.loader.Close()
-	_ = f.isFinished.Close() // read-only: nothing is lost
+	l.expect(ids)
+	return &finder{l}, nil
 }
 
 // find reads one finished game that can be used, or says why it is none.
 func (f *finder) find(ctx context.Context, gameID string) (r record, reason string, err error) {
-	var n int
-	for _, key := range keys(gameID) {
-		if err := f.isFinished.QueryRowContext(ctx, key).Scan(&n); err != nil {
-			return r, "", fmt.Errorf("find game %.60q: %w", gameID, err)
-		}
-		if n > 0 {
-			break
-		}
-	}
-	if n == 0 {
-		return r, "missing or not finished", nil
-	}
 	if r, err = f.load(ctx, gameID); err != nil {
 		return r, "", err
+	}
+	if !r.done {
+		return r, "missing or not finished", nil
 	}
 	return r, r.fault(), nil
 }
@@ -204,61 +200,4 @@ func (p *PackInfo) add(r record) {
 	if t, err := optionalTime(value(games[0], "completed_at")); err == nil {
 		p.Last = later(p.Last, t)
 	}
-}
-
-// inserter writes records into a file of ours, whose tables it widens to what the records have.
-type inserter struct {
-	tx    *sql.Tx
-	stmts map[string]*sql.Stmt // closed with the transaction
-}
-
-func newInserter(ctx context.Context, tx *sql.Tx, tables []tableColumns) (*inserter, error) {
-	optional := make(map[string]bool)
-	for _, t := range tables {
-		optional[t.name] = t.optional
-	}
-	if err := createSchema(ctx, tx, optional); err != nil {
-		return nil, err
-	}
-	in := &inserter{tx: tx, stmts: make(map[string]*sql.Stmt, len(tables))}
-	for _, t := range tables {
-		if err := addColumns(ctx, tx, t.name, t.cols); err != nil {
-			return nil, err
-		}
-		stmt, err := tx.PrepareContext(ctx, insertSQL(t.name, t.cols))
-		if err != nil {
-			return nil, fmt.Errorf("prepare insert into %s: %w", t.name, err)
-		}
-		in.stmts[t.name] = stmt
-	}
-	return in, nil
-}
-
-// insert writes a game, all its rows or none: after an error the transaction is as it was before.
-func (in *inserter) insert(ctx context.Context, r record) error {
-	if _, err := in.tx.ExecContext(ctx, "SAVEPOINT game"); err != nil {
-		return fmt.Errorf("begin game %.60q: %w", r.id, err)
-	}
-	err := in.rows(ctx, r)
-	if err != nil {
-		if _, back := in.tx.ExecContext(ctx, "ROLLBACK TO game"); back != nil {
-			// Half a game would stay: the whole transaction must not be committed.
-			return fmt.Errorf("%w; take back game %.60q: %w", err, r.id, errors.Join(back, in.tx.Rollback()))
-		}
-	}
-	if _, end := in.tx.ExecContext(ctx, "RELEASE game"); end != nil {
-		return fmt.Errorf("end game %.60q: %w", r.id, end)
-	}
-	return err
-}
-
-func (in *inserter) rows(ctx context.Context, r record) error {
-	for _, p := range r.parts {
-		for _, row := range p.rows {
-			if _, err := in.stmts[p.name].ExecContext(ctx, row...); err != nil {
-				return fmt.Errorf("write %s of game %.60q: %w", p.name, r.id, err)
-			}
-		}
-	}
-	return nil
 }

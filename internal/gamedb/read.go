@@ -120,11 +120,12 @@ func (s *source) read(ctx context.Context, fn func(Game) error) error {
 	if err != nil {
 		return err
 	}
-	l, err := newLoader(ctx, s.tx, s.tables)
+	l, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return err
 	}
 	defer l.Close()
+	l.expect(ids)
 	for _, gameID := range ids {
 		r, err := l.load(ctx, gameID)
 		if ofOneGame(err) {
@@ -170,7 +171,7 @@ func (s *source) usable(ctx context.Context) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	l, err := newLoader(ctx, s.tx, s.tables)
+	l, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return err
 	}

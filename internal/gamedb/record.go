@@ -1,16 +1,13 @@
 package gamedb
 
 import (
-	"context"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +17,7 @@ import (
 // record is one game as its rows, in every table of the layout that the file has.
 type record struct {
 	id    string
+	done  bool // finished, where the loader was told how to know
 	parts []part
 }
 
@@ -32,114 +30,6 @@ type part struct {
 type Rejection struct {
 	ID     string
 	Reason string
-}
-
-// loader reads records from one session with prepared statements.
-type loader struct {
-	tables []tableColumns
-	stmts  []*sql.Stmt
-}
-
-func newLoader(ctx context.Context, s session, tables []tableColumns) (*loader, error) {
-	l := &loader{tables: tables}
-	for _, t := range tables {
-		// The plus takes the declared type away, so that the driver hands over what is stored and converts nothing.
-		expr := make([]string, len(t.cols))
-		for i, c := range t.cols {
-			expr[i] = "+" + quote(c)
-		}
-		order := make([]string, len(t.key))
-		for i, c := range t.key {
-			order[i] = quote(c)
-		}
-		query := "SELECT " + strings.Join(expr, ", ") + " FROM " + quote(t.name) + " WHERE game_id = ? ORDER BY " +
-			strings.Join(order, ", ")
-		stmt, err := s.PrepareContext(ctx, query)
-		if err != nil {
-			l.Close()
-			return nil, fmt.Errorf("prepare reading %s: %w", t.name, err)
-		}
-		l.stmts = append(l.stmts, stmt)
-	}
-	return l, nil
-}
-
-func (l *loader) Close() {
-	for _, s := range l.stmts {
-		_ = s.Close() // read-only: nothing is lost
-	}
-}
-
-// keys are the values that a column without a type may hold for a game id, which is their text. A column with a type finds its
-// own by the first.
-func keys(gameID string) []any {
-	out := []any{gameID}
-	if n, err := strconv.ParseInt(gameID, 10, 64); err == nil && strconv.FormatInt(n, 10) == gameID {
-		out = append(out, n)
-	}
-	return append(out, []byte(gameID))
-}
-
-// load reads one game. A game that is not there is a record whose parent part has no row. Its id is text in all rows, whatever
-// the file has.
-func (l *loader) load(ctx context.Context, gameID string) (record, error) {
-	r := record{id: gameID, parts: make([]part, len(l.tables))}
-	size := 0
-	for i, t := range l.tables {
-		var rows [][]any
-		for _, key := range keys(gameID) {
-			var err error
-			if rows, err = loadRows(ctx, l.stmts[i], key, len(t.cols), &size); err != nil {
-				return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
-			}
-			if len(rows) > 0 {
-				break
-			}
-		}
-		for _, row := range rows {
-			for j, c := range t.cols {
-				if c == "game_id" {
-					row[j] = gameID
-				}
-			}
-		}
-		r.parts[i] = part{tableColumns: t, rows: rows}
-		if t.isParent() && len(rows) == 0 {
-			break // no game, and a merge asks for many that are not there
-		}
-	}
-	return r, nil
-}
-
-func loadRows(ctx context.Context, stmt *sql.Stmt, key any, width int, size *int) ([][]any, error) {
-	rows, err := stmt.QueryContext(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out [][]any
-	into := make([]any, width)
-	for rows.Next() {
-		vals := make([]any, width)
-		for i := range vals {
-			into[i] = &vals[i]
-		}
-		if err := rows.Scan(into...); err != nil {
-			return nil, err
-		}
-		for _, v := range vals {
-			switch v := v.(type) {
-			case string:
-				*size += len(v)
-			case []byte:
-				*size += len(v)
-			}
-		}
-		if out = append(out, vals); len(out) > maxRows || *size > maxGameBytes {
-			return nil, fmt.Errorf("game has more than %d rows or %d bytes: %w", maxRows, maxGameBytes, ErrUnsafe)
-		}
-	}
-	return out, rows.Err()
 }
 
 // annotation says whether a column holds later opinions about a game instead of the game. They may change after the game is

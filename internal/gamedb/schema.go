@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -74,16 +75,45 @@ var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
-// createSchema makes the tables that are missing: all but the optional ones, and of those the named ones.
-func createSchema(ctx context.Context, s session, optional map[string]bool) error {
+// makeRoom brings a file of ours, whose columns are have, to the layout, and to the given tables of a source. Missing columns have no type and
+// no default; optional tables are made only where the source has them.
+func makeRoom(ctx context.Context, s session, have map[string][]string, tables []tableColumns) error {
+	want := map[string][]string{}
 	for _, t := range layout() {
-		if t.optional && !optional[t.name] {
-			continue
-		}
-		if _, err := s.ExecContext(ctx, createTable(t)); err != nil {
-			return fmt.Errorf("create table %s: %w", t.name, err)
+		if !t.optional {
+			want[t.name] = t.columns
 		}
 	}
+	for _, t := range tables {
+		want[t.name] = slices.Concat(want[t.name], t.cols)
+	}
+	for _, t := range layout() {
+		cols, wanted := want[t.name]
+		if !wanted {
+			continue
+		}
+		known := have[t.name]
+		if len(known) == 0 {
+			if _, err := s.ExecContext(ctx, createTable(t)); err != nil {
+				return fmt.Errorf("create table %s: %w", t.name, err)
+			}
+			known = slices.Concat(t.key, t.columns)
+		}
+		for _, c := range cols {
+			if slices.Contains(known, c) {
+				continue
+			}
+			if _, err := s.ExecContext(ctx, "ALTER TABLE "+quote(t.name)+" ADD COLUMN "+quote(c)); err != nil {
+				return fmt.Errorf("add column %s to %s: %w", c, t.name, err)
+			}
+			known = append(known, c)
+		}
+	}
+	return nil
+}
+
+// markVersion notes the schema version in a file of ours that does not say any.
+func markVersion(ctx context.Context, s session) error {
 	if _, err := s.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_metadata (key TEXT PRIMARY KEY, value)`); err != nil {
 		return fmt.Errorf("create table schema_metadata: %w", err)
 	}
@@ -139,48 +169,47 @@ func schemaVersion(ctx context.Context, s session) (int, error) {
 	return version, nil
 }
 
-// columnsOf lists a table's columns in declared order and lower case, nothing for a table that is not there. Computed columns are refused:
+// columns lists the columns of the layout's tables that there are, by table, in declared order and lower case. Computed columns are refused:
 // reading one evaluates an expression from the file.
-func columnsOf(ctx context.Context, s session, name string) ([]string, error) {
-	rows, err := s.QueryContext(ctx, `SELECT name, hidden FROM pragma_table_xinfo(?)`, name)
+func columns(ctx context.Context, s session) (map[string][]string, error) {
+	rows, err := s.QueryContext(ctx, `SELECT lower(t.name), x.name, x.hidden FROM sqlite_schema t, pragma_table_xinfo(t.name) x
+		WHERE t.type = 'table' AND lower(t.name) IN (`+layoutNames()+`) ORDER BY x.cid`)
 	if err != nil {
-		return nil, fmt.Errorf("read columns of %s: %w", name, err)
+		return nil, fmt.Errorf("read columns: %w", err)
 	}
 	defer rows.Close()
-	var out []string
+	out := map[string][]string{}
 	for rows.Next() {
-		var column string
+		var name, column string
 		var hidden int
-		if err := rows.Scan(&column, &hidden); err != nil {
-			return nil, fmt.Errorf("read columns of %s: %w", name, err)
+		if err := rows.Scan(&name, &column, &hidden); err != nil {
+			return nil, fmt.Errorf("read columns: %w", err)
 		}
 		if hidden != 0 || !plainName.MatchString(column) {
 			return nil, fmt.Errorf("column %.80q of %s is computed or oddly named: %w", column, name, ErrUnsafe)
 		}
-		if out = append(out, strings.ToLower(column)); len(out) > maxColumns {
+		if out[name] = append(out[name], strings.ToLower(column)); len(out[name]) > maxColumns {
 			return nil, fmt.Errorf("table %s has more than %d columns: %w", name, maxColumns, ErrUnsafe)
 		}
 	}
 	return out, rows.Err()
 }
 
-// addColumns adds what t lacks of want, without type or default.
-func addColumns(ctx context.Context, s session, name string, want []string) error {
-	have, err := columnsOf(ctx, s, name)
-	if err != nil {
-		return err
+// layoutNames is a list of the layout's tables in SQL.
+func layoutNames() string {
+	var names []string
+	for _, t := range layout() {
+		names = append(names, "'"+t.name+"'")
 	}
-	known := make(map[string]bool, len(have))
-	for _, c := range have {
-		known[c] = true
-	}
-	for _, c := range want {
-		if known[c] {
-			continue
-		}
-		if _, err := s.ExecContext(ctx, "ALTER TABLE "+quote(name)+" ADD COLUMN "+quote(c)); err != nil {
-			return fmt.Errorf("add column %s to %s: %w", c, name, err)
+	return strings.Join(names, ", ")
+}
+
+// tablesOf pairs the layout with the columns that there are.
+func tablesOf(have map[string][]string) (out []tableColumns) {
+	for _, t := range layout() {
+		if cols := have[t.name]; len(cols) > 0 {
+			out = append(out, tableColumns{table: t, cols: cols})
 		}
 	}
-	return nil
+	return out
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -62,17 +61,19 @@ func prepareTables(ctx context.Context, c *conn) error {
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }() // nothing to undo after the commit
-	if _, err := schemaVersion(ctx, tx); err != nil {
+	version, err := schemaVersion(ctx, tx)
+	if err != nil {
 		return err
 	}
-	if err := createSchema(ctx, tx, nil); err != nil {
+	have, err := columns(ctx, tx)
+	if err != nil {
 		return err
 	}
-	for _, t := range layout() {
-		if t.optional {
-			continue
-		}
-		if err := addColumns(ctx, tx, t.name, t.columns); err != nil {
+	if err := makeRoom(ctx, tx, have, nil); err != nil {
+		return err
+	}
+	if version == 0 {
+		if err := markVersion(ctx, tx); err != nil {
 			return err
 		}
 	}
@@ -97,31 +98,10 @@ func (w *Writer) Add(ctx context.Context, g Game) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.transact(ctx, func() error { return w.insert(ctx, g, meta) }); err != nil {
+	if err := w.conn.transact(ctx, func() error { return w.insert(ctx, g, meta) }); err != nil {
 		return fmt.Errorf("write game %s: %w", g.ID, err)
 	}
 	return nil
-}
-
-// transact is BEGIN and COMMIT by hand: a sql.Tx would compile every statement anew, a fifth of the cost of a game.
-func (w *Writer) transact(ctx context.Context, do func() error) error {
-	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	err := do()
-	// From here on the context must not interrupt: half a transaction would stay open on the connection.
-	ctx = context.WithoutCancel(ctx)
-	if err == nil {
-		if _, err = w.conn.ExecContext(ctx, "COMMIT"); err == nil {
-			return nil
-		}
-		err = fmt.Errorf("commit: %w", err)
-	}
-	_, undo := w.conn.ExecContext(ctx, "ROLLBACK")
-	if undo != nil && strings.Contains(undo.Error(), "no transaction is active") {
-		undo = nil // SQLite has rolled back by itself, as it does on a full disk
-	}
-	return errors.Join(err, undo)
 }
 
 func (w *Writer) insert(ctx context.Context, g Game, meta any) error {
