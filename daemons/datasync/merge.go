@@ -193,8 +193,8 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 	if err := into.close(); err != nil {
 		errs = append(errs, err)
 	}
-	cursor.Open = slices.Concat(open, failed) // those that were tried come last
-	if _, err := os.Lstat(m.database(c)); err == nil {
+	cursor.Open = slices.Concat(open, failed)                     // those that were tried come last
+	if _, err := os.Lstat(into.path); err == nil || into.opened { // where it is gone again, all of it is merged anew
 		cursor.Made = true
 	}
 	raw, err := json.Marshal(cursor)
@@ -216,6 +216,7 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 type database struct {
 	path   string
 	merger *gamedb.Merger
+	opened bool
 }
 
 func (d *database) merge(ctx context.Context, pack string, c id.Config) (res gamedb.MergeResult, err error) {
@@ -223,6 +224,7 @@ func (d *database) merge(ctx context.Context, pack string, c id.Config) (res gam
 		if d.merger, err = gamedb.OpenMerger(ctx, d.path); err != nil {
 			return res, err
 		}
+		d.opened = true
 	}
 	return d.merger.Merge(ctx, pack, c)
 }

@@ -15,7 +15,7 @@ var ErrNotHeld = errors.New("not held by the joined pack")
 // Holds is nil only where every finished game of pack is in joined, finished and with the same contents, so that pack may be
 // deleted. Both are files nobody writes to. What is missing or differs is ErrNotHeld, and so is a pack without finished games
 // and one with games that do not count; a damaged file is an error for which Damaged is true. It remembers nothing of how joined
-// was made, and holds one game at a time in memory.
+// was made, and holds few games at a time in memory.
 func Holds(ctx context.Context, joined, pack string) error {
 	if err := holds(ctx, joined, pack); err != nil {
 		return fmt.Errorf("look for the games of %s in %s: %w", pack, joined, err)

@@ -39,7 +39,7 @@ func newInserter(ctx context.Context, s session, tables []tableColumns) (*insert
 	}
 	in := &inserter{session: s, tables: tables, stmts: make(map[string]*sql.Stmt, len(tables))}
 	for _, t := range tables {
-		stmt, err := s.PrepareContext(ctx, insertSQL(t.name, t.cols))
+		stmt, err := s.PrepareContext(ctx, insertSQL(t.name, t.cols, t.empty))
 		if err != nil {
 			in.Close()
 			return nil, fmt.Errorf("prepare insert into %s: %w", t.name, err)
@@ -58,7 +58,7 @@ func (in *inserter) Close() {
 // fits says whether records of these tables can be written as it is.
 func (in *inserter) fits(tables []tableColumns) bool {
 	return slices.EqualFunc(in.tables, tables, func(a, b tableColumns) bool {
-		return a.name == b.name && slices.Equal(a.cols, b.cols)
+		return a.name == b.name && slices.Equal(a.cols, b.cols) && slices.Equal(a.empty, b.empty)
 	})
 }
 

@@ -35,7 +35,7 @@ const (
 // newLoader prepares reading the given tables. Where a condition is given, such as finishedCondition's, records say whether a row
 // of the table of games meets it.
 func newLoader(ctx context.Context, s session, tables []tableColumns, condition string) (*loader, error) {
-	l := &loader{session: s, tables: tables, condition: condition, ahead: mostAhead, one: make([]*sql.Stmt, len(tables))}
+	l := &loader{session: s, tables: tables, condition: condition, one: make([]*sql.Stmt, len(tables))}
 	for i := range tables {
 		many, err := l.prepare(ctx, i, "IN (?"+strings.Repeat(", ?", mostAhead-1)+")")
 		if err != nil {
@@ -81,7 +81,7 @@ func (l *loader) Close() {
 }
 
 // expect says which games will be loaded, in this order. Some may be left out, and others loaded between them.
-func (l *loader) expect(ids []string) { l.next, l.ready, l.alone = ids, nil, 0 }
+func (l *loader) expect(ids []string) { l.next, l.ahead, l.ready, l.alone = ids, mostAhead, nil, 0 }
 
 // keys are the values that a column without a type may hold for a game id, which is their text. A column with a type finds its
 // own by the first.
@@ -97,6 +97,7 @@ func keys(gameID string) []any {
 // the file has.
 func (l *loader) load(ctx context.Context, gameID string) (record, error) {
 	if r, ok := l.ready[gameID]; ok {
+		delete(l.ready, gameID) // who asks again wants what is there then
 		return r, nil
 	}
 	at := slices.Index(l.next, gameID)
@@ -112,10 +113,13 @@ func (l *loader) load(ctx context.Context, gameID string) (record, error) {
 	var err error
 	if l.ready, err = l.several(ctx, l.next[:n]); err == nil {
 		l.next = l.next[n:]
-		return l.ready[gameID], nil
+		return l.load(ctx, gameID)
 	}
 	if err := ctx.Err(); err != nil {
 		return record{}, err
+	}
+	if !errors.Is(err, errOdd) && !Damaged(err) {
+		return record{}, err // after a full disk, say, there may be no transaction any more: nothing goes on in it
 	}
 	// Something is large, damaged or odd. One by one it shows what that is, and the others are read.
 	l.alone, l.ahead = n, max(1, l.ahead/2)

@@ -40,6 +40,7 @@ func (c *conn) Close() error {
 // transact is BEGIN and COMMIT by hand: a sql.Tx would compile every statement anew, a fifth of the cost of a game.
 func (c *conn) transact(ctx context.Context, do func() error) error {
 	if _, err := c.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		_, _ = c.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") // it may have begun just before the context ended
 		return fmt.Errorf("begin: %w", err)
 	}
 	err := do()
@@ -185,7 +186,8 @@ type source struct {
 
 type tableColumns struct {
 	table
-	cols []string
+	cols  []string
+	empty []string // others that it has, without any value; see narrow
 }
 
 func (s *source) Close() error {
@@ -269,14 +271,16 @@ func (s *source) onlyTables(ctx context.Context) error {
 		return fmt.Errorf("read schema: %w", err)
 	}
 	defer rows.Close()
+	seen := map[string]bool{}
 	for rows.Next() {
 		var name, kind, create string
 		if err := rows.Scan(&name, &kind, &create); err != nil {
 			return fmt.Errorf("read schema: %w", err)
 		}
-		if kind != "table" || isVirtual(create) {
+		if kind != "table" || isVirtual(create) || seen[name] {
 			return fmt.Errorf("%s is no ordinary table: %w", name, ErrUnsafe)
 		}
+		seen[name] = true
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read schema: %w", err)
@@ -300,13 +304,15 @@ func (s *source) narrow(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("count values of %s: %w", t.name, err)
 		}
-		var cols []string
+		s.tables[i].cols = nil
 		for j, c := range t.cols {
-			if counts[j] > 0 || slices.Contains(t.key, c) {
-				cols = append(cols, c)
+			// Columns that are not of the layout are kept, so that a pack does not depend on what else its file has.
+			if counts[j] > 0 || slices.Contains(t.key, c) || !slices.Contains(t.columns, c) || tellsOfEnd(c) {
+				s.tables[i].cols = append(s.tables[i].cols, c)
+			} else {
+				s.tables[i].empty = append(s.tables[i].empty, c)
 			}
 		}
-		s.tables[i].cols = cols
 	}
 	return nil
 }

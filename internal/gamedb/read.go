@@ -43,6 +43,9 @@ func finishedCondition(games tableColumns) (string, error) {
 	return "", fmt.Errorf("games has neither game_status nor completed_at: %w", ErrUnsafe)
 }
 
+// tellsOfEnd says whether finishedCondition needs a column.
+func tellsOfEnd(column string) bool { return column == "game_status" || column == "completed_at" }
+
 func (s *source) finished(ctx context.Context) ([]string, error) {
 	games, ok := s.parent()
 	if !ok {

@@ -85,7 +85,7 @@ func makeRoom(ctx context.Context, s session, have map[string][]string, tables [
 		}
 	}
 	for _, t := range tables {
-		want[t.name] = slices.Concat(want[t.name], t.cols)
+		want[t.name] = slices.Concat(want[t.name], t.cols, t.empty)
 	}
 	for _, t := range layout() {
 		cols, wanted := want[t.name]

@@ -34,7 +34,7 @@ func Create(ctx context.Context, path string) (*Writer, error) {
 	}
 	w := &Writer{conn: c, stmt: make(map[string]*sql.Stmt)}
 	for name, columns := range writerColumns {
-		if w.stmt[name], err = c.PrepareContext(ctx, insertSQL(name, strings.Fields(columns))); err != nil {
+		if w.stmt[name], err = c.PrepareContext(ctx, insertSQL(name, strings.Fields(columns), nil)); err != nil {
 			_ = w.Close()
 			return nil, fmt.Errorf("prepare insert into %s: %w", name, err)
 		}
@@ -164,11 +164,14 @@ func (w *Writer) Close() error {
 	return nil
 }
 
-func insertSQL(table string, columns []string) string {
-	names := make([]string, len(columns))
-	for i, c := range columns {
-		names[i] = quote(c)
+// insertSQL takes the values of columns; in the empty ones it leaves none, whatever a stranger's table has for want of a value.
+func insertSQL(table string, columns, empty []string) string {
+	var names, values []string
+	for _, c := range columns {
+		names, values = append(names, quote(c)), append(values, "?")
 	}
-	return "INSERT INTO " + quote(table) + " (" + strings.Join(names, ", ") + ") VALUES (" +
-		strings.TrimSuffix(strings.Repeat("?, ", len(columns)), ", ") + ")"
+	for _, c := range empty {
+		names, values = append(names, quote(c)), append(values, "NULL")
+	}
+	return "INSERT INTO " + quote(table) + " (" + strings.Join(names, ", ") + ") VALUES (" + strings.Join(values, ", ") + ")"
 }
