@@ -102,6 +102,8 @@ type Agent struct {
 	secure       *turnstile // and over TLS
 	metrics      *prometheus.Registry
 	host         *host.Reader
+	machine      machine
+	resized      chan struct{} // slots may have changed; holds one
 	parsed       parsedWorkload
 	heard        reportBook
 	health       healthBook
@@ -157,7 +159,7 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{})}
+	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{}), resized: make(chan struct{}, 1)}
 	a.conf.Store(&c)
 	var undo []func()
 	defer func() {
@@ -270,6 +272,9 @@ func (a *Agent) Reload() error {
 	if next.Listen != now.Listen || next.DataDir != now.DataDir || next.NodeName != now.NodeName {
 		return api.Errorf(api.CodeRefused, "listen, data_dir and node_name change only with a restart")
 	}
+	if _, err := a.machine.slots(next); err != nil {
+		return api.Errorf(api.CodeInvalid, "slots: %v", err)
+	}
 	if a.opts.Level != nil {
 		if err := a.opts.Level.set(next.Log.Level); err != nil {
 			return api.Errorf(api.CodeInvalid, "%v", err)
@@ -277,6 +282,10 @@ func (a *Agent) Reload() error {
 	}
 	a.conf.Store(&next)
 	a.server.OpenLoopback(next.API.LoopbackReads())
+	select {
+	case a.resized <- struct{}{}:
+	default:
+	}
 	a.log.Info().Msg("config reloaded")
 	return nil
 }

@@ -33,7 +33,7 @@ func (a *Agent) env(spec kit.Spec, epoch id.Epoch) (kit.Env, error) {
 		fence = &ring.Fence{Daemon: spec.Name, Epoch: epoch}
 	}
 	return kit.Env{
-		Self: kit.Self{ID: a.node.ID, Name: a.node.Name, Class: a.node.Class, Boot: a.boot, Slots: ringSlots(a.worker.Snapshot().Total)},
+		Self: kit.Self{ID: a.node.ID, Name: a.node.Name, Class: a.node.Class, Boot: a.boot},
 		Log:  a.log.With().Str("daemon", spec.Name).Logger(), Now: time.Now, Every: every, Settings: section,
 		Events:  daemonEvents{a: a, daemon: spec.Name, fence: fence},
 		View:    a.viewsFor(spec.Name),
@@ -201,10 +201,10 @@ type hostOf struct{ a *Agent }
 
 // Sample implements kit.Host.
 func (h hostOf) Sample(ctx context.Context) kit.Sample {
-	s := h.a.host.Sample(ctx)
+	s, jobs := h.a.host.Sample(ctx), h.a.worker.Snapshot()
 	out := kit.Sample{
 		At: time.Now().UTC(), CPUPercent: s.CPUPercent, MemPercent: s.MemPercent, DiskFree: s.DiskFree, DiskPercent: s.DiskPercent,
-		FsyncSeconds: s.FsyncSeconds, GPUError: s.GPUError, Preflight: h.a.worker.Snapshot().Stages,
+		FsyncSeconds: s.FsyncSeconds, GPUError: s.GPUError, Preflight: jobs.Stages, GPUSlots: int(jobs.Total.GPU),
 	}
 	for _, g := range s.GPUs {
 		out.GPUs = append(out.GPUs, kit.GPU(g))

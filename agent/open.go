@@ -279,16 +279,19 @@ func (a *Agent) openEvents() error {
 }
 
 func (a *Agent) openWorker(c config.Config) error {
-	measured, err := worker.Measure(context.Background(), a.dir.root)
-	if err != nil {
-		a.log.Warn().Err(err).Msg("no graphics card is used until the agent is started again, unless slots of its config say how many there are")
+	a.machine.measured = worker.Measure(a.dir.root)
+	ctx, cancel := context.WithTimeout(context.Background(), cardsPatience)
+	defer cancel()
+	if cards, err := a.host.GPUs(ctx); err == nil {
+		a.machine.count(cards)
+	} else {
+		a.log.Warn().Err(err).Msg("graphics cards are not known; until they are, those count that slots of the config say")
 	}
-	slots, err := worker.Configured(measured, slotsByName(c.Slots))
+	slots, err := a.machine.slots(c)
 	if err != nil {
 		return api.Errorf(api.CodeInvalid, "slots: %v", err)
 	}
-	a.log.Info().Int64("cpu", slots.CPU).Int64("gpu", slots.GPU).Int64("vram_mib", slots.VRAMMiB).Int64("ram_mib", slots.RAMMiB).
-		Int64("disk_mib", slots.DiskMiB).Msg("slots for jobs")
+	a.logSlots(slots)
 	w, err := worker.New(worker.Config{
 		Pace: a.pace(),
 		Node: a.node.ID, Boot: a.boot, Self: a.opts.Self, Slots: slots, MinFreeMiB: 64,

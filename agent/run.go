@@ -68,6 +68,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		workDone <- runParts(work,
 			part{"introduction", func(ctx context.Context) error { a.introduce(ctx); return nil }},
 			part{"worker", a.worker.Run},
+			part{"slots", func(ctx context.Context) error { a.followSlots(ctx); return nil }},
 			part{"supervisor", a.supervisor.Run},
 			part{"copies", func(ctx context.Context) error { a.store.reconcile(ctx); return nil }},
 			part{"leases", func(ctx context.Context) error { a.passLeases(ctx); return nil }},

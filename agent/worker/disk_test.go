@@ -78,3 +78,32 @@ func remainsMakeRoom(t *testing.T, left int64) {
 		t.Errorf("offers %v, %d jobs have outputs", ok, b.leftovers())
 	}
 }
+
+// Free room is what the disk has now, not what it had at the start, and what running jobs may still write is none of it.
+func TestRoomIsWhatTheDiskHasNow(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Train: fails})
+	b.cfg.Slots = workload.Slots{CPU: 4, DiskMiB: 1000}
+	w, err := New(b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var free int64
+	w.space = func(string) (int64, error) { return free << 20, nil }
+	room := func(is, want int64) {
+		t.Helper()
+		free = is + b.cfg.MinFreeMiB
+		if o, _ := w.offer(); o.Free.DiskMiB != want {
+			t.Errorf("offers %d MiB of %d, want %d", o.Free.DiskMiB, is, want)
+		}
+	}
+	room(100, 100)
+	room(5000, 1000)
+	if _, ok := w.ledger.Reserve("job", workload.Slots{CPU: 1, DiskMiB: 300}); !ok {
+		t.Fatal("no room")
+	}
+	room(400, 100)
+	room(5000, 700)
+	w.Resize(workload.Slots{CPU: 4, DiskMiB: 500})
+	room(5000, 200)
+}

@@ -27,7 +27,18 @@ func NewLedger(total workload.Slots) *Ledger {
 }
 
 // Total is what the node has.
-func (l *Ledger) Total() workload.Slots { return l.total }
+func (l *Ledger) Total() workload.Slots {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total
+}
+
+// Resize changes what the node has. What is taken stays taken.
+func (l *Ledger) Resize(total workload.Slots) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total = total
+}
 
 // Free is what is not taken; components are negative while adopted jobs hold more than there is.
 func (l *Ledger) Free() workload.Slots {

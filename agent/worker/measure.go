@@ -1,34 +1,26 @@
 package worker
 
 import (
-	"context"
 	"fmt"
 	"iter"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/workload"
 )
 
-const (
-	// Without persistence mode the driver wakes every card first, one to three seconds each.
-	gpuQueryTime = 30 * time.Second
-	// What is left of RAM and disk to the agent, its store and everybody else.
-	keepShare = 5 // one fifth
-)
+// keepShare is what is left of RAM and disk to the agent, its store and everybody else: one fifth.
+const keepShare = 5
 
 // Measure finds out what this machine can give to jobs: processors and memory within the limits of our own control
-// group, four fifths of RAM and of the free space on the disk of dir, and NVIDIA devices. What cannot be measured is 0; the error
-// is that of a driver whose tool is there and fails.
-func Measure(ctx context.Context, dir string) (workload.Slots, error) {
+// group, four fifths of RAM and of the disk of dir. What cannot be measured is 0; graphics cards are left to the caller.
+func Measure(dir string) workload.Slots {
 	cpu, ram := cgroupLimits("/sys/fs/cgroup", "/proc/self/cgroup")
 	s := workload.Slots{CPU: int64(runtime.NumCPU())}
 	if cpu > 0 && cpu < s.CPU {
@@ -39,12 +31,10 @@ func Measure(ctx context.Context, dir string) (workload.Slots, error) {
 		total = ram
 	}
 	s.RAMMiB = share(total >> 20)
-	if free, err := disk.Free(dir); err == nil {
-		s.DiskMiB = share(free >> 20)
+	if size, err := disk.Size(dir); err == nil {
+		s.DiskMiB = share(size >> 20)
 	}
-	var err error
-	s.GPU, s.VRAMMiB, err = gpus(ctx)
-	return s, err
+	return s
 }
 
 func share(v int64) int64 { return v - v/keepShare }
@@ -143,47 +133,4 @@ func readFields(path string) []string {
 		return nil
 	}
 	return strings.Fields(string(data))
-}
-
-// gpus asks the driver's own tool, which may hang with the driver and is then killed.
-func gpus(ctx context.Context) (devices, vramMiB int64, err error) {
-	tool, err := exec.LookPath("nvidia-smi")
-	if err != nil {
-		return 0, 0, nil // a machine without cards
-	}
-	ctx, cancel := context.WithTimeout(ctx, gpuQueryTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-	cmd.WaitDelay = time.Second
-	var out []byte
-	done := make(chan error, 1)
-	go func() {
-		text, err := cmd.Output()
-		out = text
-		done <- err
-	}()
-	select {
-	case err = <-done:
-	case <-time.After(gpuQueryTime + 2*time.Second): // it hangs in the driver, and cannot be killed
-		return 0, 0, fmt.Errorf("ask for graphics cards: %s hangs", tool)
-	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("ask for graphics cards: %s: %w", tool, err)
-	}
-	devices, vramMiB = parseGPUs(string(out))
-	return devices, vramMiB, nil
-}
-
-// parseGPUs reads one line a device; a size that is "[N/A]", as on unified memory, counts as 0.
-func parseGPUs(out string) (devices, vramMiB int64) {
-	for line := range strings.Lines(out) {
-		if line = strings.TrimSpace(line); line == "" {
-			continue
-		}
-		devices++
-		if mib, err := strconv.ParseInt(line, 10, 64); err == nil {
-			vramMiB += mib
-		}
-	}
-	return devices, vramMiB
 }

@@ -241,11 +241,8 @@ func TestCgroupLimits(t *testing.T) {
 
 func TestSlotsOfTheMachine(t *testing.T) {
 	t.Parallel()
-	if s, _ := Measure(t.Context(), t.TempDir()); s.CPU < 1 {
+	if s := Measure(t.TempDir()); s.CPU < 1 {
 		t.Errorf("measured %+v", s)
-	}
-	if d, v := parseGPUs("24564\n[N/A]\n\n"); d != 2 || v != 24564 {
-		t.Errorf("gpus: %d, %d", d, v)
 	}
 	got, err := Configured(workload.Slots{CPU: 8, GPU: 2, RAMMiB: 100}, map[string]int64{"gpu": 0, "disk_mib": 7})
 	if want := (workload.Slots{CPU: 8, RAMMiB: 100, DiskMiB: 7}); err != nil || got != want {

@@ -23,7 +23,7 @@ type Config struct {
 	Boot id.Boot
 	// Self is the absolute path of our own binary, the value of {self}.
 	Self string
-	// Slots is what jobs may take; see Measure and Configured.
+	// Slots is what jobs may take; see Measure, Configured and Resize.
 	Slots workload.Slots
 	// MinFreeMiB has to stay free on the disk of the jobs; below it nothing is claimed and running jobs are ended.
 	MinFreeMiB int64
@@ -304,7 +304,9 @@ func (w *Worker) offer() (Offer, bool) {
 		return Offer{}, false
 	}
 	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl), Claims: claims}
-	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
+	// What running jobs may still write is not free, though nothing of it is written.
+	taken := w.ledger.Total().DiskMiB - o.Free.DiskMiB
+	o.Free.DiskMiB = min(o.Free.DiskMiB, spare-taken)
 	for _, name := range workload.StageNames() {
 		stage, ok := wl.Stages[name]
 		if !ok || !stage.Needs.Fits(o.Free) || held && makesGames(stage) {
@@ -319,6 +321,12 @@ func (w *Worker) offer() (Offer, bool) {
 		o.Holds = w.cfg.Holds()
 	}
 	return o, len(o.Types) > 0 && len(o.Configs) > 0
+}
+
+// Resize changes what jobs may take, as when graphics cards are found that did not answer before.
+func (w *Worker) Resize(slots workload.Slots) {
+	w.ledger.Resize(slots)
+	w.Nudge()
 }
 
 // Hold has no work claimed that makes games, or has it claimed again. What runs goes on.

@@ -89,7 +89,7 @@ func (h *health) sample(ctx context.Context) ([]kit.Reading, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	level, reasons := h.set.judge(h.self, sample, reach)
+	level, reasons := h.set.judge(sample, reach)
 	overload, why := h.set.overloaded(sample)
 	h.host.Report(kit.Health{Verdict: []string{Healthy, Degraded, Unhealthy}[level], Reasons: slices.Concat(reasons, why), At: sample.At,
 		Sample: sample, Reach: reach})
@@ -145,7 +145,7 @@ func (h *health) changed(ctx context.Context, r kit.Reading, from int) error {
 }
 
 // judge gives the level (0 healthy, 1 degraded, 2 unhealthy) and every reason. What is unknown is no reason.
-func (s HealthSettings) judge(self kit.Self, m kit.Sample, reach map[id.Node]bool) (level int, reasons []string) {
+func (s HealthSettings) judge(m kit.Sample, reach map[id.Node]bool) (level int, reasons []string) {
 	bad := func(l int, format string, a ...any) {
 		level = max(level, l)
 		reasons = append(reasons, fmt.Sprintf(format, a...))
@@ -167,7 +167,7 @@ func (s HealthSettings) judge(self kit.Self, m kit.Sample, reach map[id.Node]boo
 	case *f >= s.FsyncSlow.D().Seconds():
 		bad(1, "fsync takes %.1f s", *f)
 	}
-	s.gpus(self, m, bad)
+	s.gpus(m, bad)
 	failed := 0
 	for _, stage := range slices.Sorted(maps.Keys(m.Preflight)) {
 		if why := m.Preflight[stage]; why != "" {
@@ -193,15 +193,15 @@ func (s HealthSettings) judge(self kit.Self, m kit.Sample, reach map[id.Node]boo
 	return level, reasons
 }
 
-func (s HealthSettings) gpus(self kit.Self, m kit.Sample, bad func(int, string, ...any)) {
-	if self.Slots.GPU == 0 {
+func (s HealthSettings) gpus(m kit.Sample, bad func(int, string, ...any)) {
+	if m.GPUSlots == 0 {
 		return
 	}
 	switch {
 	case m.GPUError != "":
 		bad(2, "GPU: %s", m.GPUError)
-	case m.GPUs != nil && len(m.GPUs) < self.Slots.GPU:
-		bad(2, "%d of %d GPUs are there", len(m.GPUs), self.Slots.GPU)
+	case m.GPUs != nil && len(m.GPUs) < m.GPUSlots:
+		bad(2, "%d of %d GPUs are there", len(m.GPUs), m.GPUSlots)
 	}
 	for _, g := range m.GPUs {
 		if g.TempC != nil && *g.TempC >= s.GPUTemp {

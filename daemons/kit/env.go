@@ -50,7 +50,6 @@ type Self struct {
 	Name  string
 	Class id.Class
 	Boot  id.Boot
-	Slots ring.Slots
 }
 
 // Dirs are the folders of the data dir that daemons may write into.
@@ -292,6 +291,7 @@ type Sample struct {
 	FsyncSeconds *float64 // of a canary write in the data dir
 	GPUs         []GPU
 	GPUError     string
+	GPUSlots     int               // cards that are given to jobs
 	Preflight    map[string]string // stage → "" good, else why the workload cannot run here
 }
 

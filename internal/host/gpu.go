@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -21,28 +22,63 @@ type GPU struct {
 // gpuTime bounds the driver's tool, which hangs with a hung driver, and wakes every card without persistence mode.
 const gpuTime = 30 * time.Second
 
-// gpus asks the NVIDIA driver's tool. A machine without the tool has no cards and no error.
-func (r *Reader) gpus(ctx context.Context) ([]GPU, string) {
-	r.once.Do(func() {
-		_, err := exec.LookPath("nvidia-smi")
-		r.gpu = err == nil
+// asking is one call of the driver's tool at a time: where it hangs in the kernel nothing ends it, and another would hang beside it.
+type asking struct {
+	mu  sync.Mutex
+	now *answer // nil: nobody asks
+}
+
+type answer struct {
+	since time.Time
+	done  chan struct{}
+	gpus  []GPU
+	err   error
+}
+
+// GPUs asks the NVIDIA driver's tool for the graphics cards. A machine without the tool has no cards and no error. An answer that does not
+// come before the context ends, or for much longer than it may take, is an error.
+func (r *Reader) GPUs(ctx context.Context) ([]GPU, error) {
+	tool, err := exec.LookPath("nvidia-smi")
+	if err != nil {
+		return nil, nil
+	}
+	return r.cards.ask(ctx, func() ([]GPU, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), gpuTime)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, tool, "--query-gpu=name,memory.used,memory.total,utilization.gpu,temperature.gpu", "--format=csv,noheader,nounits")
+		cmd.WaitDelay = time.Second
+		out, err := cmd.Output()
+		if err != nil {
+			return nil, fmt.Errorf("nvidia-smi: %w", err)
+		}
+		return parseGPUs(string(out))
 	})
-	if !r.gpu {
-		return nil, ""
+}
+
+func (a *asking) ask(ctx context.Context, run func() ([]GPU, error)) ([]GPU, error) {
+	a.mu.Lock()
+	now := a.now
+	if now == nil {
+		now = &answer{since: time.Now(), done: make(chan struct{})}
+		a.now = now
+		go func() {
+			now.gpus, now.err = run()
+			a.mu.Lock()
+			a.now = nil
+			a.mu.Unlock()
+			close(now.done)
+		}()
 	}
-	ctx, cancel := context.WithTimeout(ctx, gpuTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "nvidia-smi", "--query-gpu=name,memory.used,memory.total,utilization.gpu,temperature.gpu", "--format=csv,noheader,nounits")
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Sprintf("nvidia-smi: %v", err)
+	a.mu.Unlock()
+	patience := time.NewTimer(gpuTime + 2*time.Second - time.Since(now.since))
+	defer patience.Stop()
+	select {
+	case <-now.done:
+		return now.gpus, now.err
+	case <-ctx.Done():
+	case <-patience.C:
 	}
-	gpus, err := parseGPUs(string(out))
-	if err != nil {
-		return nil, err.Error()
-	}
-	return gpus, ""
+	return nil, fmt.Errorf("nvidia-smi has not answered for %v", time.Since(now.since).Round(time.Second))
 }
 
 func parseGPUs(out string) ([]GPU, error) {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/shirou/gopsutil/v4/cpu"
@@ -26,9 +25,8 @@ type Sample struct {
 
 // Reader samples the machine that dir lies on.
 type Reader struct {
-	dir  string
-	once sync.Once
-	gpu  bool // a driver's tool is installed
+	dir   string
+	cards asking
 }
 
 // NewReader makes a reader; dir must exist.
@@ -52,7 +50,10 @@ func (r *Reader) Sample(ctx context.Context) Sample {
 		p := d.Seconds()
 		s.FsyncSeconds = &p
 	}
-	s.GPUs, s.GPUError = r.gpus(ctx)
+	var err error
+	if s.GPUs, err = r.GPUs(ctx); err != nil {
+		s.GPUError = err.Error()
+	}
 	return s
 }
 

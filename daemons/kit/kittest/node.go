@@ -91,7 +91,7 @@ func (n *Node) Env(spec kit.Spec, settings string) kit.Env {
 		n.r.T.Fatal(err)
 	}
 	return kit.Env{
-		Self:     kit.Self{ID: n.ID, Name: n.Name, Class: n.Class, Boot: n.Boot, Slots: n.Slots},
+		Self:     kit.Self{ID: n.ID, Name: n.Name, Class: n.Class, Boot: n.Boot},
 		Log:      zerolog.New(testWriter{n.r}).With().Str("node", n.Name).Str("daemon", spec.Name).Logger(),
 		Now:      time.Now,
 		Every:    every,
