@@ -104,6 +104,7 @@ type Agent struct {
 	host         *host.Reader
 	machine      machine
 	resized      chan struct{} // slots may have changed; holds one
+	changed      chan struct{} // the ring may have to be told of it; holds one
 	parsed       parsedWorkload
 	heard        reportBook
 	health       healthBook
@@ -159,7 +160,7 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{}), resized: make(chan struct{}, 1)}
+	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{}), resized: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
 	a.conf.Store(&c)
 	var undo []func()
 	defer func() {

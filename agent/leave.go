@@ -83,6 +83,7 @@ func (a *Agent) setDraining(on bool) {
 		a.worker.Drain()
 	} else {
 		a.worker.Resume()
+		a.introduceAgain()
 	}
 }
 

@@ -295,8 +295,9 @@ func (a *Agent) openWorker(c config.Config) error {
 	w, err := worker.New(worker.Config{
 		Pace: a.pace(),
 		Node: a.node.ID, Boot: a.boot, Self: a.opts.Self, Slots: slots, MinFreeMiB: 64,
-		Runner: &proc.Runner{Dir: a.dir.path("jobs"), Shim: []string{a.opts.Self, "job-shim"}, Log: a.log},
-		Queue:  &workQueue{a: a}, Artifacts: workArtifacts{a.store}, Games: workGames{a}, Validators: jobValidators(), Belongs: belongs,
+		CardsUnknown: a.machine.cardsUnknown,
+		Runner:       &proc.Runner{Dir: a.dir.path("jobs"), Shim: []string{a.opts.Self, "job-shim"}, Log: a.log},
+		Queue:        &workQueue{a: a}, Artifacts: workArtifacts{a.store}, Games: workGames{a}, Validators: jobValidators(), Belongs: belongs,
 		Workload: a.workload, Configs: a.configs, Holds: a.holds, Log: a.log,
 	})
 	if err != nil {

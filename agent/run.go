@@ -221,7 +221,7 @@ func (a *Agent) watchState(ctx context.Context) {
 }
 
 // introduce tells the ring about this boot, and on a ring's very first start what Init has prepared. It tries until it is
-// heard, and then again whenever the roster shows another boot or status than the truth.
+// heard, and then again whenever the roster shows another boot, status or slots than the truth.
 func (a *Agent) introduce(ctx context.Context) {
 	for wait := 200 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 5*time.Second) {
 		err := a.sayHello(ctx)
@@ -245,7 +245,7 @@ func (a *Agent) introduce(ctx context.Context) {
 			}
 			return
 		}
-		if ok && !m.Revoked && (m.Boot != a.boot || m.Status != ring.Alive) && !a.draining.Load() && a.leader.Freshness().Known {
+		if ok && !m.Revoked && (m.Boot != a.boot || m.Status != ring.Alive || m.Slots != ringSlots(a.worker.Slots())) && !a.draining.Load() && a.leader.Freshness().Known {
 			if err := a.sayHello(ctx); err != nil {
 				a.log.Debug().Err(err).Msg("not introduced again")
 			}
@@ -255,6 +255,7 @@ func (a *Agent) introduce(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+		case <-a.changed:
 		case <-ctx.Done():
 			return
 		}
@@ -270,7 +271,7 @@ func (a *Agent) sayHello(ctx context.Context) error {
 	c := a.conf.Load()
 	me := ring.Member{
 		ID: a.node.ID, Name: a.node.Name, Class: a.node.Class, Labels: c.Labels, FailureDomain: c.FailureDomain,
-		Slots: ringSlots(a.worker.Snapshot().Total), Boot: a.boot, Version: Build(), Commands: StateVersion,
+		Slots: ringSlots(a.worker.Slots()), Boot: a.boot, Version: Build(), Commands: StateVersion,
 	}
 	if s := advertised(*c); s != "" {
 		me.Addresses = []string{s}

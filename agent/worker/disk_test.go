@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/ringagent/ringagent/internal/workload"
@@ -79,31 +80,52 @@ func remainsMakeRoom(t *testing.T, left int64) {
 	}
 }
 
-// Free room is what the disk has now, not what it had at the start, and what running jobs may still write is none of it.
-func TestRoomIsWhatTheDiskHasNow(t *testing.T) {
+// What is held beyond what there is, as by adopted jobs while graphics cards are not known yet, keeps nobody from work that does not ask
+// for it.
+func TestOverdrawnSlotsAreNone(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, map[string]string{workload.Train: fails})
-	b.cfg.Slots = workload.Slots{CPU: 4, DiskMiB: 1000}
+	b.cfg.Slots = workload.Slots{CPU: 4, GPU: 2, RAMMiB: 100, DiskMiB: 100}
 	w, err := New(b.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var free int64
-	w.space = func(string) (int64, error) { return free << 20, nil }
-	room := func(is, want int64) {
-		t.Helper()
-		free = is + b.cfg.MinFreeMiB
-		if o, _ := w.offer(); o.Free.DiskMiB != want {
-			t.Errorf("offers %d MiB of %d, want %d", o.Free.DiskMiB, is, want)
+	w.space = func(string) (int64, error) { return 1 << 40, nil }
+	w.ledger.Adopt("job", Grant{Slots: workload.Slots{CPU: 1, GPU: 2, RAMMiB: 10, DiskMiB: 50}, GPUs: []int{0, 1}})
+	w.Resize(workload.Slots{CPU: 4, RAMMiB: 100, DiskMiB: 40})
+	o, ok := w.offer()
+	if want := (workload.Slots{CPU: 3, RAMMiB: 90}); !ok || o.Free != want {
+		t.Errorf("offers %+v, want %+v", o.Free, want)
+	}
+	w.Resize(workload.Slots{CPU: 4, GPU: 4, RAMMiB: 100, DiskMiB: 400})
+	if o, _ := w.offer(); o.Free != (workload.Slots{CPU: 3, GPU: 2, RAMMiB: 90, DiskMiB: 350}) {
+		t.Errorf("offers %+v", o.Free)
+	}
+}
+
+// A job that has no card, or whose machine's cards are not known yet, sees none; where there are none to be given, nothing is hidden.
+func TestJobsSeeOnlyTheirCards(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		total   workload.Slots
+		grant   []int
+		unknown bool
+		want    []int
+	}{
+		"no cards":                   {workload.Slots{CPU: 1}, []int{}, false, nil},
+		"not known":                  {workload.Slots{CPU: 1}, []int{}, true, []int{}},
+		"of others":                  {workload.Slots{CPU: 1, GPU: 2}, []int{}, false, []int{}},
+		"its own":                    {workload.Slots{CPU: 1, GPU: 2}, []int{1}, false, []int{1}},
+		"its own, taken back by now": {workload.Slots{CPU: 1}, []int{1}, false, []int{1}},
+	} {
+		b := newBench(t, map[string]string{workload.Train: fails})
+		b.cfg.Slots, b.cfg.CardsUnknown = c.total, func() bool { return c.unknown }
+		w, err := New(b.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.cards(Grant{GPUs: c.grant}); !slices.Equal(got, c.want) || (got == nil) != (c.want == nil) {
+			t.Errorf("%s: sees %v, want %v", name, got, c.want)
 		}
 	}
-	room(100, 100)
-	room(5000, 1000)
-	if _, ok := w.ledger.Reserve("job", workload.Slots{CPU: 1, DiskMiB: 300}); !ok {
-		t.Fatal("no room")
-	}
-	room(400, 100)
-	room(5000, 700)
-	w.Resize(workload.Slots{CPU: 4, DiskMiB: 500})
-	room(5000, 200)
 }

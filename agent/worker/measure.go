@@ -19,7 +19,8 @@ import (
 const keepShare = 5
 
 // Measure finds out what this machine can give to jobs: processors and memory within the limits of our own control
-// group, four fifths of RAM and of the disk of dir. What cannot be measured is 0; graphics cards are left to the caller.
+// group, four fifths of RAM and of the free space on the disk of dir. What cannot be measured is 0; graphics cards are left to the
+// caller.
 func Measure(dir string) workload.Slots {
 	cpu, ram := cgroupLimits("/sys/fs/cgroup", "/proc/self/cgroup")
 	s := workload.Slots{CPU: int64(runtime.NumCPU())}
@@ -31,10 +32,17 @@ func Measure(dir string) workload.Slots {
 		total = ram
 	}
 	s.RAMMiB = share(total >> 20)
-	if size, err := disk.Size(dir); err == nil {
-		s.DiskMiB = share(size >> 20)
-	}
+	s.DiskMiB = Room(dir)
 	return s
+}
+
+// Room is how many MiB jobs may have of what is free on the disk of dir now; 0 where nobody knows.
+func Room(dir string) int64 {
+	free, err := disk.Free(dir)
+	if err != nil {
+		return 0
+	}
+	return share(free >> 20)
 }
 
 func share(v int64) int64 { return v - v/keepShare }

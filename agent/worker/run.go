@@ -282,10 +282,16 @@ func (w *Worker) job(r *run, stage workload.Stage, grant Grant, argv, env []stri
 		// What a stage asks for is an estimate; what would endanger its neighbours is not.
 		j.Limits.OutBytes = (4*stage.Needs.DiskMiB + 256) << 20
 	}
-	if w.ledger.Total().GPU > 0 {
-		j.GPUs = grant.GPUs
-	}
+	j.GPUs = w.cards(grant)
 	return j, nil
+}
+
+// cards are those that a job may see; nil hides none, where there is nothing to hide.
+func (w *Worker) cards(g Grant) []int {
+	if w.Slots().GPU > 0 || len(g.GPUs) > 0 || w.cfg.CardsUnknown != nil && w.cfg.CardsUnknown() {
+		return g.GPUs
+	}
+	return nil
 }
 
 // free gives the run's slots back and lets the claim loop know.

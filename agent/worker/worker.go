@@ -35,6 +35,9 @@ type Config struct {
 	Validators map[string]proc.Validator
 	// Belongs says what speaks against a good output being the answer to this claim; nil means nothing ever does.
 	Belongs func(ctx context.Context, c Claim, out proc.Artifact) error
+	// CardsUnknown says that the machine may have graphics cards which are not counted yet: jobs are to see none of them. Nil means
+	// that it never has.
+	CardsUnknown func() bool
 	// Workload is asked before each claim; nil means that there is none yet.
 	Workload func() *workload.Workload
 	// Configs narrows the workload's configs to those that the ring trains; nil means all.
@@ -304,9 +307,7 @@ func (w *Worker) offer() (Offer, bool) {
 		return Offer{}, false
 	}
 	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl), Claims: claims}
-	// What running jobs may still write is not free, though nothing of it is written.
-	taken := w.ledger.Total().DiskMiB - o.Free.DiskMiB
-	o.Free.DiskMiB = min(o.Free.DiskMiB, spare-taken)
+	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
 	for _, name := range workload.StageNames() {
 		stage, ok := wl.Stages[name]
 		if !ok || !stage.Needs.Fits(o.Free) || held && makesGames(stage) {
@@ -317,13 +318,17 @@ func (w *Worker) offer() (Offer, bool) {
 		}
 		o.Types = append(o.Types, name)
 	}
+	o.Free = o.Free.Positive() // what is overdrawn is none, and no reason to refuse what does not ask for it
 	if w.cfg.Holds != nil {
 		o.Holds = w.cfg.Holds()
 	}
 	return o, len(o.Types) > 0 && len(o.Configs) > 0
 }
 
-// Resize changes what jobs may take, as when graphics cards are found that did not answer before.
+// Slots is what jobs may take.
+func (w *Worker) Slots() workload.Slots { return w.ledger.Total() }
+
+// Resize changes what jobs may take, as when graphics cards are found that did not answer before. What runs goes on.
 func (w *Worker) Resize(slots workload.Slots) {
 	w.ledger.Resize(slots)
 	w.Nudge()

@@ -9,12 +9,8 @@ import (
 func TestFree(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	free, err := Free(dir)
-	if err != nil || free <= 0 {
+	if free, err := Free(dir); err != nil || free <= 0 {
 		t.Errorf("%d bytes, %v", free, err)
-	}
-	if size, err := Size(dir); err != nil || size < free {
-		t.Errorf("%d of %d bytes are free, %v", free, size, err)
 	}
 	if _, err := Free(filepath.Join(dir, "missing")); err == nil {
 		t.Error("a folder that is not there has room")
@@ -29,8 +25,5 @@ func TestFreeIsUnknownWhereNobodyCounts(t *testing.T) {
 	}
 	if free, err := Free("/proc"); err == nil {
 		t.Errorf("%d bytes", free)
-	}
-	if size, err := Size("/proc"); err == nil {
-		t.Errorf("%d bytes", size)
 	}
 }

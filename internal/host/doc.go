@@ -2,5 +2,5 @@
 //
 // It owns how a figure is read on Linux and macOS and when it is unknown: a reading that failed is nil, never zero. It
 // knows nothing of rings. A Reader may be used from several goroutines; each Sample takes up to a few hundred milliseconds
-// and obeys its context.
+// (half a minute where the driver of graphics cards hangs) and obeys its context.
 package host

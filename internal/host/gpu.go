@@ -2,11 +2,13 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,8 +26,9 @@ const gpuTime = 30 * time.Second
 
 // asking is one call of the driver's tool at a time: where it hangs in the kernel nothing ends it, and another would hang beside it.
 type asking struct {
-	mu  sync.Mutex
-	now *answer // nil: nobody asks
+	seen atomic.Bool // there was a tool
+	mu   sync.Mutex
+	now  *answer // nil: nobody asks
 }
 
 type answer struct {
@@ -39,7 +42,12 @@ type answer struct {
 // come before the context ends, or for much longer than it may take, is an error.
 func (r *Reader) GPUs(ctx context.Context) ([]GPU, error) {
 	tool, err := exec.LookPath("nvidia-smi")
-	if err != nil {
+	switch {
+	case err == nil:
+		r.cards.seen.Store(true)
+	case r.cards.seen.Load():
+		return nil, errors.New("nvidia-smi is gone")
+	default:
 		return nil, nil
 	}
 	return r.cards.ask(ctx, func() ([]GPU, error) {

@@ -90,6 +90,11 @@ func (s Slots) Sub(o Slots) Slots {
 	return Slots{s.CPU - o.CPU, s.GPU - o.GPU, s.VRAMMiB - o.VRAMMiB, s.RAMMiB - o.RAMMiB, s.DiskMiB - o.DiskMiB}
 }
 
+// Positive returns s with 0 for every component that is negative.
+func (s Slots) Positive() Slots {
+	return Slots{max(0, s.CPU), max(0, s.GPU), max(0, s.VRAMMiB), max(0, s.RAMMiB), max(0, s.DiskMiB)}
+}
+
 // Fits says whether s fits into free, in every component that s asks for: a component of zero fits anywhere, also where
 // free is negative.
 func (s Slots) Fits(free Slots) bool {
