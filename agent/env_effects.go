@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/supervise"
@@ -86,18 +87,32 @@ func (e effects) Retry(ctx context.Context, workID string) error {
 	return err
 }
 
+// atOnce is how many artifacts or receipts one command takes. A node that saw no coordinator for an hour has a thousand packs to make
+// known, and they are more than a command may hold.
+const atOnce = 200
+
+// AddArtifacts is several commands where there are many: an error says that some may be known and others not.
 func (e effects) AddArtifacts(ctx context.Context, as ...ring.Artifact) error {
-	_, err := e.propose(ctx, "add artifacts", state.KindArtifacts, state.AddArtifacts{Artifacts: as})
-	return err
+	for some := range slices.Chunk(as, atOnce) {
+		if _, err := e.propose(ctx, "add artifacts", state.KindArtifacts, state.AddArtifacts{Artifacts: some}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
+// AddReceipts is several commands where there are many, as AddArtifacts is.
 func (e effects) AddReceipts(ctx context.Context, ds ...id.Digest) error {
-	body := state.AddReceipts{}
-	for _, d := range ds {
-		body.Receipts = append(body.Receipts, ring.Receipt{Node: e.self, Digest: d})
+	for some := range slices.Chunk(ds, atOnce) {
+		body := state.AddReceipts{}
+		for _, d := range some {
+			body.Receipts = append(body.Receipts, ring.Receipt{Node: e.self, Digest: d})
+		}
+		if _, err := e.propose(ctx, "state receipts", state.KindReceipts, body); err != nil {
+			return err
+		}
 	}
-	_, err := e.propose(ctx, "state receipts", state.KindReceipts, body)
-	return err
+	return nil
 }
 
 // StateRepeats waits for the last core node that does not know the command: it would have to end at it.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"github.com/ringagent/ringagent/daemons"
@@ -68,15 +69,41 @@ func (a *Agent) singletons() []leader.Singleton {
 	return out
 }
 
-// coreNodes are the nodes that may coordinate, this one left out.
+// coreNodes are the nodes that may coordinate and seem to be there, this one left out, and one of those that seem to be gone, each time
+// another: what is known here may be old. Each of the gone may cost whoever asks one after the other ten seconds, and machines
+// that vanish stay in the roster.
 func (a *Agent) coreNodes() []id.Node {
-	var out []id.Node
-	for _, m := range a.roster.file().Members {
-		if m.Class == id.Core && !m.Revoked && m.ID != a.node.ID {
-			out = append(out, m.ID)
+	seen := map[id.Node]ring.Status{}
+	for _, m := range a.mesh.Members() {
+		seen[m.ID] = statusOf(m)
+	}
+	return likely(a.roster.file().Members, a.node.ID, seen, rand.N[int]) //nolint:gosec // order
+}
+
+// likely chooses among the members by what gossip has seen of them, and for those that it has not, by what the roster says.
+func likely(members []ring.Member, self id.Node, seen map[id.Node]ring.Status, pick func(int) int) []id.Node {
+	var there, gone []id.Node
+	for _, m := range members {
+		if m.Class != id.Core || m.Revoked || m.ID == self {
+			continue
+		}
+		status, ok := seen[m.ID]
+		if !ok {
+			status = m.Status
+		}
+		if status == ring.Failed || status == ring.Left {
+			gone = append(gone, m.ID)
+		} else {
+			there = append(there, m.ID)
 		}
 	}
-	return out
+	switch {
+	case len(there) == 0:
+		return gone
+	case len(gone) > 0:
+		there = append(there, gone[pick(len(gone))])
+	}
+	return there
 }
 
 // replicaComplete asks a node whether its copy of the log has everything that the state knows now. While events come in, a

@@ -364,22 +364,23 @@ func (a *Agent) configs() []id.Config {
 	return s.Configs
 }
 
-// holds names the artifacts here that matter for choosing work: the newest datasets and models.
+// holds names the artifacts here that matter for choosing work: the newest datasets and models. It is asked for with each offer, so that
+// it must not look at all that ever were.
 func (a *Agent) holds() []id.Digest {
+	const wanted, looked = 16, 256
 	var out []id.Digest
 	s := a.leader.View()
 	for _, k := range []ring.Kind{ring.KindModel, ring.KindDataset} {
-		var here []id.Digest
-		for art := range s.Artifacts(k, "", 0) {
+		here, seen := 0, 0
+		for art := range s.Newest(k) {
 			if a.store.blobs.Has(art.Digest) {
-				here = append(here, art.Digest)
+				out = append(out, art.Digest)
+				here++
+			}
+			if seen++; here == wanted || seen == looked {
+				break
 			}
 		}
-		if len(here) > 16 {
-			here = here[len(here)-16:]
-		}
-		slices.Reverse(here)
-		out = append(out, here...)
 	}
 	return out
 }

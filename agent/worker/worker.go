@@ -319,10 +319,13 @@ func (w *Worker) offer() (Offer, bool) {
 		o.Types = append(o.Types, name)
 	}
 	o.Free = o.Free.Positive() // what is overdrawn is none, and no reason to refuse what does not ask for it
+	if len(o.Types) == 0 || len(o.Configs) == 0 {
+		return o, false
+	}
 	if w.cfg.Holds != nil {
 		o.Holds = w.cfg.Holds()
 	}
-	return o, len(o.Types) > 0 && len(o.Configs) > 0
+	return o, true
 }
 
 // Slots is what jobs may take.

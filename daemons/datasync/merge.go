@@ -169,7 +169,7 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 		a, ok := v.Library.Artifact(d)
 		switch {
 		case !ok && fresh, ok && a.Joined != "": // it is no more, or its games come with a newer pack
-		case !ok || len(a.Holders) == 0 || steps >= retriesPerStep || m.now().Before(m.later[d]):
+		case !ok || !m.reachable(v, a) || steps >= retriesPerStep || m.now().Before(m.later[d]):
 			open = append(open, d)
 		default:
 			try(a)
@@ -236,6 +236,18 @@ func (d *database) close() error {
 	m := d.merger
 	d.merger = nil
 	return m.Close()
+}
+
+// reachable says whether somebody may have a pack who is not gone: asking those who are costs the time of a dial each, and they stay
+// in the roster.
+func (m *merger) reachable(v kit.View, a ring.Artifact) bool {
+	if _, here := m.store.Path(a.Digest); here {
+		return true
+	}
+	return slices.ContainsFunc(a.Holders, func(n id.Node) bool {
+		holder, ok := v.Fleet.Member(n)
+		return ok && holder.Serves()
+	})
 }
 
 // pace puts the next check of a pack off when its checks do not end in time.

@@ -84,6 +84,21 @@ func (t *table[T]) from(k string) iter.Seq2[string, T] {
 	}
 }
 
+// back walks the keys that begin with p from the last to the first. P must not end with the highest byte.
+func (t *table[T]) back(p string) iter.Seq2[string, T] {
+	t.share() // as from does
+	tree := t.t
+	next := p[:len(p)-1] + string(p[len(p)-1]+1)
+	return func(yield func(string, T) bool) {
+		tree.DescendLessOrEqual(pair[T]{key: next}, func(e pair[T]) bool {
+			if e.key == next {
+				return true
+			}
+			return strings.HasPrefix(e.key, p) && yield(e.key, *e.val)
+		})
+	}
+}
+
 // first is the entry with the lowest key.
 func (t *table[T]) first() (string, T, bool) {
 	p, ok := t.t.Min()

@@ -218,6 +218,17 @@ func (s *State) Artifacts(kind ring.Kind, config id.Config, after uint64) iter.S
 	}
 }
 
+// Newest is the artifacts of a kind, the newest first.
+func (s *State) Newest(kind ring.Kind) iter.Seq[ring.Artifact] {
+	return func(yield func(ring.Artifact) bool) {
+		for _, row := range s.byKind.back(string(kind) + "\x00") {
+			if a, ok := s.artifact(row.digest); ok && !yield(a) {
+				return
+			}
+		}
+	}
+}
+
 func (s *State) artifactsOfAllKinds(config id.Config, after uint64) iter.Seq[ring.Artifact] {
 	return func(yield func(ring.Artifact) bool) {
 		var all []ring.Artifact

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -46,8 +47,9 @@ type Client struct {
 	cancel context.CancelFunc
 	group  sync.WaitGroup
 
-	mu   sync.Mutex
-	held map[id.Node]*held
+	mu    sync.Mutex
+	held  map[id.Node]*held
+	sweep int // how many may be held before the broken ones are let go
 }
 
 // held is the connection to one peer: being made, ready, or broken.
@@ -63,7 +65,7 @@ type held struct {
 // NewClient makes a client. Calls to self are answered by local without a network.
 func NewClient(self wire.Peer, local *Server, dial Dial, hooks Hooks) *Client {
 	c := &Client{
-		self: self, local: local, dial: dial, hooks: hooks.withDefaults(), held: make(map[id.Node]*held),
+		self: self, local: local, dial: dial, hooks: hooks.withDefaults(), held: make(map[id.Node]*held), sweep: sweepFrom,
 		http2: &http2.Transport{
 			DisableCompression: true,
 			ReadIdleTimeout:    pingAfter,
@@ -209,6 +211,9 @@ func (c *Client) connect(ctx context.Context, node id.Node) (*held, error) {
 			c.mu.Unlock()
 			return nil, wire.Errorf(wire.CodeUnavailable, "this node is shutting down")
 		}
+		if len(c.held) >= c.sweep {
+			c.letGo()
+		}
 		h = &held{ready: make(chan struct{})}
 		c.held[node] = h
 		c.group.Go(func() { c.open(node, h) })
@@ -244,6 +249,16 @@ func (c *Client) open(node id.Node, h *held) {
 		_ = conn.Close()
 		h.err = fmt.Errorf("begin HTTP/2: %w", err)
 	}
+}
+
+// sweepFrom is how many connections are held before those to nodes that are gone are looked for.
+const sweepFrom = 64
+
+// letGo forgets broken connections: nodes that never come back are not called again, and each would stay with its buffers. Called with
+// mu held.
+func (c *Client) letGo() {
+	maps.DeleteFunc(c.held, func(_ id.Node, h *held) bool { return h.broken() })
+	c.sweep = max(sweepFrom, 2*len(c.held))
 }
 
 // broken says whether a connection that is ready can take no more calls.

@@ -385,3 +385,25 @@ func TestCallsKeepTheRoomOfTheirPeer(t *testing.T) {
 		}
 	})
 }
+
+// Nodes that were called once and never came back are not remembered for ever.
+func TestBrokenConnectionsAreLetGo(t *testing.T) {
+	t.Parallel()
+	self := wire.Peer{Node: id.NewNode()}
+	own, err := NewServer(Hooks{}, zerolog.Nop())
+	must(t, err)
+	c := NewClient(self, own, func(context.Context, id.Node) (net.Conn, wire.Peer, error) {
+		return nil, wire.Peer{}, errors.New("gone")
+	}, Hooks{})
+	defer c.Close()
+	for range 10 * sweepFrom {
+		if err := c.Call(t.Context(), id.NewNode(), "m", nil, nil); err == nil {
+			t.Fatal("a node that is gone answers")
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.held) > 2*sweepFrom {
+		t.Errorf("%d are held", len(c.held))
+	}
+}
