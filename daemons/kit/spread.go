@@ -99,6 +99,9 @@ func (s *spread) step(ctx context.Context) error {
 	return s.do.Do(ctx, plan)
 }
 
+// mostMissing is how many nodes an event names that lack what was distributed: machines that vanished stay in the roster.
+const mostMissing = 50
+
 // report says what is to be stated now: completions by way of the ledger, failures once each.
 func (s *spread) report(v View, wants []Want) (Plan, error) {
 	var plan Plan
@@ -138,6 +141,7 @@ func (s *spread) report(v View, wants []Want) (Plan, error) {
 				continue
 			}
 			missing := slices.DeleteFunc(slices.Clone(w.Absent), a.Held)
+			missing = missing[:min(len(missing), mostMissing)]
 			fresh[w.Key] = union(ok, old[w.Key])
 			events = append(events, s.Done(w, ok, missing))
 		}

@@ -81,7 +81,7 @@ type Distribution struct {
 	Digest  id.Digest `json:"sha256"`
 	Version uint64    `json:"version,omitempty"` // of the name model/<config>, for models
 	OK      []id.Node `json:"nodes_ok"`
-	Missing []id.Node `json:"nodes_missing"`
+	Missing []id.Node `json:"nodes_missing"` // at most 50 of them
 	Reason  string    `json:"reason,omitempty" was:"error"`
 }
 
