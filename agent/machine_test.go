@@ -83,8 +83,8 @@ func TestThousandsOfPacksAreMadeKnown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range digests {
-		if a, ok := v.Library.Artifact(d); !ok || !a.Held(env.Self.ID) {
-			t.Fatalf("%s: %+v, %v", d, a, ok)
+		if _, ok := v.Library.Artifact(d); !ok { // its receipt is taken back soon: there are no bytes
+			t.Fatalf("%s is not known", d)
 		}
 	}
 }
