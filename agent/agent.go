@@ -23,6 +23,7 @@ import (
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/host"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/rating"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader"
 	"github.com/ringagent/ringagent/leader/state"
@@ -94,6 +95,7 @@ type Agent struct {
 	generation   uint64 // of the ring, which the copy of the log follows; its follower alone looks
 	local        *localStore
 	store        *artifacts
+	matches      *rating.Book // of all stored matches that somebody asked the ratings of
 	worker       *worker.Worker
 	supervisor   *supervise.Supervisor
 	leases       chan supervise.Lease
@@ -160,7 +162,11 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a = &Agent{opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{}), resized: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+	a = &Agent{
+		opts: o, dir: dir, boot: id.NewBoot(), started: time.Now(), matches: rating.NewBook(rating.DefaultWords),
+		leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{}),
+		resized: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+	}
 	a.conf.Store(&c)
 	var undo []func()
 	defer func() {

@@ -24,7 +24,8 @@ const (
 // matchFile is one stored file of matches as far as it can be had here; why says what is in the way.
 type matchFile struct {
 	artifact ring.Artifact
-	matches  []rating.Match
+	path     string
+	tally    *rating.Tally // nil where something is in the way
 	why      error
 }
 
@@ -50,20 +51,14 @@ func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Rati
 			f := &files[i]
 			d := f.artifact.Digest
 			// Only a coordinator can take this node in as a holder; for reading, the verified bytes will do.
-			path := ""
 			if decided {
-				path, f.why = a.store.Ensure(ctx, d)
+				f.path, f.why = a.store.Ensure(ctx, d)
 			}
 			if !decided || f.why != nil && a.store.blobs.Has(d) {
-				path, f.why = a.store.bytes(ctx, f.artifact)
+				f.path, f.why = a.store.bytes(ctx, f.artifact)
 			}
 			if f.why == nil {
-				f.matches, f.why = rating.ReadMatches(path)
-			}
-			if errors.Is(f.why, rating.ErrInvalid) && a.store.Verify(ctx, d) == nil {
-				// Bytes that are right and say nothing usable are no matches, for ever: nobody promotes by them either.
-				a.log.Debug().Err(f.why).Str("matches", d.Short()).Msg("no matches in it")
-				f.matches, f.why = nil, nil
+				f.tally, f.why = a.tally(ctx, d, f.path)
 			}
 		})
 	}
@@ -72,31 +67,63 @@ func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Rati
 	for _, m := range r.models(want, true) {
 		champions[m.Config] = append(champions[m.Config], string(m.SHA256))
 	}
-	rows, missing := rate(files, champions)
+	rows, missing := rate(a.matches, files, champions)
 	return api.Ratings{Ratings: rows, Missing: missing, AsOf: a.asOf(r)}
 }
 
-// rate is a pure function of the set of matches, so that every node that has the set has the same ratings. Of a config that
+// tally counts what is in a file of matches, once.
+func (a *Agent) tally(ctx context.Context, d id.Digest, path string) (*rating.Tally, error) {
+	if t, ok := a.matches.Tally(d); ok {
+		return t, nil
+	}
+	ms, err := rating.ReadVerified(path, d)
+	switch {
+	case errors.Is(err, rating.ErrAltered):
+		return nil, errors.Join(err, a.store.Verify(ctx, d)) // which drops it
+	case errors.Is(err, rating.ErrInvalid):
+		// Bytes that are right and say nothing usable are no matches, for ever: nobody promotes by them either.
+		a.log.Debug().Err(err).Str("matches", d.Short()).Msg("no matches in it")
+	case err != nil:
+		return nil, err
+	}
+	return a.matches.Add(d, ms), nil
+}
+
+// rate depends on the set of matches only, so that every node that has the set has the same ratings. Of a config that
 // lacks a part of its matches only the names are known: a fold over some of them would be a figure of this node's alone.
-func rate(files []matchFile, champions map[id.Config][]string) ([]api.Rating, []api.MissingMatches) {
-	byConfig := map[id.Config][]rating.Match{}
+func rate(book *rating.Book, files []matchFile, champions map[id.Config][]string) ([]api.Rating, []api.MissingMatches) {
+	byConfig := map[id.Config][]rating.File{}
 	lacking := map[id.Config]bool{}
 	var missing []api.MissingMatches
+	lacks := func(c id.Config, d id.Digest, why error) {
+		lacking[c] = true
+		missing = append(missing, api.MissingMatches{Config: c, SHA256: d, Reason: why.Error()})
+	}
 	for _, f := range files {
-		c := f.artifact.Config
-		byConfig[c] = append(byConfig[c], f.matches...)
-		if f.why != nil {
-			lacking[c] = true
-			missing = append(missing, api.MissingMatches{Config: c, SHA256: f.artifact.Digest, Reason: f.why.Error()})
+		c, d := f.artifact.Config, f.artifact.Digest
+		have := byConfig[c]
+		if f.why == nil {
+			have = append(have, rating.File{Digest: d, Path: f.path, Tally: f.tally})
+		} else {
+			lacks(c, d, f.why)
 		}
+		byConfig[c] = have // also where nothing is
 	}
 	rows := []api.Rating{}
-	for c, ms := range byConfig {
+	for c, have := range byConfig {
+		var ratings map[string]rating.Rating
+		if !lacking[c] {
+			var unread map[id.Digest]error
+			ratings, unread = book.Fold(have, pins())
+			for d, why := range unread {
+				lacks(c, d, why)
+			}
+		}
 		if lacking[c] {
-			rows = append(rows, unrated(c, ms, champions[c])...)
+			rows = append(rows, unrated(c, have, champions[c])...)
 			continue
 		}
-		for name, x := range rating.Fold(ms, pins()) {
+		for name, x := range ratings {
 			rows = append(rows, api.Rating{
 				Config: c, Model: name, Elo: &x.Elo, Low: &x.Low, High: &x.High, Games: &x.Games, Wins: &x.Wins, Losses: &x.Losses, Draws: &x.Draws,
 			})
@@ -113,10 +140,10 @@ func rate(files []matchFile, champions map[id.Config][]string) ([]api.Rating, []
 }
 
 // unrated names those whose ratings are unknown.
-func unrated(c id.Config, ms []rating.Match, champions []string) []api.Rating {
+func unrated(c id.Config, files []rating.File, champions []string) []api.Rating {
 	names := slices.Clone(champions)
-	for _, m := range ms {
-		names = append(names, m.A, m.B)
+	for _, f := range files {
+		names = append(names, f.Tally.Players()...)
 	}
 	slices.Sort(names)
 	var rows []api.Rating

@@ -31,12 +31,14 @@ func Promotion() kit.Spec {
 		Reads:    []event.Type{event.EvaluationCompleted.Type(), event.PipelineStageOverdue.Type()},
 		Emits:    []event.Type{event.PromotionRejected.Type(), event.ModelPromoted.Type()},
 	}
+	// Whoever is cancelled because it reads the matches of months for the first time goes on from there when it is started again.
+	book := rating.NewBook(rating.DefaultWords)
 	s.New = func(env kit.Env) (kit.Daemon, error) {
 		set, err := kit.Decode(env.Settings, defaults)
 		if err != nil {
 			return nil, err
 		}
-		p := &promoter{set: set, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
+		p := &promoter{set: set, book: book, self: env.Self, log: env.Log, now: env.Now, views: env.View, effects: env.Effects, store: env.Store,
 			later:   map[id.Digest]putOff{},
 			shunned: map[kit.Delivery]time.Time{},
 			courier: kit.NewCourier(&kit.Courier{Orders: env.Orders, Parallel: 2, Limit: time.Minute})}
@@ -60,6 +62,7 @@ type promoter struct {
 	views   kit.Views
 	effects kit.Effects
 	store   kit.Store
+	book    *rating.Book // of all matches
 	courier *kit.Courier // of matches
 	later   map[id.Digest]putOff
 	shunned map[kit.Delivery]time.Time // until when a node is not asked to keep a copy that it did not take
@@ -260,14 +263,16 @@ func (p *promoter) judge(ctx, fetching context.Context, v kit.View, w ring.WorkI
 		return kit.Verdict{Gate: g.Name, At: p.now()}, []kit.Statement{{Type: event.PromotionRejected.Type(), Payload: kit.Stamp(p.self,
 			event.Rejection{About: event.About{Config: w.Config}, Digest: candidate, Gate: g.Name, Actual: g.Actual, Threshold: g.Threshold})}}, name, nil
 	}
-	moved, err := p.promote(ctx, fetching, v, w, candidate, name, matches)
+	// The files that the ring names must not count it a second time, so it goes by the digest that they go by.
+	own := rating.File{Digest: stored, Tally: p.book.Add(stored, matches), Matches: matches}
+	moved, err := p.promote(ctx, fetching, v, w, candidate, name, own)
 	if err != nil {
 		return kit.Verdict{}, nil, name, err
 	}
 	return kit.Verdict{Promoted: true, At: p.now()}, nil, moved, nil
 }
 
-func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own []rating.Match) (ring.Name, error) {
+func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own rating.File) (ring.Name, error) {
 	// The name is what everybody plays with and trains from: it never points to bytes that one rented machine has.
 	if !onCore(v, candidate) {
 		if _, err := p.ensure(ctx, fetching, candidate); err != nil {
@@ -302,73 +307,6 @@ func onCore(v kit.View, d id.Digest) bool {
 		m, ok := v.Fleet.Member(n)
 		return ok && m.Class == id.Core && m.Serves()
 	})
-}
-
-// rateWait is how long all matches that are not here yet are waited for. Over the weeks many of those who had them are gone,
-// and dialling one takes seconds.
-const rateWait = 30 * time.Second
-
-// rate folds all stored matches of a config. Those that cannot be had now are left out: ratings are shown, gates decide.
-func (p *promoter) rate(ctx context.Context, v kit.View, c id.Config, own []rating.Match) map[string]rating.Rating {
-	fetching, cancel := context.WithTimeout(ctx, rateWait)
-	defer cancel()
-	all := slices.Clone(own)
-	var out int
-	var last error
-	for _, a := range v.Library.Artifacts(ring.KindMatches, c) {
-		var m []rating.Match
-		var err error
-		if _, here := p.store.Path(a.Digest); here || served(v, a) {
-			m, err = p.matches(ctx, fetching, a.Digest)
-		} else {
-			err = fmt.Errorf("nobody has it: %w", errNotHad)
-		}
-		if err != nil {
-			out, last = out+1, err
-			continue
-		}
-		all = append(all, m...)
-	}
-	if out > 0 {
-		p.log.Warn().Err(last).Int("files", out).Msg("matches left out of the rating")
-	}
-	return rating.Fold(all, kit.Baselines())
-}
-
-// matches reads a stored file each time: kept in memory, those of all candidates would be all that is in it after some weeks.
-func (p *promoter) matches(ctx, fetching context.Context, d id.Digest) ([]rating.Match, error) {
-	path, err := p.ensure(ctx, fetching, d)
-	if err != nil {
-		return nil, fmt.Errorf("get matches %s: %w", d.Short(), err)
-	}
-	if err := p.store.Verify(ctx, d); err != nil {
-		return nil, fmt.Errorf("check matches %s: %w", d.Short(), err)
-	}
-	m, err := rating.ReadMatches(path)
-	if errors.Is(err, rating.ErrInvalid) {
-		// Bytes that are right and say nothing usable are no matches, for ever.
-		p.log.Warn().Err(err).Str("matches", d.Short()).Msg("no matches in it")
-		m, err = nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read matches: %w", err)
-	}
-	return m, nil
-}
-
-// ensure has an artifact here; what is not yet is fetched within the time for that.
-func (p *promoter) ensure(ctx, fetching context.Context, d id.Digest) (string, error) {
-	if _, here := p.store.Path(d); here {
-		return p.store.Ensure(ctx, d)
-	}
-	path, err := "", fetching.Err()
-	if err == nil {
-		path, err = p.store.Ensure(fetching, d)
-	}
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", errNotHad, err)
-	}
-	return path, nil
 }
 
 func formerly(n ring.Name, d id.Digest) bool {

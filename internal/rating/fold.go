@@ -1,6 +1,7 @@
 package rating
 
 import (
+	"maps"
 	"math"
 	"slices"
 )
@@ -28,17 +29,23 @@ const (
 // set of matches only and is the same to the bit on every machine. The matches should be of one config; the matrix of the
 // free participants makes its cost grow with the number of pairs that met.
 func Fold(matches []Match, pins map[string]float64) map[string]Rating {
-	distinct := Distinct(matches)
+	s := sums{}
+	for _, m := range Distinct(matches) {
+		s.add(m, 1)
+	}
+	return s.rate(pins)
+}
+
+// rate is Fold for matches that have been counted.
+func (s sums) rate(pins map[string]float64) map[string]Rating {
 	out := make(map[string]Rating)
-	for _, m := range distinct {
-		out[m.A], out[m.B] = count(out[m.A], m.Score), count(out[m.B], 1-m.Score)
+	for p, r := range s {
+		if r.games() > 0 {
+			out[p.a], out[p.b] = out[p.a].plus(r), out[p.b].plus(record{r.losses, r.draws, r.wins})
+		}
 	}
-	names := make([]string, 0, len(out))
-	for name := range out {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	f := newFit(names, distinct, pins)
+	names := slices.Sorted(maps.Keys(out))
+	f := newFit(names, s, pins)
 	f.solve()
 	deviation := f.deviations()
 	for i, name := range names {
@@ -55,16 +62,12 @@ func Fold(matches []Match, pins map[string]float64) map[string]Rating {
 	return out
 }
 
-func count(r Rating, score float64) Rating {
-	r.Games++
-	switch score {
-	case 1:
-		r.Wins++
-	case 0:
-		r.Losses++
-	default:
-		r.Draws++
-	}
+// plus counts further games from the side of the rated.
+func (r Rating) plus(x record) Rating {
+	r.Games += x.games()
+	r.Wins += x.wins
+	r.Losses += x.losses
+	r.Draws += x.draws
 	return r
 }
 
@@ -87,7 +90,8 @@ type fit struct {
 	weight   float64 // of the prior: one over its variance
 }
 
-func newFit(names []string, matches []Match, pins map[string]float64) *fit {
+// newFit takes the names in order.
+func newFit(names []string, s sums, pins map[string]float64) *fit {
 	f := &fit{theta: make([]float64, len(names)), free: make([]int, len(names)), mean: meanPin(pins) / eloPerLog}
 	spread := priorSpread / eloPerLog
 	f.weight = 1 / float64(spread*spread)
@@ -103,18 +107,10 @@ func newFit(names []string, matches []Match, pins map[string]float64) *fit {
 		}
 	}
 	// Points are counted in halves as integers, so the order of adding cannot matter.
-	type tally struct{ games, halves int }
-	tallies := make(map[[2]int]tally)
-	for _, m := range matches {
-		a, b, halves := index[m.A], index[m.B], int(2*m.Score)
-		if a > b {
-			a, b, halves = b, a, 2-halves
+	for p, r := range s {
+		if r.games() > 0 {
+			f.meetings = append(f.meetings, meeting{index[p.a], index[p.b], float64(r.games()), float64(2*r.wins+r.draws) / 2})
 		}
-		t := tallies[[2]int{a, b}]
-		tallies[[2]int{a, b}] = tally{t.games + 1, t.halves + halves}
-	}
-	for pair, t := range tallies {
-		f.meetings = append(f.meetings, meeting{pair[0], pair[1], float64(t.games), float64(t.halves) / 2})
 	}
 	slices.SortFunc(f.meetings, func(x, y meeting) int {
 		if x.a != y.a {
@@ -199,14 +195,11 @@ func (f *fit) solve() {
 // deviations are the standard deviations of theta from the inverse Hessian at the mode; zero for pinned participants.
 func (f *fit) deviations() []float64 {
 	_, hessian := f.system()
-	factored := hessian.factor()
+	variance := hessian.factor().inverseDiagonal()
 	out := make([]float64, len(f.theta))
-	unit := make([]float64, f.rows)
 	for i, row := range f.free {
 		if row >= 0 {
-			unit[row] = 1
-			out[i] = math.Sqrt(factored.solve(unit)[row])
-			unit[row] = 0
+			out[i] = math.Sqrt(variance[row])
 		}
 	}
 	return out

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,7 +119,7 @@ func Decode(r io.Reader) ([]Match, error) {
 	return out, nil
 }
 
-// texts are those that the matches of a file have in common: whoever rates a ring that has run for weeks holds a million matches.
+// texts are those that the matches of a file have in common: there may be two million of them.
 type texts map[string]string
 
 func (t texts) share(fields ...*string) {
@@ -178,6 +180,32 @@ func ReadMatches(path string) ([]Match, error) {
 	out, err := Decode(f)
 	if err != nil {
 		return nil, fmt.Errorf("read matches %s: %w", path, err)
+	}
+	return out, nil
+}
+
+// ErrAltered says that a file has other bytes than its digest names.
+var ErrAltered = errors.New("altered bytes")
+
+// ReadVerified reads a file as Decode does and hashes what it reads. ErrAltered means that these are not the bytes of the
+// digest; ErrInvalid that they are, and that there is nothing usable in them, for ever.
+func ReadVerified(path string, d id.Digest) ([]Match, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read matches: %w", err)
+	}
+	defer f.Close()
+	hash := sha256.New()
+	bytes := io.TeeReader(f, hash)
+	out, bad := Decode(bytes)
+	if _, err := io.Copy(io.Discard, bytes); err != nil { // Decode ends at a line that is bad
+		return nil, fmt.Errorf("read matches %s: %w", path, err)
+	}
+	if got := id.Digest(hex.EncodeToString(hash.Sum(nil))); got != d {
+		return nil, fmt.Errorf("read matches %s: %w: of %s, not %s", path, ErrAltered, got.Short(), d.Short())
+	}
+	if bad != nil {
+		return nil, fmt.Errorf("read matches %s: %w", path, bad)
 	}
 	return out, nil
 }

@@ -150,7 +150,11 @@ func TestFoldBitsAreTheSameOnEveryProcessor(t *testing.T) {
 	t.Parallel()
 	matches := slices.Concat(series("a", "random", 19, 1, 0), series("a", "heuristic", 9, 2, 9), series("b", "a", 11, 3, 6),
 		series("b", "minimax", 4, 1, 15), series("c", "b", 20, 0, 0))
-	f := newFit([]string{"a", "b", "c", "heuristic", "minimax", "random"}, Distinct(matches), pinned())
+	s := sums{}
+	for _, m := range Distinct(matches) {
+		s.add(m, 1)
+	}
+	f := newFit([]string{"a", "b", "c", "heuristic", "minimax", "random"}, s, pinned())
 	f.solve()
 	var got []uint64
 	for _, v := range append(f.theta[:3:3], f.deviations()[:3]...) {
