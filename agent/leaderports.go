@@ -69,10 +69,21 @@ func (a *Agent) singletons() []leader.Singleton {
 	return out
 }
 
-// coreNodes are the nodes that may coordinate and seem to be there, this one left out, and one of those that seem to be gone, each time
-// another: what is known here may be old. Each of the gone may cost whoever asks one after the other ten seconds, and machines
-// that vanish stay in the roster.
+// coreNodes are the nodes that may coordinate, this one left out.
 func (a *Agent) coreNodes() []id.Node {
+	var out []id.Node
+	for _, m := range a.roster.file().Members {
+		if m.Class == id.Core && !m.Revoked && m.ID != a.node.ID {
+			out = append(out, m.ID)
+		}
+	}
+	return out
+}
+
+// likelyCores are the core nodes that seem to be there, for whoever asks one after the other, and one of those that seem to be gone, each
+// time another: what is known here may be old. Each of the gone may take ten seconds, and machines that vanish stay in the
+// roster.
+func (a *Agent) likelyCores() []id.Node {
 	seen := map[id.Node]ring.Status{}
 	for _, m := range a.mesh.Members() {
 		seen[m.ID] = statusOf(m)

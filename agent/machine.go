@@ -88,7 +88,7 @@ func (a *Agent) followSlots(ctx context.Context) {
 }
 
 func (a *Agent) lookAgain(ctx context.Context) {
-	a.machine.grow(worker.Room(a.dir.root))
+	a.machine.grow(worker.Room(a.dir.root, a.dir.path("jobs")))
 	if a.machine.hasCards() {
 		return
 	}

@@ -176,7 +176,7 @@ func (a *Agent) openLeader(seeded, ran bool) error {
 		Self: leader.Self{Node: a.node.ID, Boot: a.boot, Class: a.node.Class}, Dir: a.dir.path("raft"), Ran: ran, Timing: a.lastTiming(), Log: a.log,
 		Caller: a.mesh, Snapshots: a.opts.Snapshots, Clock: a.opts.Faults.Clock,
 		Ports: leader.Ports{
-			Seeds: a.coreNodes, Replica: a.replica, Reach: reach{a.mesh}, Complete: a.replicaComplete,
+			Seeds: a.coreNodes, Likely: a.likelyCores, Replica: a.replica, Reach: reach{a.mesh}, Complete: a.replicaComplete,
 			Placed: a.placed, Singletons: a.singletons, Vet: vet,
 			Introduce: func(ctx context.Context) {
 				if err := a.sayHello(ctx); err != nil {
@@ -279,7 +279,7 @@ func (a *Agent) openEvents() error {
 }
 
 func (a *Agent) openWorker(c config.Config) error {
-	a.machine.measured = worker.Measure(a.dir.root)
+	a.machine.measured = worker.Measure(a.dir.root, a.dir.path("jobs"))
 	ctx, cancel := context.WithTimeout(context.Background(), cardsPatience)
 	defer cancel()
 	if cards, err := a.host.GPUs(ctx); err == nil {

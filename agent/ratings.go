@@ -68,6 +68,11 @@ func (a *Agent) ratings(ctx context.Context, r reading, want id.Config) api.Rati
 		champions[m.Config] = append(champions[m.Config], string(m.SHA256))
 	}
 	rows, missing := rate(a.matches, files, champions)
+	for _, m := range missing {
+		if a.store.blobs.Has(m.SHA256) {
+			_ = a.store.Verify(ctx, m.SHA256) // which drops a damaged copy; why the file is missing is told already
+		}
+	}
 	return api.Ratings{Ratings: rows, Missing: missing, AsOf: a.asOf(r)}
 }
 
@@ -135,6 +140,9 @@ func rate(book *rating.Book, files []matchFile, champions map[id.Config][]string
 			byElo = cmp.Compare(*y.Elo, *x.Elo)
 		}
 		return cmp.Or(cmp.Compare(x.Config, y.Config), byElo, cmp.Compare(x.Model, y.Model))
+	})
+	slices.SortFunc(missing, func(x, y api.MissingMatches) int {
+		return cmp.Or(cmp.Compare(x.Config, y.Config), cmp.Compare(x.SHA256, y.SHA256))
 	})
 	return rows, missing
 }

@@ -188,20 +188,12 @@ func (a *Agent) answers(ctx context.Context, n id.Node) error {
 
 // viewNodes are the core nodes, the coordinator first: its view is the newest.
 func (a *Agent) viewNodes() []id.Node {
-	all := a.coreNodes()
+	all := a.likelyCores()
 	lead := a.leader.Freshness().Coordinator
-	slices.SortStableFunc(all, func(x, y id.Node) int {
-		switch {
-		case x == y:
-			return 0
-		case x == lead:
-			return -1
-		case y == lead:
-			return 1
-		}
-		return 0
-	})
-	return all
+	if lead == "" || lead == a.node.ID {
+		return all
+	}
+	return append([]id.Node{lead}, slices.DeleteFunc(all, func(n id.Node) bool { return n == lead })...)
 }
 
 func (a *Agent) serveView(ctx context.Context, c viewCall) viewAnswer {

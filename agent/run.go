@@ -246,11 +246,15 @@ func (a *Agent) introduce(ctx context.Context) {
 			return
 		}
 		if ok && !m.Revoked && (m.Boot != a.boot || m.Status != ring.Alive || m.Slots != ringSlots(a.worker.Slots())) && !a.draining.Load() && a.leader.Freshness().Known {
-			if err := a.sayHello(ctx); err != nil {
+			err := a.sayHello(ctx)
+			if err != nil {
 				a.log.Debug().Err(err).Msg("not introduced again")
 			}
 			if !pause(ctx, time.Second) {
 				return
+			}
+			if err != nil && !errors.As(err, new(*leader.Refused)) {
+				continue // perhaps nothing else changes, and nobody would say it again
 			}
 		}
 		select {

@@ -80,7 +80,7 @@ func (s sources) Head(ctx context.Context) (eventlog.Head, error) {
 	}
 	var out eventlog.Head
 	err := errors.New("no core node answers")
-	for _, n := range s.a.coreNodes() {
+	for _, n := range s.a.likelyCores() {
 		var h replicaState
 		if err = s.a.mesh.Call(ctx, n, methodReplica, struct{}{}, &h); err == nil && h.Voter {
 			return eventlog.Head{Seq: h.HeadSeq, Hash: h.HeadHash}, nil
@@ -146,7 +146,7 @@ func (a *Agent) follow(ctx context.Context) {
 	}
 	go a.followState(ctx)
 	for ctx.Err() == nil {
-		for _, n := range a.coreNodes() {
+		for _, n := range a.likelyCores() {
 			if err := a.followNode(ctx, n); err != nil && ctx.Err() == nil {
 				a.log.Debug().Err(err).Str("peer", string(n)).Msg("event stream ended")
 			}

@@ -98,6 +98,8 @@ type Caller interface {
 type Ports struct {
 	// Seeds are the core nodes that the mesh knows: whom to ask for the coordinator.
 	Seeds func() []id.Node
+	// Likely are those of them that seem to be there, for whoever asks one after the other; nil means that nobody knows.
+	Likely func() []id.Node
 	// Replica says how far this node's copy of the event log is on disk.
 	Replica ReplicaGate
 	// Placed is told, in order, of the records that each applied entry placed. It must not block. A snapshot that was

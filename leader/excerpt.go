@@ -250,7 +250,7 @@ func (n *Node) pull(ctx context.Context) {
 	var sum []byte
 	turn := 0
 	for ctx.Err() == nil {
-		seeds := n.finder.seeds()
+		seeds := n.finder.likely()
 		if len(seeds) == 0 {
 			sleep(ctx, pullPause)
 			continue

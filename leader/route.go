@@ -261,6 +261,14 @@ func (f *finder) seeds() []id.Node {
 	return slices.DeleteFunc(out, func(n id.Node) bool { return n == f.n.cfg.Self.Node })
 }
 
+// likely are those of the seeds that seem to be there.
+func (f *finder) likely() []id.Node {
+	if f.n.cfg.Ports.Likely == nil {
+		return f.seeds()
+	}
+	return slices.DeleteFunc(f.n.cfg.Ports.Likely(), func(n id.Node) bool { return n == f.n.cfg.Self.Node })
+}
+
 // whoAnswer is what a node knows of the coordinator.
 type whoAnswer struct {
 	Coordinator id.Node `json:"coordinator,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ringagent/ringagent/internal/disk"
 	"github.com/ringagent/ringagent/internal/workload"
 )
 
@@ -128,4 +129,51 @@ func TestJobsSeeOnlyTheirCards(t *testing.T) {
 			t.Errorf("%s: sees %v, want %v", name, got, c.want)
 		}
 	}
+}
+
+// Room that running jobs were given and have not taken yet is no room for others, and what they have written is not counted twice.
+func TestRoomIsGivenOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{workload.Train: fails})
+	b.cfg.Slots = workload.Slots{CPU: 4, RAMMiB: 100, DiskMiB: 1000}
+	w, err := New(b.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var free int64
+	w.space = func(string) (int64, error) { return free << 20, nil }
+	room := func(is, want int64) {
+		t.Helper()
+		free = is + b.cfg.MinFreeMiB
+		if o, _ := w.offer(); o.Free.DiskMiB != want {
+			t.Errorf("offers %d MiB of %d, want %d", o.Free.DiskMiB, is, want)
+		}
+	}
+	room(100, 100)
+	room(5000, 1000)
+	if _, ok := w.ledger.Reserve("job", workload.Slots{CPU: 1, DiskMiB: 300}); !ok {
+		t.Fatal("no room")
+	}
+	room(400, 100)
+	room(200, 0)
+	room(5000, 700)
+}
+
+// Outputs of ended jobs, which are removed where room is wanted, do not keep a stage from being one of this machine's.
+func TestRoomCountsWhatJobsTake(t *testing.T) {
+	t.Parallel()
+	jobs := t.TempDir()
+	if err := os.WriteFile(filepath.Join(jobs, "output"), make([]byte, 64<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 { // others write to the disk and remove meanwhile
+		free, err := disk.Free(jobs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if Room(jobs, jobs) >= share(free>>20)+25 {
+			return
+		}
+	}
+	t.Error("what the jobs take is no room for jobs")
 }

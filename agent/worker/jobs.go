@@ -197,6 +197,24 @@ func (w *Worker) spare() []*kept {
 	return spare
 }
 
+// unwritten is how many MiB those that hold slots may still write, by what they asked for.
+func (w *Worker) unwritten() int64 {
+	sum := int64(0)
+	for job, mib := range w.ledger.disk() {
+		w.mu.Lock()
+		var h *proc.Handle
+		if r := w.runs[job]; r != nil {
+			h = r.handle
+		}
+		w.mu.Unlock()
+		if h != nil {
+			mib -= proc.UsedBytes(h.OutDir()) >> 20
+		}
+		sum += max(0, mib)
+	}
+	return sum
+}
+
 // keptMiB is what the outputs of spare jobs take, rounded up.
 func (w *Worker) keptMiB() int64 {
 	spare := w.spare()

@@ -55,6 +55,19 @@ func (l *Ledger) free() workload.Slots {
 	return free
 }
 
+// disk is what each job that asked for room on the disk was given, in MiB.
+func (l *Ledger) disk() map[string]int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := map[string]int64{}
+	for job, g := range l.held {
+		if g.Slots.DiskMiB > 0 {
+			out[job] = g.Slots.DiskMiB
+		}
+	}
+	return out
+}
+
 // Reserve takes need for a job; false means that it does not fit or the job holds something already.
 func (l *Ledger) Reserve(job string, need workload.Slots) (Grant, bool) {
 	l.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/ringagent/ringagent/internal/disk"
+	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/workload"
 )
 
@@ -19,9 +20,9 @@ import (
 const keepShare = 5
 
 // Measure finds out what this machine can give to jobs: processors and memory within the limits of our own control
-// group, four fifths of RAM and of the free space on the disk of dir. What cannot be measured is 0; graphics cards are left to the
-// caller.
-func Measure(dir string) workload.Slots {
+// group, four fifths of RAM and of the room on the disk of dir, with what its folder jobs takes. What cannot be measured is 0;
+// graphics cards are left to the caller.
+func Measure(dir, jobs string) workload.Slots {
 	cpu, ram := cgroupLimits("/sys/fs/cgroup", "/proc/self/cgroup")
 	s := workload.Slots{CPU: int64(runtime.NumCPU())}
 	if cpu > 0 && cpu < s.CPU {
@@ -32,17 +33,18 @@ func Measure(dir string) workload.Slots {
 		total = ram
 	}
 	s.RAMMiB = share(total >> 20)
-	s.DiskMiB = Room(dir)
+	s.DiskMiB = Room(dir, jobs)
 	return s
 }
 
-// Room is how many MiB jobs may have of what is free on the disk of dir now; 0 where nobody knows.
-func Room(dir string) int64 {
+// Room is how many MiB the jobs may have of what is free on the disk of dir now and of what their folder, which need not be there,
+// takes already; 0 where nobody knows.
+func Room(dir, jobs string) int64 {
 	free, err := disk.Free(dir)
 	if err != nil {
 		return 0
 	}
-	return share(free >> 20)
+	return share((free + proc.UsedBytes(jobs)) >> 20)
 }
 
 func share(v int64) int64 { return v - v/keepShare }

@@ -294,20 +294,22 @@ func (w *Worker) offer() (Offer, bool) {
 		return Offer{}, false
 	}
 	spare, wanted := w.spareDisk(), int64(1)
-	within := spare + w.keptMiB()
+	room := spare - w.unwritten()
+	within := room + w.keptMiB()
 	for _, stage := range wl.Stages { // those that can run here once there is room
 		if need := stage.Needs.DiskMiB; need <= within && stage.Needs.Fits(w.ledger.Total()) {
 			wanted = max(wanted, need)
 		}
 	}
-	if spare < wanted && w.shed(w.spare(), 0) {
-		spare = w.spareDisk() // what is not claimed for want of room does not end, so that what takes it here would stay for ever
+	if room < wanted && w.shed(w.spare(), 0) {
+		spare = w.spareDisk()
+		room = spare - w.unwritten() // what is not claimed for want of room does not end, so that what takes it here would stay for ever
 	}
 	if spare <= 0 {
 		return Offer{}, false
 	}
 	o := Offer{Node: w.cfg.Node, Boot: w.cfg.Boot, Free: w.ledger.Free(), Configs: w.configs(wl), Claims: claims}
-	o.Free.DiskMiB = min(o.Free.DiskMiB, spare)
+	o.Free.DiskMiB = min(o.Free.DiskMiB, room)
 	for _, name := range workload.StageNames() {
 		stage, ok := wl.Stages[name]
 		if !ok || !stage.Needs.Fits(o.Free) || held && makesGames(stage) {

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,9 +15,10 @@ func TestHungDriverIsAskedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var a asking
-		runs, hangs := 0, make(chan struct{})
+		var runs atomic.Int32
+		hangs := make(chan struct{})
 		run := func() ([]GPU, error) {
-			runs++
+			runs.Add(1)
 			<-hangs
 			return []GPU{{Name: "x"}}, nil
 		}
@@ -33,13 +35,13 @@ func TestHungDriverIsAskedOnce(t *testing.T) {
 		if _, err := a.ask(t.Context(), run); err == nil || time.Since(begin) > 0 {
 			t.Errorf("%v after %v", err, time.Since(begin))
 		}
-		if runs != 1 {
-			t.Errorf("asked %d times", runs)
+		if runs.Load() != 1 {
+			t.Errorf("asked %d times", runs.Load())
 		}
 		close(hangs)
 		synctest.Wait()
-		if gpus, err := a.ask(t.Context(), run); err != nil || len(gpus) != 1 || runs != 2 {
-			t.Errorf("%v, %v, asked %d times", gpus, err, runs)
+		if gpus, err := a.ask(t.Context(), run); err != nil || len(gpus) != 1 || runs.Load() != 2 {
+			t.Errorf("%v, %v, asked %d times", gpus, err, runs.Load())
 		}
 		broken := errors.New("no driver")
 		if _, err := a.ask(t.Context(), func() ([]GPU, error) { return nil, broken }); !errors.Is(err, broken) {

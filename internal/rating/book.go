@@ -28,11 +28,11 @@ type Book struct {
 // games are the matches of a file whose ids other files have too, by the hash of the id.
 type games map[uint64][]Match
 
-// The default size of a book, and what its contents are taken to weigh in words of 8 bytes beside a word for each id.
+// The default size of a book, and what its contents are taken to weigh in words of 8 bytes beside what Tally.words counts.
 const (
 	// DefaultWords is 256 MiB: some 30 million matches in files of hundreds.
 	DefaultWords = 32 << 20
-	tallyWords   = 64 // names and results of a handful of players
+	tallyWords   = 16
 	gameWords    = 40
 )
 
@@ -57,7 +57,7 @@ func (b *Book) Add(d id.Digest, matches []Match) *Tally {
 	t := newTally(matches, b.hash)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, ok := b.tallies[d]; !ok && b.take(tallyWords+len(t.ids)) {
+	if _, ok := b.tallies[d]; !ok && b.take(tallyWords+t.words()) {
 		b.tallies[d] = t
 	}
 	return t

@@ -181,7 +181,7 @@ func TestBookLeavesOutWhatCannotBeReadAgain(t *testing.T) {
 // A full book keeps what it has and takes no more.
 func TestBookIsBounded(t *testing.T) {
 	t.Parallel()
-	b := NewBook(10 * (tallyWords + 12))
+	b := NewBook(10 * (tallyWords + NewTally(series("m0", "heuristic", 6, 2, 4)).words()))
 	for i := range 1000 {
 		b.Add(id.DigestOf(fmt.Append(nil, i)), series(fmt.Sprint("m", i), "heuristic", 6, 2, 4))
 	}

@@ -84,6 +84,15 @@ func (t *Tally) player(name string) int32 {
 // Players names everybody in the matches, in order, also those of whom no match counts. Nobody may change it.
 func (t *Tally) Players() []string { return t.players }
 
+// words is what it weighs in words of 8 bytes, roughly.
+func (t *Tally) words() int {
+	n := len(t.ids) + 4*len(t.meetings)
+	for _, name := range t.players {
+		n += 2 + len(name)/8 + 1
+	}
+	return n
+}
+
 func (t *Tally) addTo(s sums) {
 	for _, m := range t.meetings {
 		p := pair{t.players[m.a], t.players[m.b]}
