@@ -257,7 +257,8 @@ func TestStoppedCoordinatorAnswersNoRenewal(t *testing.T) {
 			if err := renewedAfterStop(t, spoil); spoil == nil && err == nil {
 				t.Fatal("a deposed coordinator answered a renewal")
 			} else if spoil != nil && err != nil {
-				// What is ready at one moment in the library's loop is taken in any order: rarely it looks at its lease first.
+				// Seen once under load, and not in 60 runs alone: the library had stepped down before it answered. Why was not traced;
+				// what is ready at one moment in its loop is taken in any order.
 				if err = renewedAfterStop(t, spoil); err != nil {
 					t.Fatalf("the broken variant was not fooled: %v", err)
 				}
