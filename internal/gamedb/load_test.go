@@ -2,6 +2,7 @@ package gamedb
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -89,6 +90,22 @@ func TestReadTogetherAsOneByOne(t *testing.T) {
 	}
 }
 
+// loaderOf reads a file until the test ends.
+func loaderOf(t *testing.T, path string) *loader {
+	t.Helper()
+	s, err := openSource(context.Background(), path, live) // the test's own context ends before its cleanups
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	l, err := newLoader(context.Background(), s.tx, s.tables, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
 // Large games are not kept in memory by the dozen.
 func TestLargeGamesAreReadOneByOne(t *testing.T) {
 	t.Parallel()
@@ -107,16 +124,7 @@ func TestLargeGamesAreReadOneByOne(t *testing.T) {
 		games, ids = append(games, g), append(ids, g.ID)
 	}
 	writeGames(t, path, games...)
-	s, err := openSource(t.Context(), path, live)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	l, err := newLoader(t.Context(), s.tx, s.tables, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := loaderOf(t, path)
 	l.expect(ids)
 	for i, gameID := range ids {
 		r, err := l.load(t.Context(), gameID)
@@ -191,16 +199,7 @@ func TestLoadingEndsWithItsTransaction(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a.db")
 	writeGames(t, path, sampleGame(1), sampleGame(2))
-	s, err := openSource(t.Context(), path, live)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	l, err := newLoader(t.Context(), s.tx, s.tables, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l := loaderOf(t, path)
 	l.expect([]string{"game-0001", "game-0002"})
 	if err := l.many[1].Close(); err != nil { // an error that is neither the file's nor a game's
 		t.Fatal(err)
