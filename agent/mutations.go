@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"maps"
 	"net/http"
@@ -45,76 +44,41 @@ func (a *Agent) mutations() []httpd.Route {
 		}
 		return api.Done{OK: true}, nil
 	}
+	type (
+		someNode struct {
+			Node string `json:"node"`
+		}
+		arrival struct {
+			Seeds []string `json:"seeds"`
+		}
+		departed struct {
+			Node  string `json:"node"`
+			Prune bool   `json:"prune"`
+		}
+	)
 	return []httpd.Route{
-		core("/api/v1/tokens", "make join tokens", func(r *http.Request) (any, error) {
-			var in api.CreateToken
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.createToken(r.Context(), in)
-		}),
+		core("/api/v1/tokens", "make join tokens", taking(a.createToken)),
 		core("/api/v1/tokens/{id}/revoke", "revoke join tokens", func(r *http.Request) (any, error) {
 			_, err := a.leader.Propose(r.Context(), a.command(state.KindTokenRevoke, state.RevokeToken{ID: r.PathValue("id")}))
 			return done(decided(err))
 		}),
-		post("/api/v1/join", func(r *http.Request) (any, error) {
-			var in struct {
-				Seeds []string `json:"seeds"`
-			}
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.join(r.Context(), in.Seeds)
-		}),
-		post("/api/v1/leave", func(r *http.Request) (any, error) {
-			var in api.Leave
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.Leave(r.Context(), in)
-		}),
-		core("/api/v1/force-leave", "shut nodes out", func(r *http.Request) (any, error) {
-			var in struct {
-				Node  string `json:"node"`
-				Prune bool   `json:"prune"`
-			}
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return done(a.forceLeave(r.Context(), in.Node, in.Prune))
-		}),
-		core("/api/v1/leader/transfer", "hand coordination over", func(r *http.Request) (any, error) {
-			var in struct {
-				Node string `json:"node"`
-			}
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.transfer(r.Context(), in.Node)
-		}),
-		post("/api/v1/leader/recover", func(r *http.Request) (any, error) {
-			var in api.Recover
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.recoverRing(r.Context(), in)
-		}),
+		post("/api/v1/join", taking(func(ctx context.Context, in arrival) (any, error) { return a.join(ctx, in.Seeds) })),
+		post("/api/v1/leave", taking(func(ctx context.Context, in api.Leave) (any, error) { return a.Leave(ctx, in) })),
+		core("/api/v1/force-leave", "shut nodes out", taking(func(ctx context.Context, in departed) (any, error) {
+			return done(a.forceLeave(ctx, in.Node, in.Prune))
+		})),
+		core("/api/v1/leader/transfer", "hand coordination over", taking(func(ctx context.Context, in someNode) (any, error) {
+			return a.transfer(ctx, in.Node)
+		})),
+		post("/api/v1/leader/recover", taking(a.recoverRing)),
 		post("/api/v1/daemons/{name}/{verb}", func(r *http.Request) (any, error) {
-			var in struct {
-				Node string `json:"node"`
-			}
+			var in someNode
 			if err := httpd.Decode(r, &in); err != nil {
 				return nil, err
 			}
 			return done(a.steerOn(r.Context(), r.PathValue("name"), r.PathValue("verb"), in.Node))
 		}),
-		post("/api/v1/events", func(r *http.Request) (any, error) {
-			var in api.Publish
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.external.publish(r.Context(), in)
-		}),
+		post("/api/v1/events", taking(func(ctx context.Context, in api.Publish) (any, error) { return a.external.publish(ctx, in) })),
 		{Pattern: "POST /api/v1/consume/{name}", Access: httpd.Write, Stream: a.streamConsumer},
 		post("/api/v1/consume/{name}/ack", func(r *http.Request) (any, error) {
 			var in struct {
@@ -134,13 +98,7 @@ func (a *Agent) mutations() []httpd.Route {
 			}
 			return nil, api.Errorf(api.CodeNotFound, "no verb %q", r.PathValue("verb"))
 		}),
-		core("/api/v1/work", "add work", func(r *http.Request) (any, error) {
-			var in api.AddWork
-			if err := httpd.Decode(r, &in); err != nil {
-				return nil, err
-			}
-			return a.addWork(r.Context(), in)
-		}),
+		core("/api/v1/work", "add work", taking(a.addWork)),
 		core("/api/v1/work/{id}/cancel", "cancel work", func(r *http.Request) (any, error) {
 			var in struct {
 				Reason string `json:"reason"`
@@ -156,13 +114,18 @@ func (a *Agent) mutations() []httpd.Route {
 			return done(decided(err))
 		}),
 		{Pattern: "POST /api/v1/artifacts", Access: httpd.Write, MaxBody: -1, Do: a.putArtifact},
-		core("/api/v1/settings", "change the ring's settings", func(r *http.Request) (any, error) {
-			var in ring.Settings
-			if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
-				return nil, api.Errorf(api.CodeInvalid, "settings: %v", err)
-			}
-			return a.applySettings(r.Context(), in)
-		}),
+		core("/api/v1/settings", "change the ring's settings", taking(a.applySettings)),
+	}
+}
+
+// taking is a route that reads nothing of a request but its body.
+func taking[In any](do func(ctx context.Context, in In) (any, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var in In
+		if err := httpd.Decode(r, &in); err != nil {
+			return nil, err
+		}
+		return do(r.Context(), in)
 	}
 }
 

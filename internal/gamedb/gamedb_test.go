@@ -105,7 +105,7 @@ func TestGamesSurviveTheWholeWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for round, wantResult := range []MergeResult{{Added: 3}, {Present: 3}} {
-		res, err := Merge(t.Context(), merged, pack, "")
+		res, err := mergeOne(t.Context(), merged, pack, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestMergeReportsTheSameIDWithOtherContents(t *testing.T) {
 			if _, err := Pack(t.Context(), src, pack, []string{"game-0001", "game-0002"}); err != nil {
 				t.Fatal(err)
 			}
-			res, err := Merge(t.Context(), merged, pack, "")
+			res, err := mergeOne(t.Context(), merged, pack, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -219,7 +219,7 @@ func TestAnnotationsAreNoConflict(t *testing.T) {
 	if _, err := Pack(t.Context(), src, pack, []string{"game-0001"}); err != nil {
 		t.Fatal(err)
 	}
-	res, err := Merge(t.Context(), merged, pack, "")
+	res, err := mergeOne(t.Context(), merged, pack, "")
 	if diff := cmp.Diff(MergeResult{Present: 1}, res); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
@@ -242,12 +242,12 @@ func TestOtherVariantsOfTheSchema(t *testing.T) {
 	}
 	writeGames(t, merged, sampleGame(1))
 	for _, want := range []MergeResult{{Added: 1}, {Present: 1}} {
-		if res, err := Merge(t.Context(), merged, pack, ""); err != nil || !cmp.Equal(want, res) {
+		if res, err := mergeOne(t.Context(), merged, pack, ""); err != nil || !cmp.Equal(want, res) {
 			t.Fatalf("%+v %v", res, err)
 		}
 	}
 	// Also straight from the old file, whose declared types differ from ours.
-	if res, err := Merge(t.Context(), merged, old, ""); err != nil || !cmp.Equal(MergeResult{Present: 1}, res) {
+	if res, err := mergeOne(t.Context(), merged, old, ""); err != nil || !cmp.Equal(MergeResult{Present: 1}, res) {
 		t.Fatalf("%+v %v", res, err)
 	}
 	db, err := sql.Open("sqlite", merged)
@@ -278,7 +278,7 @@ func TestNewerSchemaIsOpaque(t *testing.T) {
 		"Read":     func() error { return Read(t.Context(), path, func(Game) error { return nil }) },
 		"Count":    func() error { _, err := Count(t.Context(), path); return err },
 		"Pack":     func() error { _, err := Pack(t.Context(), path, path+".pack", []string{"game-0001"}); return err },
-		"Merge":    func() error { _, err := Merge(t.Context(), path+".merged", path, ""); return err },
+		"Merge":    func() error { _, err := mergeOne(t.Context(), path+".merged", path, ""); return err },
 		"into":     func() error { return mergeInto(t.Context(), t.TempDir(), path) },
 		"Verify":   func() error { return Verify(t.Context(), path) },
 	}
@@ -299,7 +299,7 @@ func mergeInto(ctx context.Context, dir, dst string) error {
 	if err := errors.Join(w.Add(ctx, sampleGame(1)), w.Close()); err != nil {
 		return err
 	}
-	_, err = Merge(ctx, dst, good, "")
+	_, err = mergeOne(ctx, dst, good, "")
 	return err
 }
 

@@ -1,11 +1,15 @@
 package gamedb
 
 import (
+	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/ringagent/ringagent/internal/id"
 )
 
 func TestGatherHoldsWhatMergesWouldHold(t *testing.T) {
@@ -20,7 +24,7 @@ func TestGatherHoldsWhatMergesWouldHold(t *testing.T) {
 		if _, err := Pack(t.Context(), src, pack, ids); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Merge(t.Context(), merged, pack, ""); err != nil {
+		if _, err := mergeOne(t.Context(), merged, pack, ""); err != nil {
 			t.Fatal(err)
 		}
 		packs = append(packs, pack)
@@ -37,14 +41,24 @@ func TestGatherHoldsWhatMergesWouldHold(t *testing.T) {
 	if got := readGames(t, filepath.Join(dir, "others.db")); len(got) > 0 {
 		t.Errorf("%d games are of another config", len(got))
 	}
-	res, err := Merge(t.Context(), filepath.Join(dir, "other.db"), packs[0], "chess_2p")
+	res, err := mergeOne(t.Context(), filepath.Join(dir, "other.db"), packs[0], "chess_2p")
 	if err != nil || res.Added != 0 || len(res.Rejected) != 2 || res.Rejected[0].Reason != "its board_type and num_players make connect4_2p, not chess_2p" {
 		t.Errorf("%+v, %v", res, err)
 	}
-	if res, err = Merge(t.Context(), filepath.Join(dir, "same.db"), packs[0], "connect4_2p"); err != nil || res.Added != 2 {
+	if res, err = mergeOne(t.Context(), filepath.Join(dir, "same.db"), packs[0], "connect4_2p"); err != nil || res.Added != 2 {
 		t.Errorf("%+v, %v", res, err)
 	}
 	if _, err := Gather(t.Context(), gathered, []string{filepath.Join(dir, "none.db")}, ""); err == nil {
 		t.Error("a missing pack was gathered")
 	}
+}
+
+// mergeOne merges one pack into a database that it opens for it alone.
+func mergeOne(ctx context.Context, dst, pack string, of id.Config) (MergeResult, error) {
+	m, err := OpenMerger(ctx, dst)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	res, err := m.Merge(ctx, pack, of)
+	return res, errors.Join(err, m.Close())
 }

@@ -69,7 +69,7 @@ func TestVerifyRefusesDamagedFiles(t *testing.T) {
 		if err := Verify(t.Context(), path); !errors.Is(err, ErrUnsafe) {
 			t.Errorf("%s: %v", suffix, err)
 		}
-		if _, err := Merge(t.Context(), path+".merged", path, ""); !errors.Is(err, ErrUnsafe) {
+		if _, err := mergeOne(t.Context(), path+".merged", path, ""); !errors.Is(err, ErrUnsafe) {
 			t.Errorf("merge with %s: %v", suffix, err)
 		}
 		if err := os.Remove(path + suffix); err != nil {
@@ -123,7 +123,7 @@ func TestVerifyRefusesWhatWouldRun(t *testing.T) {
 				if _, err := Finished(t.Context(), path); !errors.Is(err, ErrUnsafe) {
 					t.Errorf("finished: %v", err)
 				}
-				if _, err := Merge(t.Context(), path+".merged", path, ""); !errors.Is(err, ErrUnsafe) {
+				if _, err := mergeOne(t.Context(), path+".merged", path, ""); !errors.Is(err, ErrUnsafe) {
 					t.Errorf("merge: %v", err)
 				}
 			}
@@ -184,7 +184,7 @@ func TestFlippedBitsNeverCrash(t *testing.T) {
 			continue
 		}
 		merged := filepath.Join(dir, fmt.Sprintf("merged-%d.db", run))
-		res, err := Merge(t.Context(), merged, path, "")
+		res, err := mergeOne(t.Context(), merged, path, "")
 		if err != nil {
 			continue
 		}

@@ -269,7 +269,7 @@ func neverHeld(t *testing.T, packs ...string) {
 	t.Helper()
 	merged := filepath.Join(t.TempDir(), "merged")
 	for _, p := range packs {
-		if _, err := Merge(t.Context(), merged, p, ""); err != nil {
+		if _, err := mergeOne(t.Context(), merged, p, ""); err != nil {
 			t.Log("merge:", err)
 		}
 	}

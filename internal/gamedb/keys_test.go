@@ -40,7 +40,7 @@ func TestIdsThatAreNoText(t *testing.T) {
 			t.Errorf("%d: packed %+v, %v", i, info, err)
 			continue
 		}
-		if res, err := Merge(t.Context(), merged, pack, ""); err != nil || res.Added != 2 {
+		if res, err := mergeOne(t.Context(), merged, pack, ""); err != nil || res.Added != 2 {
 			t.Errorf("%d: merged %+v, %v", i, res, err)
 		}
 		for n, g := range readGames(t, merged) {

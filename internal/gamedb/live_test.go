@@ -212,7 +212,7 @@ func TestConcurrentMerges(t *testing.T) {
 			t.Fatal(err)
 		}
 		go func() {
-			_, err := Merge(t.Context(), merged, pack, "")
+			_, err := mergeOne(t.Context(), merged, pack, "")
 			done <- err
 		}()
 	}
@@ -273,7 +273,7 @@ func BenchmarkPackAndMerge(b *testing.B) {
 		if _, err := Pack(b.Context(), src, pack, ids); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := Merge(b.Context(), filepath.Join(dir, fmt.Sprintf("m%d.db", n)), pack, ""); err != nil {
+		if _, err := mergeOne(b.Context(), filepath.Join(dir, fmt.Sprintf("m%d.db", n)), pack, ""); err != nil {
 			b.Fatal(err)
 		}
 		n++

@@ -219,7 +219,7 @@ func TestMergeLeavesNothingToDefaults(t *testing.T) {
 	pack := packOf(t, filepath.Join(dir, "pack"), []int{1}, "UPDATE games SET game_status = NULL",
 		"CREATE TABLE game_choices (game_id, move_number, choice_type, player, ai_reasoning)", "INSERT INTO game_choices VALUES ('game-0001', 1, 'line', NULL, NULL)")
 	for _, want := range []MergeResult{{Added: 1}, {Present: 1}} {
-		res, err := Merge(t.Context(), merged, pack, "")
+		res, err := mergeOne(t.Context(), merged, pack, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +271,7 @@ func TestAnIDTwiceIsOneGame(t *testing.T) {
 		}
 		statements = append(statements, "INSERT INTO games VALUES (5, 'connect4', 2, '2026-11-23T11:00:00Z', 1)")
 		odd := oddPack(t, filepath.Join(dir, "odd"), statements...)
-		res, err := Merge(t.Context(), filepath.Join(dir, "merged"), odd, "")
+		res, err := mergeOne(t.Context(), filepath.Join(dir, "merged"), odd, "")
 		if err != nil || res.Added != between+1 || res.Present != 1 || len(res.Rejected) != 0 {
 			t.Errorf("%d between: %+v, %v", between, res, err)
 		}
@@ -286,7 +286,7 @@ func TestATableTwiceIsRefused(t *testing.T) {
 	if err := Verify(t.Context(), pack); !errors.Is(err, ErrUnsafe) {
 		t.Error(err)
 	}
-	if _, err := Merge(t.Context(), filepath.Join(t.TempDir(), "merged"), pack, ""); !errors.Is(err, ErrUnsafe) {
+	if _, err := mergeOne(t.Context(), filepath.Join(t.TempDir(), "merged"), pack, ""); !errors.Is(err, ErrUnsafe) {
 		t.Error(err)
 	}
 }

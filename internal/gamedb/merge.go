@@ -34,16 +34,6 @@ func ofTarget(err error) error {
 	return err
 }
 
-// Merge is Merger.Merge of one pack into the database at dst, which is made if it is missing.
-func Merge(ctx context.Context, dst, pack string, of id.Config) (MergeResult, error) {
-	m, err := OpenMerger(ctx, dst)
-	if err != nil {
-		return MergeResult{}, err
-	}
-	res, err := m.Merge(ctx, pack, of)
-	return res, errors.Join(err, m.Close())
-}
-
 // Merger adds packs to one database, one after the other. Its user must Close it; until then others may find the newest games beside
 // the file (SQLite's write-ahead log), not in it.
 type Merger struct {
@@ -75,8 +65,8 @@ func (m *Merger) Close() error {
 // Merge adds the finished games of pack, a file nobody writes to.
 // It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are there with the
 // same contents count as Present, so merging twice changes nothing; those of another config than of, if that is not empty, are
-// Rejected. A damaged database is ErrTarget. The pack is treated as hostile, but Verify is the
-// fuller check and comes first for bytes from another machine.
+// Rejected. A damaged database is ErrTarget. The pack is treated as hostile, but Verify is the fuller check and comes first for
+// bytes from another machine.
 func (m *Merger) Merge(ctx context.Context, pack string, of id.Config) (MergeResult, error) {
 	res, err := m.into.merge(ctx, pack, of)
 	if err != nil {
@@ -85,8 +75,9 @@ func (m *Merger) Merge(ctx context.Context, pack string, of id.Config) (MergeRes
 	return res, nil
 }
 
-// Gather merges the games of a config, or all where of is empty, of many packs into a file that is only read once and then thrown away, such as an export's input: nothing of it
-// is brought to disk on purpose, and after an error or a crash it is worth nothing. Games that cannot be used are left out.
+// Gather merges the games of a config, or all where of is empty, of many packs into a file that is only read once and then thrown
+// away, such as an export's input: nothing of it is brought to disk on purpose, and after an error or a crash it is worth nothing.
+// Games that cannot be used are left out.
 func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out []Rejection, err error) {
 	to, err := openScratch(ctx, dst)
 	if err != nil {

@@ -160,11 +160,8 @@ func (s *source) packGames(ctx context.Context, to *conn, ids []string, careful 
 	return nil
 }
 
-// finder reads single finished games.
-type finder struct{ *loader }
-
-// finder makes one for the named games, in that order.
-func (s *source) finder(ctx context.Context, ids []string) (*finder, error) {
+// finder makes a loader of finished games for find, which is asked for the named ones in that order.
+func (s *source) finder(ctx context.Context, ids []string) (*loader, error) {
 	parent, ok := s.parent()
 	if !ok {
 		return nil, fmt.Errorf("the file has no tables: %w", ErrNoGames)
@@ -178,12 +175,12 @@ func (s *source) finder(ctx context.Context, ids []string) (*finder, error) {
 		return nil, err
 	}
 	l.expect(ids)
-	return &finder{l}, nil
+	return l, nil
 }
 
 // find reads one finished game that can be used, or says why it is none.
-func (f *finder) find(ctx context.Context, gameID string) (r record, reason string, err error) {
-	if r, err = f.load(ctx, gameID); err != nil {
+func (l *loader) find(ctx context.Context, gameID string) (r record, reason string, err error) {
+	if r, err = l.load(ctx, gameID); err != nil {
 		return r, "", err
 	}
 	if !r.done {

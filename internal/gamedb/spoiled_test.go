@@ -104,7 +104,7 @@ func TestOneImpossibleGameIsRefusedAlone(t *testing.T) {
 				t.Fatalf("pack: %+v %v", info, err)
 			}
 			same(pack)
-			res, err := Merge(t.Context(), merged, src, "")
+			res, err := mergeOne(t.Context(), merged, src, "")
 			if err != nil || res.Added != 2 || len(res.Rejected) != 1 || res.Rejected[0].ID != "game-0002" {
 				t.Fatalf("merge: %+v %v", res, err)
 			}
