@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -324,6 +325,12 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	kind := ring.Kind(r.URL.Query().Get("kind"))
 	if err := checkKind(kind); err != nil {
 		return nil, err
+	}
+	switch kind {
+	case ring.KindModel, ring.KindDataset, ring.KindMatches:
+		if err := a.forCore(fmt.Sprintf("bring a %s into the ring", kind)); err != nil {
+			return nil, err
+		}
 	}
 	c := id.Config(r.URL.Query().Get("config"))
 	if c == "" && kind != ring.KindFile && kind != ring.KindBackup {

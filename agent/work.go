@@ -139,11 +139,35 @@ func (q *workQueue) Finish(ctx context.Context, ref worker.ClaimRef, o worker.Ou
 			continue // games: gathered from the job's folder, pack by pack
 		}
 		r.Outputs = append(r.Outputs, ring.Output{Role: p.Kind, Kind: ring.Kind(p.Kind), Digest: p.Digest, Bytes: p.Counters["bytes"]})
+		art, err := q.made(p, ref.WorkID)
+		if err != nil {
+			return err
+		}
+		f.Artifacts = append(f.Artifacts, art)
 	}
 	q.read(r, ref.WorkID)
 	f.Result = r
-	_, err := q.a.leader.Finish(ctx, f)
-	return workError(err)
+	item, err := q.a.leader.Finish(ctx, f)
+	if err != nil {
+		return workError(err)
+	}
+	for _, art := range f.Artifacts {
+		art.Config = item.Config
+		q.a.store.link(art)
+	}
+	return nil
+}
+
+// made is the record of an output, as far as this node is asked for it: of what it was made, and for which config, the item says.
+func (q *workQueue) made(p worker.Produced, workID string) (ring.Artifact, error) {
+	st, err := os.Stat(q.a.store.blobs.Path(p.Digest))
+	if err != nil {
+		return ring.Artifact{}, fmt.Errorf("%w: look at output: %w", worker.ErrRefused, err)
+	}
+	return ring.Artifact{
+		Digest: p.Digest, Kind: ring.Kind(p.Kind), Bytes: st.Size(), Created: time.Now().UTC(), Origin: q.a.node.ID,
+		Holders: []id.Node{q.a.node.ID}, Counters: p.Counters, Labels: map[string]string{"work": workID},
+	}, nil
 }
 
 // read adds what can be read from the outputs themselves, for the facts that the state machine makes of a result: the
@@ -201,32 +225,13 @@ func workError(err error) error {
 	return err
 }
 
-// workArtifacts publishes what jobs produced.
+// workArtifacts keeps what jobs produced.
 type workArtifacts struct{ *artifacts }
 
-// Publish implements worker.Artifacts.
-func (w workArtifacts) Publish(ctx context.Context, p worker.Publication) (id.Digest, error) {
-	d, n, err := w.PutFile(ctx, p.Path)
-	if err != nil {
-		return "", err
-	}
-	art := ring.Artifact{
-		Digest: d, Kind: ring.Kind(p.Kind), Config: p.Config, Bytes: n, Created: time.Now().UTC(), Origin: w.a.node.ID,
-		Holders: []id.Node{w.a.node.ID}, Parents: p.Parents, Counters: p.Counters, Labels: map[string]string{"work": p.WorkID},
-	}
-	if err := w.a.nodeEffects("").AddArtifacts(ctx, art); err != nil {
-		return "", noAnswer(err)
-	}
-	w.link(art)
-	return d, nil
-}
-
-// noAnswer marks the errors that say nothing of what was proposed, but that nobody answered.
-func noAnswer(err error) error {
-	if errors.Is(err, kit.ErrNoCoordinator) || errors.Is(err, leader.ErrUnknownOutcome) {
-		return fmt.Errorf("%w: %w", worker.ErrNoAnswer, err)
-	}
-	return err
+// Store implements worker.Artifacts.
+func (w workArtifacts) Store(ctx context.Context, path string) (id.Digest, error) {
+	d, _, err := w.PutFile(ctx, path)
+	return d, err
 }
 
 // workGames builds what an export reads: one database with at least the games of the packs.

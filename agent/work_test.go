@@ -2,17 +2,13 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
-	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/disk"
-	"github.com/ringagent/ringagent/leader"
-	"github.com/ringagent/ringagent/leader/state"
 )
 
 // A job goes on while its agent is replaced, and reads what was gathered for it.
@@ -75,25 +71,6 @@ func TestGatherNeedsRoom(t *testing.T) {
 		})
 		if errors.Is(err, blob.ErrNoSpace) != want {
 			t.Errorf("%d bytes free: %v", free, err)
-		}
-	}
-}
-
-// What a job made waits for a coordinator, and for nothing else.
-func TestOutputWaitsForACoordinatorOnly(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		err   error
-		waits bool
-	}{
-		"no coordinator":  {fmt.Errorf("dial: %w", leader.ErrNoCoordinator), true},
-		"outcome unknown": {fmt.Errorf("propose: %w", leader.ErrUnknownOutcome), true},
-		"refused":         {&leader.Refused{Code: string(state.CodeInvalid), Message: "deliberate"}, false},
-		"disk":            {errors.New("deliberate"), false},
-	} {
-		err := noAnswer(kitError("add artifacts", c.err))
-		if errors.Is(err, worker.ErrNoAnswer) != c.waits || c.waits && err.Error() == worker.ErrNoAnswer.Error() {
-			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

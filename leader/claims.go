@@ -51,6 +51,9 @@ const (
 // finished items, and each of the events that tell of it has them again.
 const wordsRoom = 4 << 10
 
+// onceRoom is the most bytes of a name under which an answer is kept.
+const onceRoom = 64
+
 // lostAfter is how long nobody may hold an input of an item that waits before the item is cancelled: longer than any restart
 // of the machine that has it.
 const lostAfter = 10 * time.Minute
@@ -112,8 +115,8 @@ func (c *claims) claim(ctx context.Context, from id.Node, in ClaimCall) (ClaimAn
 	for _, d := range in.Holds {
 		holds[d] = true
 	}
-	if in.Once == "" {
-		return ClaimAnswer{}, &Refused{Code: string(state.CodeInvalid), Message: "a claim needs a name of its own"}
+	if in.Once == "" || len(in.Once) > onceRoom {
+		return ClaimAnswer{}, &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("a claim needs a name of its own, of at most %d bytes", onceRoom)}
 	}
 	claimID := string(from) + "-" + in.Once
 	// The node's own view of what is pending must not be older than what it has just finished: decisions are made here.
@@ -197,9 +200,10 @@ func (c *claims) started(ctx context.Context, from id.Node, in state.StartWork) 
 }
 
 func (c *claims) finish(ctx context.Context, from id.Node, in state.FinishWork) (state.Result, error) {
-	for _, a := range in.Artifacts {
-		if a.Origin != from || !only(a.Holders, from) {
-			return state.Result{}, &Refused{Code: string(state.CodeUnauth), Message: "artifact of another node"}
+	if item, ok := c.t.n.machine.View().Work(in.Work); ok {
+		var err error
+		if in.Artifacts, err = made(item, from, in.Artifacts); err != nil {
+			return state.Result{}, err
 		}
 	}
 	in.Error = shorten(in.Error, wordsRoom)

@@ -90,6 +90,10 @@ func (t *term) place(ctx context.Context, b state.EventBatch) (state.AppendResul
 	if len(b.Origin) > originRoom || !utf8.ValidString(string(b.Origin)) {
 		return state.AppendResult{}, &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("origin %.20q is no id of an outbox", b.Origin)}
 	}
+	s := t.n.machine.View()
+	if _, known := s.Origin(b.Origin); !known && crowded(s, b.Node, outboxes) {
+		return state.AppendResult{}, &Refused{Code: string(state.CodeInvalid), Message: fmt.Sprintf("node %s has %d outboxes, which is the most", b.Node, outboxes)}
+	}
 	if vet := t.n.cfg.Ports.Vet; vet != nil {
 		b.Refused = nil
 		for i, d := range b.Drafts {

@@ -120,7 +120,7 @@ func (n *Node) coordinatorMethods() map[string]coordinatorMethod {
 		methodStarted: {true, smallCall, jsonMethod(func(ctx context.Context, t *term, from id.Node, in state.StartWork) (state.Result, error) {
 			return t.claims.started(ctx, from, in)
 		})},
-		methodFinish: {true, state.MaxEntry, jsonMethod(func(ctx context.Context, t *term, from id.Node, in state.FinishWork) (state.Result, error) {
+		methodFinish: {true, finishRoom, jsonMethod(func(ctx context.Context, t *term, from id.Node, in state.FinishWork) (state.Result, error) {
 			return t.claims.finish(ctx, from, in)
 		})},
 		methodRelease: {true, smallCall, jsonMethod(func(ctx context.Context, t *term, from id.Node, in state.ReleaseWork) (state.Result, error) {

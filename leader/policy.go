@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -17,6 +18,10 @@ func servePropose(ctx context.Context, t *term, from id.Node, in []byte) ([]byte
 	}
 	if err := permit(t.n.machine.View(), from, c); err != nil {
 		return nil, err
+	}
+	c, in, err = t.stamped(from, c, in, time.Now())
+	if err != nil {
+		return nil, &Refused{Code: string(state.CodeInvalid), Message: err.Error()}
 	}
 	res, err := t.commit(ctx, c, in)
 	if err != nil {
@@ -71,6 +76,9 @@ func permit(s *state.State, from id.Node, c state.Command) error {
 		return nil
 	case c.Fence != nil && effectOnly(c.Kind, c.Body):
 		return nil
+	}
+	if err := modest(s, m, c); err != nil {
+		return err
 	}
 	switch b := c.Body.(type) {
 	case state.Report:

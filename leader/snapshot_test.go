@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/rs/zerolog"
 
+	"github.com/ringagent/ringagent/eventlog/event"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
 	"github.com/ringagent/ringagent/leader/state"
@@ -254,6 +256,12 @@ func TestEdgeSpeaksForItselfOnly(t *testing.T) {
 	const core, edge id.Node = "0000000000000001", "0000000000000002"
 	apply(t, n, 8, state.KindToken, state.PutToken{Token: ring.Token{ID: "t", SecretHash: "s", Class: id.Edge, Uses: 1, Expires: time.Unix(2e9, 0)}})
 	apply(t, n, 9, state.KindEnrol, state.Enrol{TokenID: "t", SecretHash: "s", Class: id.Edge, Member: ring.Member{ID: edge, Name: "n2", KeyHash: "k2"}})
+	adding := func(from id.Node, a ring.Artifact) state.Command {
+		a.Origin, a.Holders = from, []id.Node{from}
+		return state.Command{Kind: state.KindArtifacts, By: from, Body: state.AddArtifacts{Artifacts: []ring.Artifact{a}}}
+	}
+	pack := ring.Artifact{Kind: ring.KindPack, Bytes: 1 << 20, Counters: map[string]int64{"games": 50}, Created: time.Unix(1e9, 0)}
+	noYear := time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -23*3600))
 	for name, c := range map[string]struct {
 		from id.Node
 		cmd  state.Command
@@ -280,6 +288,22 @@ func TestEdgeSpeaksForItselfOnly(t *testing.T) {
 		"revoking under a fence": {edge, state.Command{Kind: state.KindRevoke, By: edge, Fence: &ring.Fence{}, Body: state.Revoke{Node: core}}, false},
 		"settings in an effect": {edge, state.Command{Kind: state.KindEffect, By: edge, Fence: &ring.Fence{}, Body: state.Effect{
 			Steps: []state.Step{{Kind: state.KindSettings, Body: state.PutSettings{}}}}}, false},
+		"its pack":               {edge, adding(edge, pack), true},
+		"a file of its operator": {edge, adding(edge, ring.Artifact{Kind: ring.KindFile}), true},
+		"a model of its own":     {edge, adding(edge, ring.Artifact{Kind: ring.KindModel}), false},
+		"a model by core":        {core, adding(core, ring.Artifact{Kind: ring.KindModel}), true},
+		"matches of its own":     {edge, adding(edge, ring.Artifact{Kind: ring.KindMatches}), false},
+		"a dataset of its own":   {edge, adding(edge, ring.Artifact{Kind: ring.KindDataset}), false},
+		"a pack of 4e18 games":   {edge, adding(edge, ring.Artifact{Kind: ring.KindPack, Counters: map[string]int64{"games": 4e18}}), false},
+		"a pack of 64 GiB":       {edge, adding(edge, ring.Artifact{Kind: ring.KindPack, Bytes: 64 << 30}), false},
+		"a pack of no year":      {edge, adding(edge, ring.Artifact{Kind: ring.KindPack, Created: noYear}), false},
+		"a counter of 200 KB":    {edge, adding(edge, ring.Artifact{Kind: ring.KindPack, Counters: map[string]int64{strings.Repeat("x", 200_000): 1}}), false},
+		"a report of 200 KB":     {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Addresses: []string{strings.Repeat("x", 200_000)}}}}, false},
+		"a core node's name":     {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Name: "n1"}}}, false},
+		"its own name":           {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Name: "n2"}}}, true},
+		"a name of 200 KB":       {edge, state.Command{Kind: state.KindReport, By: edge, Once: strings.Repeat("x", 200_000), Body: state.Report{Member: ring.Member{ID: edge}}}, false},
+		"events with a report": {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge}},
+			Events: []event.Draft{{Type: "P2P_CLUSTER_HEALTHY"}}}, false},
 		"its departure": {edge, state.Command{Kind: state.KindStatus, By: edge, Body: state.SetStatus{Node: edge, Status: ring.Left}}, true},
 	} {
 		if err := permit(n.machine.View(), c.from, c.cmd); (err == nil) != c.may {

@@ -128,13 +128,13 @@ func (q *fakeQueue) Release(_ context.Context, ref ClaimRef, reason string) erro
 	return q.answer(ref, func() { q.released[ref.ClaimID] = append(q.released[ref.ClaimID], reason) })
 }
 
-// fakeStore holds published files by digest, in a directory.
+// fakeStore holds stored files by digest, in a directory.
 type fakeStore struct {
 	dir  string
 	mu   sync.Mutex
-	pubs []Publication
+	kept int // how often a file was stored
 	fail error
-	// failing is asked for each publication; nil: nothing fails.
+	// failing is asked for each file; nil: nothing fails.
 	failing func() error
 }
 
@@ -144,7 +144,7 @@ func (s *fakeStore) Ensure(_ context.Context, d id.Digest) (string, error) {
 	return path, err
 }
 
-func (s *fakeStore) Publish(_ context.Context, p Publication) (id.Digest, error) {
+func (s *fakeStore) Store(_ context.Context, path string) (id.Digest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fail != nil {
@@ -155,11 +155,11 @@ func (s *fakeStore) Publish(_ context.Context, p Publication) (id.Digest, error)
 			return "", err
 		}
 	}
-	data, err := os.ReadFile(p.Path)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", err
 	}
-	s.pubs = append(s.pubs, p)
+	s.kept++
 	d := id.DigestOf(data)
 	return d, os.WriteFile(filepath.Join(s.dir, string(d)), data, 0o600)
 }

@@ -177,11 +177,7 @@ func (w *Worker) collect(ctx context.Context, r *run, rec jobRecord, st proc.Sta
 	for _, a := range artifacts {
 		p := Produced{Kind: a.Kind, Counters: a.Counters}
 		if a.Kind != workload.KindGames {
-			p.Digest, err = w.publish(ctx, r, Publication{
-				Path: a.Path, Kind: a.Kind, Config: r.claim.Config, Counters: a.Counters,
-				Parents: rec.Parents, WorkID: r.claim.WorkID,
-			})
-			if err != nil {
+			if p.Digest, err = w.store(ctx, a.Path); err != nil {
 				o.Reason, o.Detail, o.Outputs = ReasonPublish, fmt.Sprintf("store %s: %v", a.Kind, err), nil
 				return answer{Action: actFinish, Outcome: o}
 			}
@@ -193,28 +189,15 @@ func (w *Worker) collect(ctx context.Context, r *run, rec jobRecord, st proc.Sta
 	return answer{Action: actFinish, Outcome: o}
 }
 
-// publish stores an output. While there is nobody to make it known to, it waits as long as the claim is ours, as an answer
-// would: the run may have taken hours.
-func (w *Worker) publish(ctx context.Context, r *run, p Publication) (d id.Digest, err error) {
+// store keeps an output, for which outputs of ended jobs may have to go.
+func (w *Worker) store(ctx context.Context, path string) (d id.Digest, err error) {
 	for {
 		err = w.retry(ctx, func() (err error) {
-			d, err = w.cfg.Artifacts.Publish(ctx, p)
+			d, err = w.cfg.Artifacts.Store(ctx, path)
 			return err
 		})
-		w.mu.Lock()
-		lost := r.lost != ""
-		w.mu.Unlock()
-		if errors.Is(err, blob.ErrNoSpace) && w.shed(w.spare(), 0) {
-			continue
-		}
-		if !errors.Is(err, ErrNoAnswer) || lost {
+		if !errors.Is(err, blob.ErrNoSpace) || !w.shed(w.spare(), 0) {
 			return d, err
-		}
-		w.log.Debug().Str("job", r.job).Err(err).Msg("output not known to the ring yet")
-		select {
-		case <-ctx.Done():
-			return d, err
-		case <-time.After(jittered(w.pace.RetryMost)):
 		}
 	}
 }

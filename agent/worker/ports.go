@@ -16,9 +16,6 @@ var ErrConflict = errors.New("claim is no longer held")
 // ErrRefused is what a Queue answers when it has heard an outcome and will never take it as it is.
 var ErrRefused = errors.New("outcome is refused")
 
-// ErrNoAnswer is what Artifacts return when nobody answered to whom an artifact could be made known. Its bytes are here.
-var ErrNoAnswer = errors.New("nobody answered")
-
 // ErrUnknownJob is returned by Release for a job that is not kept here.
 var ErrUnknownJob = errors.New("no such job on this node")
 
@@ -38,30 +35,19 @@ type Queue interface {
 	Release(ctx context.Context, ref ClaimRef, reason string) error
 }
 
-// Artifacts is the ring's store of immutable bytes.
+// Artifacts are the immutable bytes of this node, and those it can get.
 type Artifacts interface {
 	// Ensure returns the path of a verified local copy, fetching it if need be. The file must not be written to.
 	Ensure(ctx context.Context, digest id.Digest) (path string, err error)
-	// Publish stores a file and makes it known. The same bytes again give the same digest. After ErrNoAnswer it is called
-	// again for as long as the claim is held.
-	Publish(ctx context.Context, p Publication) (id.Digest, error)
+	// Store keeps a copy of a file. The same bytes again give the same digest. The ring learns of it from the outcome that
+	// names it, if that is taken: what a run made whose claim is another node's by then is nobody's input.
+	Store(ctx context.Context, path string) (id.Digest, error)
 }
 
 // Games builds what an export reads.
 type Games interface {
 	// Merged returns the path of a games database of config that holds at least the games of these packs.
 	Merged(ctx context.Context, config id.Config, packs []id.Digest) (path string, err error)
-}
-
-// Publication is an output on its way into the store.
-type Publication struct {
-	Path     string
-	Kind     string
-	Config   id.Config
-	Counters map[string]int64
-	// Parents are the artifacts from which it was made, for lineage.
-	Parents []id.Digest
-	WorkID  string
 }
 
 // Offer is what this node can take now.

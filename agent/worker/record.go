@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/workload"
 )
 
@@ -21,7 +20,6 @@ type jobRecord struct {
 	Claim   Claim             `json:"claim"`
 	Grant   Grant             `json:"grant"`
 	Outputs []workload.Output `json:"outputs"`
-	Parents []id.Digest       `json:"parents,omitempty"`
 	Grace   time.Duration     `json:"grace"`
 }
 

@@ -71,8 +71,8 @@ func TestAgentRestarts(t *testing.T) {
 		}
 		b.idle(w)
 		b.store.mu.Lock()
-		if len(b.store.pubs) != 1 {
-			t.Errorf("stored %d times", len(b.store.pubs))
+		if b.store.kept != 1 {
+			t.Errorf("stored %d times", b.store.kept)
 		}
 		b.store.mu.Unlock()
 		stop()

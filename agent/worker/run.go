@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
 
-	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/proc"
 	"github.com/ringagent/ringagent/internal/workload"
 )
@@ -142,7 +140,7 @@ func (w *Worker) stage(ctx, staging context.Context, r *run, stage workload.Stag
 		w.free(r)
 		w.deliver(ctx, r, w.handBack(r, reason))
 	}
-	values, parents, err := w.values(staging, r)
+	values, err := w.values(staging, r)
 	if err != nil {
 		if staging.Err() == nil {
 			w.avoid.strike(r.claim.Type, ReasonInputs)
@@ -156,7 +154,7 @@ func (w *Worker) stage(ctx, staging context.Context, r *run, stage workload.Stag
 		giveBack(ReasonRender, err)
 		return
 	}
-	job, err := w.job(r, stage, grant, argv, env, parents)
+	job, err := w.job(r, stage, grant, argv, env)
 	if err != nil {
 		giveBack(ReasonRender, err)
 		return
@@ -188,7 +186,7 @@ func (w *Worker) stage(ctx, staging context.Context, r *run, stage workload.Stag
 	}
 	w.mu.Unlock()
 	w.log.Info().Str("job", r.job).Str("type", r.claim.Type).Str("config", string(r.claim.Config)).Msg("job started")
-	w.follow(ctx, r, jobRecord{Claim: r.claim, Grant: grant, Outputs: stage.Outputs, Parents: parents, Grace: stage.Grace})
+	w.follow(ctx, r, jobRecord{Claim: r.claim, Grant: grant, Outputs: stage.Outputs, Grace: stage.Grace})
 }
 
 // handBack is the answer of a claim that made no attempt, or whose attempt we ended because we leave.
@@ -204,8 +202,8 @@ func (w *Worker) handBack(r *run, reason string) answer {
 	return answer{Action: actRelease, Why: reason}
 }
 
-// values resolves the placeholders of a claim, and the artifacts that it is made from.
-func (w *Worker) values(ctx context.Context, r *run) (workload.Values, []id.Digest, error) {
+// values resolves the placeholders of a claim.
+func (w *Worker) values(ctx context.Context, r *run) (workload.Values, error) {
 	c := r.claim
 	v := workload.Values{"self": w.cfg.Self, "out": w.cfg.Runner.OutDir(r.job), "config": string(c.Config)}
 	for _, name := range []string{"games", "seed", "simulations", "epochs", "opponents"} {
@@ -215,7 +213,6 @@ func (w *Worker) values(ctx context.Context, r *run) (workload.Values, []id.Dige
 	if candidate := inputs["candidate"]; candidate != "" {
 		inputs["model"] = candidate // what an evaluation measures
 	}
-	var parents []id.Digest
 	for _, name := range []string{"model", "dataset", "champion"} {
 		digest := inputs[name]
 		if digest == "" {
@@ -226,9 +223,8 @@ func (w *Worker) values(ctx context.Context, r *run) (workload.Values, []id.Dige
 			return err
 		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("fetch %s %s: %w", name, digest.Short(), err)
+			return nil, fmt.Errorf("fetch %s %s: %w", name, digest.Short(), err)
 		}
-		parents = append(parents, digest)
 	}
 	if c.Type == workload.Export {
 		err := w.retry(ctx, func() (err error) {
@@ -236,12 +232,10 @@ func (w *Worker) values(ctx context.Context, r *run) (workload.Values, []id.Dige
 			return err
 		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("merge games: %w", err)
+			return nil, fmt.Errorf("merge games: %w", err)
 		}
-		parents = append(parents, c.Packs...)
 	}
-	slices.Sort(parents)
-	return v, slices.Compact(parents), nil
+	return v, nil
 }
 
 // retry repeats do with growing pauses, Pace.Tries times at most.
@@ -249,7 +243,7 @@ func (w *Worker) retry(ctx context.Context, do func() error) error {
 	pause := w.pace.Retry
 	for try := 1; ; try++ {
 		err := do()
-		if err == nil || try >= w.pace.Tries || ctx.Err() != nil || errors.Is(err, ErrNoAnswer) {
+		if err == nil || try >= w.pace.Tries || ctx.Err() != nil {
 			return err
 		}
 		select {
@@ -261,9 +255,9 @@ func (w *Worker) retry(ctx context.Context, do func() error) error {
 	}
 }
 
-func (w *Worker) job(r *run, stage workload.Stage, grant Grant, argv, env []string, parents []id.Digest) (proc.Job, error) {
+func (w *Worker) job(r *run, stage workload.Stage, grant Grant, argv, env []string) (proc.Job, error) {
 	record, err := json.Marshal(jobRecord{
-		Claim: r.claim, Grant: grant, Outputs: stage.Outputs, Parents: parents, Grace: stage.Grace,
+		Claim: r.claim, Grant: grant, Outputs: stage.Outputs, Grace: stage.Grace,
 	})
 	if err != nil {
 		return proc.Job{}, fmt.Errorf("encode job record: %w", err)

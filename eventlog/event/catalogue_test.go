@@ -3,6 +3,7 @@ package event
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"regexp"
 	"strings"
 	"testing"
@@ -158,6 +159,26 @@ func TestLineSurvivesHostilePayload(t *testing.T) {
 		b, err := json.Marshal(Record{Seq: 4, Origin: "o", Number: 2, Draft: Draft{Type: "X", Payload: json.RawMessage(p)}}.Line())
 		if err != nil || !json.Valid(b) || !strings.Contains(string(b), `"id":"o-2"`) {
 			t.Errorf("%q: %s, %v", p, b, err)
+		}
+	}
+}
+
+// An event of the year 294247 must not end every tail at it, and is refused before it gets its place.
+func TestTimeOfNoYear(t *testing.T) {
+	t.Parallel()
+	for _, us := range []int64{math.MaxInt64, math.MinInt64, 253402300800e6, 253402300799e6, 0} {
+		d := Draft{Type: "OPERATOR_NOTE", Node: "00112233445566aa", Time: time.UnixMicro(us), Payload: json.RawMessage(`{"node_id":"00112233445566aa","text":"x"}`)}
+		good := us == 0 || us == 253402300799e6
+		if err := Catalogue().Vet(d.Encode()); (err == nil) != good || Catalogue().settled(d.Encode()) != good {
+			t.Errorf("%d µs: %v", us, err)
+		}
+		rec, err := DecodeRecord(Record{Seq: 1, Origin: "o", Number: 1, Draft: d}.Encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := rec.Line()
+		if _, err := json.Marshal(line); err != nil || good && !line.Time.Equal(d.Time) {
+			t.Errorf("%d µs is written as %v: %v", us, line.Time, err)
 		}
 	}
 }

@@ -24,6 +24,9 @@ type Line struct {
 	Lost    bool            `json:"lost,omitempty"`
 }
 
+// datable says that a time can be written as RFC 3339. An event's can be any: its publisher may be anybody.
+func datable(t time.Time) bool { y := t.UTC().Year(); return y >= 0 && y <= 9999 }
+
 // Line renders r. A payload that is missing is written as an empty object.
 func (r Record) Line() Line {
 	p := r.Payload
@@ -33,6 +36,9 @@ func (r Record) Line() Line {
 	case !ValidJSON(p):
 		// One hostile publisher must not be able to break every tail.
 		p, _ = json.Marshal(map[string][]byte{"malformed": p})
+	}
+	if !datable(r.Time) { // nor by one that is of no year
+		r.Time = time.Time{}
 	}
 	return Line{
 		Seq: r.Seq, ID: r.ID(), Type: r.Type, Node: r.Node, Daemon: r.Daemon, Epoch: r.Epoch, Time: r.Time, Cause: r.Cause,

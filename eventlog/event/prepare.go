@@ -50,6 +50,9 @@ func (c *Catalog) Vet(draft []byte) error {
 	if err != nil {
 		return err
 	}
+	if !datable(d.Time) {
+		return &ProblemError{Type: string(d.Type), Field: "time", Detail: "it is of no year that can be written", Kind: ErrInvalid}
+	}
 	by := ByExternal
 	if s := c.named(string(d.Type)); s != nil && len(s.def.Owners) > 0 {
 		by = s.def.Owners[0]

@@ -130,10 +130,10 @@ func peek(b []byte) (typ, daemon, cause, payload []byte, ok bool) {
 	d.Bytes() // node
 	daemon = d.Bytes()
 	d.Uvarint()
-	d.Varint()
+	written := datable(time.UnixMicro(d.Varint()))
 	cause = d.Bytes()
 	payload = d.Bytes()
-	return typ, daemon, cause, payload, version == codecVersion && d.end() == nil
+	return typ, daemon, cause, payload, written && version == codecVersion && d.end() == nil
 }
 
 // DecodeRecord reads a record that fills b exactly. The payload aliases b.

@@ -40,7 +40,8 @@ func (h *hostile) fill(v reflect.Value) {
 	case time.Time:
 		at := rapid.SampledFrom([]time.Time{{}, epochStart, epochStart.Add(time.Hour), time.Unix(0, 0).UTC(),
 			time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC), time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC),
-			time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), epochStart.In(time.FixedZone("", -23*3600))}).Draw(h.rt, "time")
+			time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -23*3600)),
+			time.Date(0, 1, 1, 0, 0, 0, 0, time.FixedZone("", 23*3600)), epochStart.In(time.FixedZone("", -23*3600))}).Draw(h.rt, "time")
 		v.Set(reflect.ValueOf(at))
 		return
 	case json.RawMessage:
@@ -252,6 +253,20 @@ func TestNothingThatCanBeProposedStopsAVoter(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A time that can be written where it was made may be of no year here.
+func TestCommandOfNoYearIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, at := range []string{"9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59"} {
+		r := newRig(t)
+		body := fmt.Sprintf(`{"at":%q,"by":%q,"once":"x","body":{"member":{"id":%[2]q,"boot":"00000000000000ff"}}}`, at, nodeA)
+		res, _, err := r.m.Apply(r.m.View().Index()+1, append([]byte{format, byte(KindReport)}, body...))
+		if err != nil || res.Code != CodeInvalid {
+			t.Errorf("%s: %+v, %v", at, res, err)
+		}
+		restored(t, r.m.View())
+	}
 }
 
 // Raw JSON that can just be read is in an entry one that cannot.

@@ -121,6 +121,10 @@ func (t *txn) command(data []byte) (Result, error) {
 	}
 	t.cmd = c
 	res := Result{Index: t.index}
+	if y := c.At.Year(); y < 0 || y > 9999 { // no snapshot could be made of a state in which it stands
+		res.Code, res.Message = CodeInvalid, fmt.Sprintf("the command is of the year %d", y)
+		return res, nil
+	}
 	if c.Once != "" {
 		if row, ok := t.s.once.get(c.Once); ok {
 			return row.result(c.Kind)

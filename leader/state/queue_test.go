@@ -53,6 +53,11 @@ func TestOneLiveClaim(t *testing.T) {
 	r.ok(ReleaseWork{Work: w, Claim: "c1", Reason: "lease", Timeout: true}, nil)
 	r.claim(w, "c2", nodeB)
 	r.refused(CodeConflict, FinishWork{Work: w, Claim: "c1", Result: games}, nil) // too late
+	late := ring.Artifact{Digest: digest("late"), Kind: ring.KindModel, Config: c4, Bytes: 7, Holders: []id.Node{nodeA}}
+	r.refused(CodeConflict, FinishWork{Work: w, Claim: "c1", Result: games, Artifacts: []ring.Artifact{late}}, nil)
+	if _, known := r.m.View().Artifact(late.Digest); known {
+		t.Error("what a late run made is known to the ring")
+	}
 	r.refused(CodeConflict, FinishWork{Work: w, Claim: "", Result: games}, nil)
 	r.ok(StartWork{Work: w, Claim: "c2"}, nil)
 	r.ok(StartWork{Work: w, Claim: "c2"}, nil)
