@@ -33,8 +33,8 @@ type wheel struct {
 
 func newWheel(t *testing.T) *wheel { return newWheelAt(t, "") }
 
-// newWheelAt gives every daemon that has a period of its own the same one; "" leaves them theirs.
-func newWheelAt(t *testing.T, every string) *wheel {
+// newWheelAt gives every daemon but some that has a period of its own the same one; "" leaves them theirs.
+func newWheelAt(t *testing.T, every string, but ...string) *wheel {
 	w := &wheel{arena: newArena(t, ""), runs: map[string]int{}}
 	// A tenth of the games of a ring on one machine, and thresholds to match: what is tested is who does what, not SQLite.
 	w.overlay = DevOverlay()
@@ -43,6 +43,9 @@ func newWheelAt(t *testing.T, every string) *wheel {
 	w.overlay["TRAINING_TRIGGER"] = raw(`{"every":"5s","samples":400,"cooldown":"5s","epochs":0,"retry":"5s","candidate_wait":"60s"}`)
 	if every != "" {
 		for name, section := range w.overlay {
+			if slices.Contains(but, name) {
+				continue
+			}
 			w.overlay[name] = period.ReplaceAll(section, []byte(`"every":"`+every+`"`))
 		}
 	}
