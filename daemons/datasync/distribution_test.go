@@ -104,3 +104,45 @@ func TestDistributionNamesWhoIsDown(t *testing.T) {
 		})
 	}
 }
+
+// In a ring without GPUs anybody may train: a dataset has its copies, one of them on a core node, before it is told as there.
+func TestDatasetHasItsCopiesWithoutGPUs(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		origin id.Class
+		copies int // 0: the default
+	}{
+		"an edge node made it": {id.Edge, 0}, "a core node made it": {id.Core, 0}, "three copies are wanted": {id.Edge, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := kittest.New(t, c4)
+				if c.copies > 0 {
+					r.Settings(func(s *ring.Settings) { s.Copies = map[ring.Kind]int{ring.KindDataset: c.copies} })
+				}
+				origin := r.AddNode("origin", c.origin, ring.Slots{CPU: 1})
+				others := []*kittest.Node{r.AddNode("a", id.Edge, ring.Slots{CPU: 1}), r.AddNode("b", id.Core, ring.Slots{CPU: 1}),
+					r.AddNode("c", id.Core, ring.Slots{CPU: 1})}
+				open := shut(others...)
+				d := r.AddArtifact(ring.KindDataset, c4, "d", nil, nil, origin)
+				others[1].Start(NPZDistribution(), `{"every":"2s","retry":"1s"}`)
+				time.Sleep(time.Minute)
+				if early := told(t, r, event.NPZDistributionComplete); len(early) != 0 {
+					t.Errorf("told as complete with one copy: %+v", early[0])
+				}
+				open()
+				r.Eventually(time.Minute, "told as complete", func() bool { return len(told(t, r, event.NPZDistributionComplete)) > 0 })
+				v := r.View("")
+				a, _ := v.Library.Artifact(d.Digest)
+				want := v.Ring.CopiesOf(ring.KindDataset)
+				if n, core := kit.Copies(v.Fleet.Members(), a, ""); n != want || !core {
+					t.Errorf("%d copies, one of them on a core node: %v; want %d", n, core, want)
+				}
+				if p := told(t, r, event.NPZDistributionComplete); len(p) != 1 || !slices.Equal(p[0].OK, a.Holders) || len(p[0].Missing) != 0 {
+					t.Errorf("told %+v, holders %v", p, a.Holders)
+				}
+			})
+		})
+	}
+}
