@@ -50,6 +50,13 @@ func (d debtor) measured() id.Digest {
 	return m
 }
 
+func (d debtor) promote(m id.Digest) {
+	d.t.Helper()
+	if _, err := d.env().Effects.SetName(d.t.Context(), ring.ModelName(c4), 0, m, nil); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // distant are limits that no test reaches.
 const distant = `{"play":"100h","gather":"100h","export":"100h","train":"100h","evaluate":"100h","decide":"100h","spread":"100h"}`
 
@@ -81,11 +88,8 @@ func TestEveryStageHasItsDeadline(t *testing.T) {
 		{"nobody claims the evaluation", "evaluate", func(d debtor) { m := d.model(); d.ask(kit.StageEvaluate, kit.EvaluateKey(c4, m)) }},
 		{"nobody judges the candidate", "decide", func(d debtor) { d.measured() }},
 		{"nobody brings the champion to a node", "spread", func(d debtor) {
-			m := d.measured()
+			d.promote(d.measured())
 			d.AddNode("b", id.Edge, ring.Slots{})
-			if _, err := d.env().Effects.SetName(d.t.Context(), ring.ModelName(c4), 0, m, nil); err != nil {
-				d.t.Fatal(err)
-			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -111,4 +115,32 @@ func TestEveryStageHasItsDeadline(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A node that joins later has its own time and gives none to those that have waited for the champion since before.
+func TestLateJoinerHidesNobodysDebt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := debtor{t: t}
+		d.Ring, d.n = ringOf(t, c4)
+		d.promote(d.measured())
+		old := d.AddNode("old", id.Core, ring.Slots{})
+		d.n.Start(Pipeline(), strings.Replace(distant, `"spread":"100h"`, `"spread":"10m"`, 1))
+		time.Sleep(8 * time.Minute)
+		d.AddNode("late", id.Edge, ring.Slots{})
+		time.Sleep(4 * time.Minute)
+		if told := d.Log(event.PipelineStageOverdue.Type()); len(told) != 1 {
+			t.Errorf("a node has lacked the champion for twelve minutes of ten, told %d times, want once", len(told))
+		}
+		champion, _ := d.Name(ring.ModelName(c4))
+		receipt(t, old, champion.Digest)
+		time.Sleep(5 * time.Minute)
+		if told := d.Log(event.PipelineStageOverdue.Type()); len(told) != 1 {
+			t.Errorf("told %d times before the late one's time was up, want once", len(told))
+		}
+		time.Sleep(3 * time.Minute)
+		if told := d.Log(event.PipelineStageOverdue.Type()); len(told) != 2 {
+			t.Errorf("told %d times after the late one's time was up, want twice", len(told))
+		}
+	})
 }

@@ -193,9 +193,13 @@ func (s PipelineSettings) stages(v kit.View, c id.Config) ([]Stage, error) {
 	if a, known := v.Library.Artifact(name.Digest); promoted && known {
 		for _, m := range v.Fleet.Members() {
 			if m.Live() && !a.Held(m.ID) {
-				// A late joiner starts its own time.
-				if spread.Owed = name.At; m.Since.After(name.At) {
-					spread.Owed = m.Since
+				// A late joiner starts its own time, and nobody else's anew.
+				since := name.At
+				if m.Since.After(since) {
+					since = m.Since
+				}
+				if spread.Owed.IsZero() || since.Before(spread.Owed) {
+					spread.Owed = since
 				}
 			}
 		}
