@@ -273,11 +273,13 @@ func (p *promoter) judge(ctx, fetching context.Context, v kit.View, w ring.WorkI
 }
 
 func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own rating.File) (ring.Name, error) {
-	// The name is what everybody plays with and trains from: it never points to bytes that one rented machine has.
-	if !onCore(v, candidate) {
-		if _, err := p.ensure(ctx, fetching, candidate); err != nil {
-			return name, fmt.Errorf("get the model: %w", err)
-		}
+	// The name is what everybody plays with and trains from: it never points to bytes that one rented machine has, nor to such as were
+	// altered since they were measured. A receipt says that they were right once; the copy here is hashed now.
+	if _, err := p.ensure(ctx, fetching, candidate); err != nil {
+		return name, fmt.Errorf("get the model: %w", err)
+	}
+	if err := p.store.Verify(ctx, candidate); err != nil {
+		return name, fmt.Errorf("check the model: %w", err)
 	}
 	ratings := p.rate(ctx, v, w.Config, own)
 	elo := ratings[string(candidate)].Elo
@@ -298,15 +300,6 @@ func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.Wor
 	}
 	p.log.Info().Str("model", candidate.Short()).Uint64("version", moved.Version).Float64("elo", elo).Msg("promoted")
 	return moved, nil
-}
-
-// onCore says that a core node that can serve it has an artifact.
-func onCore(v kit.View, d id.Digest) bool {
-	a, _ := v.Library.Artifact(d)
-	return slices.ContainsFunc(a.Holders, func(n id.Node) bool {
-		m, ok := v.Fleet.Member(n)
-		return ok && m.Class == id.Core && m.Serves()
-	})
 }
 
 func formerly(n ring.Name, d id.Digest) bool {
