@@ -28,7 +28,7 @@ WATCHED := -race $(foreach p,modernc.org/sqlite/lib modernc.org/libc/... modernc
 test:
 	@if command -v $${CC:-cc} >/dev/null 2>&1; then \
 		CGO_ENABLED=1 $(GO) test $(WATCHED) -tags $(TAGS) -timeout 10m ./... && \
-		CGO_ENABLED=1 $(GO) test -tags $(TAGS) -run 'TestAnyFlipped' ./eventlog; \
+		CGO_ENABLED=1 $(GO) test -tags $(TAGS) -run 'TestAnyFlipped|TestNumbersOfPositions' ./eventlog ./internal/connect4; \
 	else \
 		echo 'no C compiler: testing without the race detector'; \
 		$(GO) test -tags $(TAGS) -timeout 10m ./...; \

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -55,7 +56,8 @@ func gated(t *testing.T, gate string) string {
 }
 
 // playing is a ring whose edge node e1 has a job that plays as soon as the gate opens.
-func playing(t *testing.T) (r *agenttest.Ring, item string, open func()) {
+// sync is what the ring's settings say of EPHEMERAL_SYNC.
+func playing(t *testing.T, sync string) (r *agenttest.Ring, item string, open func()) {
 	t.Helper()
 	gate := filepath.Join(t.TempDir(), "open")
 	var specs []kit.Spec
@@ -65,7 +67,10 @@ func playing(t *testing.T) (r *agenttest.Ring, item string, open func()) {
 	}
 	r = agenttest.Start(t, agenttest.Options{
 		Core: 2, Edge: 1, Specs: base(specs...),
-		Settings: func(s *ring.Settings) { s.Workload, s.Configs = gated(t, gate), []id.Config{"connect4_2p"} },
+		Settings: func(s *ring.Settings) {
+			s.Workload, s.Configs = gated(t, gate), []id.Config{"connect4_2p"}
+			s.Daemons = map[string]json.RawMessage{"EPHEMERAL_SYNC": json.RawMessage(sync)}
+		},
 		Config: func(name string, c *config.Config) {
 			if name != "e1" {
 				c.Slots.RAMMiB = 1 // too little for any job
@@ -115,11 +120,37 @@ func jobsLeft(t *testing.T, n *agenttest.Node) []string {
 	return out
 }
 
+// TestStopBringsAwayWhatIsLeft: an agent that is told to end has the games pushed that were waiting for more, so that they do not
+// go with the machine.
+func TestStopBringsAwayWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	r, item, open := playing(t, `{"every":"1h","batch":100}`)
+	counted := func() int64 {
+		t.Helper()
+		var games api.Games
+		must(t, r.Node("c1").Client().Get(t.Context(), "/api/v1/games", nil, &games))
+		n := int64(0)
+		for _, c := range games.Configs {
+			n += c.Games
+		}
+		return n
+	}
+	open()
+	r.Until("the item is done", func(ctx context.Context) error { return inState(ctx, r, item, ring.WorkDone) })
+	if n := counted(); n != 0 {
+		t.Fatalf("the ring has %d games before the stop: the test shows nothing", n)
+	}
+	r.Node("e1").Stop()
+	if n := counted(); n != 3 { // not awaited: the agent ends after that
+		t.Errorf("the ring has %d games of the node that was stopped, want 3", n)
+	}
+}
+
 // TestLeaveDrainsFirst: a node that leaves with --drain is a member until its job has come to its own end and the games
 // have their receipts; the item is done and not taken back.
 func TestLeaveDrainsFirst(t *testing.T) {
 	t.Parallel()
-	r, item, open := playing(t)
+	r, item, open := playing(t, `{}`)
 	e1 := r.Node("e1")
 	is := func(want ring.Status) {
 		t.Helper()
@@ -189,7 +220,7 @@ func TestLeaveHandsJobsBack(t *testing.T) {
 	soon := 0.1
 	for name, in := range map[string]api.Leave{"at once": {}, "after the limit": {Drain: true, LimitSeconds: &soon}} {
 		t.Run(name, func(t *testing.T) {
-			r, item, _ := playing(t)
+			r, item, _ := playing(t, `{}`)
 			out, err := leave(t.Context(), r.Node("e1"), in)
 			must(t, err)
 			if out.UnsyncedGames == nil || *out.UnsyncedGames != 0 {

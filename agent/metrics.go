@@ -2,6 +2,7 @@ package agent
 
 import (
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -20,7 +21,8 @@ type gauges struct {
 	members, daemons, work, slots, free        *prometheus.Desc
 	lastSeq, lag, unplaced, alarms, degraded   *prometheus.Desc
 	coordinates, coordinatorKnown, voter, jobs *prometheus.Desc
-	figure, artifacts, artifactsLeft           *prometheus.Desc
+	figure, restarts, progress                 *prometheus.Desc
+	artifacts, artifactsLeft                   *prometheus.Desc
 }
 
 func newGauges(a *Agent) gauges {
@@ -40,8 +42,10 @@ func newGauges(a *Agent) gauges {
 		unplaced:      d("outbox_unplaced", "Events accepted here that have no place in the log yet."),
 		alarms:        d("alarms", "Alarms that this node raises."), degraded: d("degraded", "Ways in which this node is degraded."),
 		coordinates: d("coordinates", "1 on the coordinator."), coordinatorKnown: d("coordinator_known", "1 where a coordinator is known."),
-		figure: d("daemon_figure", "What a daemon that runs on this node shows of itself.", "daemon", "figure"),
-		voter:  d("voter", "1 on a voter."), jobs: d("jobs", "Claims that are not answered yet."),
+		figure:   d("daemon_figure", "What a daemon that runs on this node shows of itself.", "daemon", "figure"),
+		restarts: d("daemon_restarts", "How often a daemon of this node was started anew since the agent's start.", "daemon"),
+		progress: d("daemon_progress_age_seconds", "How long ago a daemon that runs on this node last did something useful.", "daemon"),
+		voter:    d("voter", "1 on a voter."), jobs: d("jobs", "Claims that are not answered yet."),
 	}
 }
 
@@ -49,7 +53,7 @@ func newGauges(a *Agent) gauges {
 func (g gauges) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		g.members, g.daemons, g.work, g.slots, g.free, g.lastSeq, g.lag, g.unplaced, g.alarms, g.degraded, g.coordinates,
-		g.coordinatorKnown, g.voter, g.jobs, g.figure, g.artifacts, g.artifactsLeft,
+		g.coordinatorKnown, g.voter, g.jobs, g.figure, g.restarts, g.progress, g.artifacts, g.artifactsLeft,
 	} {
 		out <- d
 	}
@@ -83,8 +87,15 @@ func (g gauges) Collect(out chan<- prometheus.Metric) {
 		put(g.daemons, float64(n), s)
 	}
 	for _, r := range a.supervisor.Rows() {
-		if r.State != supervise.Running || r.AliasOf != "" {
+		if r.AliasOf != "" || !r.Held {
+			continue
+		}
+		put(g.restarts, float64(r.Restarts), r.Name)
+		if r.State != supervise.Running {
 			continue // what it last showed is no news
+		}
+		if !r.LastProgress.IsZero() {
+			put(g.progress, time.Since(r.LastProgress).Seconds(), r.Name)
 		}
 		for name, v := range r.Gauges {
 			put(g.figure, v, r.Name, name)

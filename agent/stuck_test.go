@@ -85,6 +85,15 @@ func TestStuckDaemonIsStartedAnew(t *testing.T) {
 		}
 		return errors.New("not told")
 	})
+	figures, err := metricsOf(t.Context(), r.Node("e1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`ringagent_daemon_restarts{daemon="TEST_STUCK"} 1`, `ringagent_daemon_restarts{daemon="TEST_SIBLING"} 0`, `ringagent_daemon_progress_age_seconds{daemon="TEST_SIBLING"} `} {
+		if !strings.Contains(figures, "\n"+want) {
+			t.Errorf("the metrics of e1 lack %s", want)
+		}
+	}
 	var all []api.DaemonRow
 	for _, n := range r.Nodes() {
 		rows, err := daemonRows(t.Context(), n)
