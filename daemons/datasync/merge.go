@@ -30,11 +30,12 @@ type merger struct {
 	views   kit.Views
 	effects kit.Effects
 	events  kit.Events
-	check   func(ctx context.Context, path string) error // gamedb.Verify, but for tests
+	check   func(ctx context.Context, path string) error                                         // gamedb.Verify, but for tests
+	add     func(*gamedb.Merger, context.Context, string, id.Config) (gamedb.MergeResult, error) // its Merge, but for tests
 	told    map[id.Digest]bool
 	now     func() time.Time
-	slow    map[id.Digest]int                          // checks in a row that did not end in time
-	later   map[id.Digest]time.Time                    // when such a pack is checked again
+	slow    map[id.Digest]int                          // tries in a row that did not end in time or found the pack unfit
+	later   map[id.Digest]time.Time                    // when such a pack is tried again
 	entered map[id.Config]map[id.Digest]gamedb.Entered // packs in the ledger, with their repeated games; nil: not read yet
 	odd     map[id.Digest]bool                         // packs that cannot be entered
 	missing map[id.Config]time.Time                    // since when packs of the ledger are uncounted
@@ -44,7 +45,7 @@ type merger struct {
 
 func newMerger(env kit.Env, set JoinSettings) *merger {
 	return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
-		effects: env.Effects, events: env.Events, check: gamedb.Verify, told: map[id.Digest]bool{}, now: env.Now,
+		effects: env.Effects, events: env.Events, check: gamedb.Verify, add: (*gamedb.Merger).Merge, told: map[id.Digest]bool{}, now: env.Now,
 		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}, entered: map[id.Config]map[id.Digest]gamedb.Entered{}, odd: map[id.Digest]bool{},
 		missing: map[id.Config]time.Time{}, aside: map[string]time.Time{}, join: newJoiner(env, set)}
 }
@@ -65,7 +66,8 @@ const (
 	// have them may be gone for good, and each costs the time of a dial.
 	retriesPerStep = 5
 	// A pack whose check did not end in time so often in a row is checked again after a while only: each check costs half a
-	// minute of a processor, and the file may be made for that.
+	// minute of a processor, and the file may be made for that. So is one that can be checked and not merged. A merge that did not
+	// end in time has cost more than those checks together, and once is enough.
 	slowPatience = 5
 	slowRetry    = time.Hour
 )
@@ -144,7 +146,7 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 	var receipts, open, failed []id.Digest
 	var errs []error
 	steps := 0
-	into := &database{path: m.database(c)}
+	into := &database{path: m.database(c), add: m.add}
 	defer into.close() // after a panic
 	try := func(a ring.Artifact) {
 		steps++
@@ -215,6 +217,7 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 // database is a merged database that is open from its first pack to the last of one look.
 type database struct {
 	path   string
+	add    func(*gamedb.Merger, context.Context, string, id.Config) (gamedb.MergeResult, error)
 	merger *gamedb.Merger
 	opened bool
 }
@@ -226,7 +229,7 @@ func (d *database) merge(ctx context.Context, pack string, c id.Config) (res gam
 		}
 		d.opened = true
 	}
-	return d.merger.Merge(ctx, pack, c)
+	return d.add(d.merger, ctx, pack, c)
 }
 
 func (d *database) close() error {
@@ -250,9 +253,10 @@ func (m *merger) reachable(v kit.View, a ring.Artifact) bool {
 	})
 }
 
-// pace puts the next check of a pack off when its checks do not end in time.
+// pace puts the next try at a pack off when its checks do not end in time, or when it cannot be merged as it is.
 func (m *merger) pace(d id.Digest, err error) {
-	if !errors.Is(err, gamedb.ErrSlow) {
+	unfit := gamedb.Damaged(err) && !errors.Is(err, gamedb.ErrTarget)
+	if !errors.Is(err, gamedb.ErrSlow) && !unfit {
 		delete(m.slow, d)
 		delete(m.later, d)
 		return
@@ -288,6 +292,9 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact, into *
 		return false, nil
 	}
 	res, err := into.merge(ctx, path, c)
+	if errors.Is(err, gamedb.ErrSlow) {
+		m.slow[a.Digest] = slowPatience
+	}
 	if err != nil {
 		return true, fmt.Errorf("merge pack %s: %w", a.Digest.Short(), err)
 	}

@@ -37,7 +37,7 @@ const (
 func newLoader(ctx context.Context, s session, tables []tableColumns, condition string) (*loader, error) {
 	l := &loader{session: s, tables: tables, condition: condition, one: make([]*sql.Stmt, len(tables))}
 	for i := range tables {
-		many, err := l.prepare(ctx, i, "IN (?"+strings.Repeat(", ?", mostAhead-1)+")")
+		many, err := l.prepare(ctx, i, ofMany)
 		if err != nil {
 			l.Close()
 			return nil, err
@@ -48,25 +48,38 @@ func newLoader(ctx context.Context, s session, tables []tableColumns, condition 
 }
 
 func (l *loader) prepare(ctx context.Context, table int, which string) (*sql.Stmt, error) {
-	t := l.tables[table]
+	t, more := l.tables[table], ""
+	if l.tells(table) {
+		more = l.condition
+	}
+	stmt, err := l.session.PrepareContext(ctx, t.rowsSQL(which, more))
+	if err != nil {
+		return nil, fmt.Errorf("prepare reading %s: %w", t.name, err)
+	}
+	return stmt, nil
+}
+
+// The ways in which a table's rows are asked for.
+var (
+	ofOne  = "= ?"
+	ofMany = "IN (?" + strings.Repeat(", ?", mostAhead-1) + ")"
+)
+
+// rowsSQL asks for the rows whose game_id is which, and after their columns for one expression more where there is one.
+func (t tableColumns) rowsSQL(which, more string) string {
 	// The plus takes the declared type away, so that the driver hands over what is stored and converts nothing.
 	expr := make([]string, len(t.cols))
 	for i, c := range t.cols {
 		expr[i] = "+" + quote(c)
 	}
-	if l.tells(table) {
-		expr = append(expr, l.condition)
+	if more != "" {
+		expr = append(expr, more)
 	}
 	order := make([]string, len(t.key))
 	for i, c := range t.key {
 		order[i] = quote(c)
 	}
-	stmt, err := l.session.PrepareContext(ctx, "SELECT "+strings.Join(expr, ", ")+" FROM "+quote(t.name)+" WHERE game_id "+which+" ORDER BY "+
-		strings.Join(order, ", "))
-	if err != nil {
-		return nil, fmt.Errorf("prepare reading %s: %w", t.name, err)
-	}
-	return stmt, nil
+	return "SELECT " + strings.Join(expr, ", ") + " FROM " + quote(t.name) + " WHERE game_id " + which + " ORDER BY " + strings.Join(order, ", ")
 }
 
 // tells says whether a table's rows end with whether they meet the condition.
@@ -132,7 +145,7 @@ func (l *loader) single(ctx context.Context, gameID string) (record, error) {
 	for i, t := range l.tables {
 		var err error
 		if l.one[i] == nil {
-			if l.one[i], err = l.prepare(ctx, i, "= ?"); err != nil {
+			if l.one[i], err = l.prepare(ctx, i, ofOne); err != nil {
 				return record{}, err
 			}
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -65,7 +67,7 @@ func (m *Merger) Close() error {
 // Merge adds the finished games of pack, a file nobody writes to.
 // It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are there with the
 // same contents count as Present, so merging twice changes nothing; those of another config than of, if that is not empty, are
-// Rejected. A damaged database is ErrTarget. The pack is treated as hostile, but Verify is the fuller check and comes first for
+// Rejected. A damaged database is ErrTarget, and a pack that takes far longer than one of its size should is ErrSlow. The pack is treated as hostile, but Verify is the fuller check and comes first for
 // bytes from another machine.
 func (m *Merger) Merge(ctx context.Context, pack string, of id.Config) (MergeResult, error) {
 	res, err := m.into.merge(ctx, pack, of)
@@ -94,7 +96,32 @@ func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out 
 	return out, nil
 }
 
-func (t *target) merge(ctx context.Context, pack string, of id.Config) (res MergeResult, err error) {
+// mergeTime is how long a pack of so many bytes may take: some hundred times what an honest one does. A pack can be made such that all of
+// its games take for ever, and whoever merges would merge nothing else.
+func mergeTime(bytes int64) time.Duration {
+	return time.Minute + time.Duration(bytes>>20)*time.Second
+}
+
+func (t *target) merge(ctx context.Context, pack string, of id.Config) (MergeResult, error) {
+	info, err := os.Stat(pack)
+	if err != nil {
+		return MergeResult{}, err
+	}
+	return t.mergeWithin(ctx, pack, of, mergeTime(info.Size()))
+}
+
+func (t *target) mergeWithin(ctx context.Context, pack string, of id.Config, most time.Duration) (MergeResult, error) {
+	limited, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	res, err := t.take(limited, pack, of)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil && !errors.Is(err, ErrTarget) {
+		return MergeResult{}, fmt.Errorf("not merged within %v: %w", most, ErrSlow)
+	}
+	return res, err
+}
+
+// take adds a pack's games in one transaction.
+func (t *target) take(ctx context.Context, pack string, of id.Config) (res MergeResult, err error) {
 	if err := settled(pack); err != nil {
 		return res, err
 	}
@@ -108,6 +135,9 @@ func (t *target) merge(ctx context.Context, pack string, of id.Config) (res Merg
 		return res, err
 	}
 	if err := s.narrow(ctx); err != nil {
+		return res, err
+	}
+	if err := s.affordable(ctx); err != nil { // after Verify again: of fewer columns an index may be read instead of the table
 		return res, err
 	}
 	err = t.transact(ctx, s.tables, func() error {

@@ -13,9 +13,9 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// ErrSlow says that a check did not end in time. A disk that stalls and a file that was made to take for ever look alike, so
+// ErrSlow says that a check, or a merge, did not end in time. A disk that stalls and a file that was made to take for ever look alike, so
 // it is no verdict on the file: try again.
-var ErrSlow = errors.New("check of a game database took too long")
+var ErrSlow = errors.New("game database took too long")
 
 // verifyTime ends the check of a file that was made to take for ever.
 const verifyTime = 30 * time.Second
@@ -25,8 +25,8 @@ const magic = "SQLite format 3\x00"
 
 // Verify checks a finished file from elsewhere, within 30 s or the context's deadline: that it is a whole SQLite database
 // (header, page count, structure by quick_check), that nobody was still writing to it, and that it holds nothing but
-// ordinary tables and indexes: no view, trigger, virtual table or computed column, and few of them. Everything that is wrong
-// with the file is ErrUnsafe or ErrNewerSchema; other errors, ErrSlow among them, are this machine's.
+// ordinary tables and indexes: no view, trigger, virtual table or computed column, and few of them, in which a game is found without
+// reading all of them. Everything that is wrong with the file is ErrUnsafe or ErrNewerSchema; other errors, ErrSlow among them, are this machine's.
 func Verify(ctx context.Context, path string) error { return verifyWithin(ctx, path, verifyTime) }
 
 func verifyWithin(ctx context.Context, path string, most time.Duration) error {
@@ -122,6 +122,9 @@ func verify(ctx context.Context, path string) error {
 	}
 	if pages*pageSize != info.Size() {
 		return fmt.Errorf("%d pages of %d bytes in a file of %d: %w", pages, pageSize, info.Size(), ErrUnsafe)
+	}
+	if err := s.affordable(ctx); err != nil {
+		return err
 	}
 	rows, err := s.tx.QueryContext(ctx, "PRAGMA quick_check(5)")
 	if err != nil {
