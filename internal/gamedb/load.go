@@ -151,7 +151,6 @@ func (l *loader) single(ctx context.Context, gameID string) (record, error) {
 		}
 		var rows [][]any
 		for _, key := range keys(gameID) {
-			read.rows = maxRows
 			if rows, err = loadRows(ctx, l.one[i], []any{key}, l.width(i), &read); err != nil {
 				return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
 			}
@@ -307,8 +306,12 @@ func textOf(v any, class int) (string, bool) {
 	return "", false
 }
 
-// bounds are what may still be read.
+// bounds are what may still be read, over all tables: a file can have many rows that take more room here than in it, each with a
+// hundred columns without a value.
 type bounds struct{ rows, bytes int }
+
+// valueBytes is what a value takes in memory beside its text or blob.
+const valueBytes = 16
 
 func loadRows(ctx context.Context, stmt *sql.Stmt, args []any, width int, left *bounds) ([][]any, error) {
 	rows, err := stmt.QueryContext(ctx, args...)
@@ -326,6 +329,7 @@ func loadRows(ctx context.Context, stmt *sql.Stmt, args []any, width int, left *
 		if err := rows.Scan(into...); err != nil {
 			return nil, err
 		}
+		left.bytes -= width * valueBytes
 		for _, v := range vals {
 			switch v := v.(type) {
 			case string:

@@ -24,8 +24,9 @@ var ErrUnsafe = errors.New("game database refused")
 const (
 	maxColumns   = 128
 	maxTables    = 64
-	maxRows      = 100_000  // rows of one game in one table
-	maxGameBytes = 64 << 20 // text and blobs of one game
+	maxRows      = 100_000 // rows of one game in all tables
+	maxMoves     = maxRows - 100
+	maxGameBytes = 64 << 20 // one game in memory
 	maxIDLength  = 200
 )
 
