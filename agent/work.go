@@ -259,7 +259,8 @@ func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (
 		return "", err
 	}
 	if len(out) > 0 {
-		g.a.log.Warn().Str("config", string(c)).Int("games", len(out)).Str("game", out[0].ID).Str("reason", out[0].Reason).Msg("games are left out of an export")
+		g.a.log.Warn().Str("config", string(c)).Int("left_out", len(out)).Str("game", out[0].ID).Str("pack", filepath.Base(out[0].Pack)).
+			Str("reason", out[0].Reason).Msg("games or whole packs are left out of an export")
 	}
 	return path, nil
 }

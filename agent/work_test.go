@@ -47,7 +47,11 @@ func TestFailedGatherLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("no database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad}, "connect4_2p", disk.Free); err == nil {
+	path := filepath.Join(t.TempDir(), "export.db")
+	if out, err := gather(t.Context(), path, []string{bad}, "connect4_2p", disk.Free); err != nil || len(out) != 1 || out[0].Pack != bad {
+		t.Errorf("a pack that is none: %+v %v", out, err)
+	}
+	if _, err := gather(t.Context(), filepath.Join(dir, "export.db"), []string{bad, filepath.Join(dir, "absent")}, "connect4_2p", disk.Free); err == nil {
 		t.Error("gathered")
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {

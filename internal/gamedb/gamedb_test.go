@@ -162,8 +162,8 @@ func TestPackLeavesOutWhatIsNoFinishedGame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Rejection{{"absent", "missing or not finished"}, {"game-0001", "missing or not finished"},
-		{"game-0002", "no moves"}, {"game-0003", "winner 9 of 2 players"}}
+	want := []Rejection{{ID: "absent", Reason: "missing or not finished"}, {ID: "game-0001", Reason: "missing or not finished"},
+		{ID: "game-0002", Reason: "no moves"}, {ID: "game-0003", Reason: "winner 9 of 2 players"}}
 	if diff := cmp.Diff(want, info.Rejected); diff != "" || info.Games != 1 {
 		t.Error(info.Games, diff)
 	}

@@ -51,7 +51,7 @@ func join(ctx context.Context, dst string, packs []string) (PackInfo, error) {
 		return PackInfo{}, err
 	}
 	defer func() { _ = errors.Join(Remove(scratch), os.Remove(scratch+"-journal")) }() // nobody reads it again
-	j := joiner{packs: packs, games: map[string]joined{}}
+	j := joiner{packs: packs, games: map[string]joined{}, wide: map[string][]string{}}
 	if err := j.gather(ctx, scratch); err != nil {
 		return PackInfo{}, err
 	}
@@ -74,8 +74,9 @@ func join(ctx context.Context, dst string, packs []string) (PackInfo, error) {
 // joiner gathers packs in a scratch database.
 type joiner struct {
 	packs []string
-	games map[string]joined // what must be in the end
-	mine  map[string]joined // what the pack at hand brings of it
+	games map[string]joined   // what must be in the end
+	wide  map[string][]string // by table: the columns of all packs that are not of the layout
+	mine  map[string]joined   // what the pack at hand brings of it
 }
 
 type joined struct {
@@ -142,6 +143,10 @@ func (j *joiner) take(ctx context.Context, to *target, i int) error {
 	if err := s.narrow(ctx); err != nil {
 		return unfit(ctx, pack, err)
 	}
+	wide, err := j.widened(s.tables)
+	if err != nil {
+		return unfit(ctx, pack, err)
+	}
 	from, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
 		return unfit(ctx, pack, err)
@@ -165,11 +170,28 @@ func (j *joiner) take(ctx context.Context, to *target, i int) error {
 		}
 		return unfit(ctx, pack, s.accounted(ctx, rows))
 	})
+	if err == nil {
+		j.wide = wide
+	}
 	var u *UnfitError
 	if errors.Is(err, ErrUnsafe) && !errors.As(err, &u) {
 		return unfit(ctx, pack, err) // too many columns together
 	}
 	return err
+}
+
+// widened is what the packs so far and one more have of columns that are not of the layout. The joined pack must be a good one, too.
+func (j *joiner) widened(tables []tableColumns) (map[string][]string, error) {
+	wide := maps.Clone(j.wide)
+	for _, t := range tables {
+		all := slices.Concat(wide[t.name], t.strange())
+		slices.Sort(all)
+		if all = slices.Compact(all); len(all) > maxStrange {
+			return nil, fmt.Errorf("with the packs before it %s has %d columns that are not known, more than %d: %w", t.name, len(all), maxStrange, ErrUnsafe)
+		}
+		wide[t.name] = all
+	}
+	return wide, nil
 }
 
 // unclear says why a list of a pack's finished games does not name each of them.

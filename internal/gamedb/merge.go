@@ -79,7 +79,8 @@ func (m *Merger) Merge(ctx context.Context, pack string, of id.Config) (MergeRes
 
 // Gather merges the games of a config, or all where of is empty, of many packs into a file that is only read once and then thrown
 // away, such as an export's input: nothing of it is brought to disk on purpose, and after an error or a crash it is worth nothing.
-// Games that cannot be used are left out.
+// Games that cannot be used are left out, and so is a pack that cannot be read, or not together with those before it: one that somebody
+// made so must not keep the others out of every export.
 func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out []Rejection, err error) {
 	to, err := openScratch(ctx, dst)
 	if err != nil {
@@ -88,12 +89,22 @@ func Gather(ctx context.Context, dst string, packs []string, of id.Config) (out 
 	defer func() { err = errors.Join(err, to.Close()) }()
 	for _, pack := range packs {
 		res, err := to.merge(ctx, pack, of)
+		if ofPack(ctx, err) {
+			out = append(out, Rejection{Pack: pack, Reason: err.Error()})
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("gather %s into %s: %w", pack, dst, err)
 		}
 		out = append(out, res.Rejected...)
 	}
 	return out, nil
+}
+
+// ofPack says that a merge failed for what is wrong with the pack, not with this machine or the database.
+func ofPack(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && !errors.Is(err, ErrTarget) &&
+		(Damaged(err) || errors.Is(err, ErrNewerSchema) || errors.Is(err, ErrSlow))
 }
 
 // mergeTime is how long a pack of so many bytes may take: some hundred times what an honest one does. A pack can be made such that all of

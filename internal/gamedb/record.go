@@ -26,9 +26,10 @@ type part struct {
 	rows [][]any // nil, int64, float64, string or []byte, in the order of cols
 }
 
-// Rejection names a game that was left out and says why.
+// Rejection names a game that was left out, or in Gather a whole pack, and says why.
 type Rejection struct {
 	ID     string
+	Pack   string // all of it was left out, and ID is empty
 	Reason string
 }
 

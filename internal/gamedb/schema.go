@@ -23,6 +23,7 @@ var ErrUnsafe = errors.New("game database refused")
 // Bounds on what a foreign file may make us do.
 const (
 	maxColumns   = 128
+	maxStrange   = 16 // columns of one table of a pack that are not of the layout
 	maxTables    = 64
 	maxRows      = 100_000 // rows of one game in all tables
 	maxMoves     = maxRows - 100
@@ -57,7 +58,10 @@ func layout() []table {
 			columns: []string{"state_json", "compressed", "state_hash"}, optional: true},
 		{name: "game_choices", key: []string{"game_id", "move_number", "choice_type"},
 			columns: strings.Fields("player options_json selected_option_json ai_reasoning"), optional: true},
-		{name: "game_history_entries", key: []string{"game_id", "move_number"}, columns: []string{"player"}, optional: true},
+		{name: "game_history_entries", key: []string{"game_id", "move_number"}, columns: strings.Fields(`player phase_before phase_after
+			status_before status_after progress_before_json progress_after_json state_hash_before state_hash_after
+			board_summary_before_json board_summary_after_json state_before_json state_after_json compressed_states available_moves_json
+			available_moves_count engine_eval engine_depth fsm_valid fsm_error_code`), optional: true},
 		{name: "game_nnue_features", key: []string{"game_id", "move_number", "player_perspective"},
 			columns: strings.Fields("features value board_type feature_dim"), optional: true},
 	}
@@ -194,6 +198,17 @@ func columns(ctx context.Context, s session) (map[string][]string, error) {
 		}
 	}
 	return out, rows.Err()
+}
+
+// strange lists the columns that are not of the layout. They travel along, but each that a pack brings stays in the merged databases,
+// where a table has room for maxColumns: what one pack may bring is bounded, and the layout's own have their place.
+func (t tableColumns) strange() (out []string) {
+	for _, c := range t.cols {
+		if !slices.Contains(t.key, c) && !slices.Contains(t.columns, c) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // layoutNames is a list of the layout's tables in SQL.
