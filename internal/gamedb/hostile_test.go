@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -160,6 +161,46 @@ func TestCheckConstraintsOfAFileDoNotRun(t *testing.T) {
 		"UPDATE sqlite_schema SET sql = 'CREATE TABLE false (x CHECK (x > 1))' WHERE name = 'false'")
 	if err := Verify(t.Context(), path); err != nil {
 		t.Errorf("a constraint was evaluated: %v", err)
+	}
+}
+
+// What else a file can have evaluated is computed columns, in whatever table: quick_check looks at their values.
+func TestComputedColumnsOfAFileDoNotRun(t *testing.T) {
+	t.Parallel()
+	for kind, column := range map[string]string{
+		"as it is read": "y AS (instr(hex(zeroblob(100000000 + x)), 'zz')) VIRTUAL NOT NULL",
+		"stored":        "y AS (x + 1) STORED NOT NULL",
+	} {
+		path := filepath.Join(t.TempDir(), "a.db")
+		if err := os.WriteFile(path, goodPack(t), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		execSQL(t, path, "CREATE TABLE other (x, "+column+")", "INSERT INTO other (x) VALUES (1)")
+		if err := Verify(t.Context(), path); !errors.Is(err, ErrUnsafe) || !strings.Contains(err.Error(), "other.y") {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
+// Whichever way a stranger's file is opened, its constraints are not evaluated.
+func TestConstraintsAreOffForStrangers(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.db")
+	if err := os.WriteFile(path, goodPack(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []access{live, finished, mending} {
+		c, err := open(t.Context(), path, how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var off bool
+		if err := c.QueryRowContext(t.Context(), "PRAGMA ignore_check_constraints").Scan(&off); err != nil || !off {
+			t.Errorf("%d: %v %v", how, off, err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

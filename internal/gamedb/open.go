@@ -151,6 +151,7 @@ func dsn(abs string, how access) string {
 		pragma("trusted_schema(0)")
 		pragma("cell_size_check(1)")
 		pragma("query_only(1)")
+		pragma("ignore_check_constraints(1)")
 		pragma("mmap_size(0)")
 	}
 	u := url.URL{Scheme: "file", Path: abs, RawQuery: q.Encode()}

@@ -2,6 +2,7 @@ package gamedb
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -182,7 +183,25 @@ func (s *source) checkSchema(ctx context.Context) error {
 			return fmt.Errorf("it has more than %d tables and indexes: %w", 2*maxTables, ErrUnsafe)
 		}
 	}
-	return rows.Err()
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return err
+	}
+	return s.computed(ctx)
+}
+
+// computed refuses computed columns in any table: quick_check computes them, row by row, and they may be as slow as their author likes.
+// It must come after virtual tables are refused, whose columns are asked of their own code.
+func (s *source) computed(ctx context.Context) error {
+	var name string
+	err := s.tx.QueryRowContext(ctx, `SELECT t.name || '.' || x.name FROM sqlite_schema t, pragma_table_xinfo(t.name) x
+		WHERE t.type = 'table' AND x.hidden > 0 LIMIT 1`).Scan(&name)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("column %.80q is computed: %w", name, ErrUnsafe)
 }
 
 // IsDatabase says whether the file at path begins like a SQLite database. It must not be one that somebody writes.
