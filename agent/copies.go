@@ -318,7 +318,7 @@ func (s *artifacts) nowhere() (files int, games int64, since time.Time) {
 				since = at
 			}
 			if a.Kind == ring.KindPack {
-				games += a.Games()
+				games = ring.AddGames(games, a.Games())
 			}
 		}
 	}

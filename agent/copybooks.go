@@ -172,29 +172,29 @@ func (m *missed) tried(d id.Digest, done bool) {
 	}
 }
 
-// kinds of the artifacts that are arriving.
-type kinds struct {
+// coming are the records of the artifacts that are arriving.
+type coming struct {
 	mu  sync.Mutex
-	all map[id.Digest]ring.Kind
+	all map[id.Digest]ring.Artifact
 }
 
-func (k *kinds) put(d id.Digest, kind ring.Kind) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.all == nil {
-		k.all = map[id.Digest]ring.Kind{}
+func (c *coming) put(a ring.Artifact) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = map[id.Digest]ring.Artifact{}
 	}
-	k.all[d] = kind
+	c.all[a.Digest] = a
 }
 
-func (k *kinds) of(d id.Digest) ring.Kind {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.all[d]
+func (c *coming) of(d id.Digest) ring.Artifact {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all[d]
 }
 
-func (k *kinds) drop(d id.Digest) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.all, d)
+func (c *coming) drop(d id.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, d)
 }

@@ -27,7 +27,7 @@ type artifacts struct {
 	sound   sound   // what has been hashed
 	refused refused // what was found to be no good
 	missed  missed  // what is to be fetched again
-	kinds   kinds   // of what is arriving
+	coming  coming  // what is arriving
 
 	mu       sync.Mutex
 	suspects map[id.Digest]bool // being verified because a request found them damaged
@@ -172,13 +172,13 @@ func (s *artifacts) have(ctx context.Context, a ring.Artifact) (fetched bool, er
 	if err != nil || a.Held(s.a.node.ID) {
 		return false, err
 	}
-	return false, s.reject(ctx, a.Digest, fit(ctx, a.Kind, s.blobs.Path(a.Digest)))
+	return false, s.reject(ctx, a.Digest, fit(ctx, a, s.blobs.Path(a.Digest)))
 }
 
 // bring fetches an artifact, and looks into it before it gets its name.
 func (s *artifacts) bring(ctx context.Context, a ring.Artifact) error {
-	s.kinds.put(a.Digest, a.Kind)
-	defer s.kinds.drop(a.Digest)
+	s.coming.put(a)
+	defer s.coming.drop(a.Digest)
 	if _, err := s.client.Fetch(ctx, a.Digest, a.Bytes, s.order(a.Holders)); err != nil {
 		var bad *unfit
 		if errors.As(err, &bad) {
@@ -198,7 +198,7 @@ type incoming struct {
 // Adopt implements transfer.Store. What is no good artifact of its kind goes into quarantine instead of the store.
 func (in incoming) Adopt(ctx context.Context, path string, d id.Digest) (int64, error) {
 	n, err := in.Store.AdoptChecked(ctx, path, d, func(ctx context.Context, path string) error {
-		return fit(ctx, in.s.kinds.of(d), path)
+		return fit(ctx, in.s.coming.of(d), path)
 	})
 	var bad *unfit
 	if errors.As(err, &bad) {

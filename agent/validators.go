@@ -15,21 +15,33 @@ import (
 	"github.com/ringagent/ringagent/internal/ring"
 )
 
-// fit looks into the bytes of an artifact of a kind. What is wrong with them is a *unfit; any other error says nothing of
+// fit looks into the bytes of an artifact. What is wrong with them is a *unfit; any other error says nothing of
 // them. Games of a newer version may be kept for others, though nobody here can read them.
-func fit(ctx context.Context, kind ring.Kind, path string) error {
-	check, ok := validators()[string(kind)]
+func fit(ctx context.Context, a ring.Artifact, path string) error {
+	check, ok := validators()[string(a.Kind)]
 	if !ok {
 		return nil
 	}
-	_, err := check(ctx, path)
+	counters, err := check(ctx, path)
+	if err == nil {
+		err = asCounted(a, counters)
+	}
 	switch {
 	case err == nil || errors.Is(err, gamedb.ErrNewerSchema):
 		return nil
-	case ofMachine(ctx, kind, err):
-		return fmt.Errorf("validate %s: %w", kind, err)
+	case ofMachine(ctx, a.Kind, err):
+		return fmt.Errorf("validate %s: %w", a.Kind, err)
 	}
-	return &unfit{kind: kind, err: err}
+	return &unfit{kind: a.Kind, err: err}
+}
+
+// asCounted refuses a pack that has not got the games that its record counts. Without the receipts of those who look, what one node says
+// of its packs is not counted.
+func asCounted(a ring.Artifact, counters map[string]int64) error {
+	if said, have := a.Counters[ring.CounterGames], counters[ring.CounterGames]; a.Kind == ring.KindPack && said != have {
+		return fmt.Errorf("%d games are counted in it, and %d are there: %w", said, have, gamedb.ErrUnsafe)
+	}
+	return nil
 }
 
 // ofMachine tells what is wrong with this machine, such as a disk that fails or too many open files, from what is wrong with

@@ -235,7 +235,7 @@ func (r reading) games(config id.Config, unsynced map[id.Config]int64, known boo
 		if !a.Safe {
 			continue
 		}
-		c.Games += a.Games()
+		c.Games = ring.AddGames(c.Games, a.Games())
 		c.Packs++
 		if c.LastGame == nil || a.Created.After(*c.LastGame) {
 			at := a.Created

@@ -150,7 +150,7 @@ func (j *joiner) run(packs []ring.Artifact, entered map[id.Digest]gamedb.Entered
 		}
 		var cellGames, cellBytes int64
 		for _, a := range cell {
-			cellGames, cellBytes = cellGames+a.Counters[ring.CounterGames], cellBytes+a.Bytes
+			cellGames, cellBytes = ring.AddGames(cellGames, a.Counters[ring.CounterGames]), cellBytes+a.Bytes
 		}
 		fit := !slices.ContainsFunc(cell, func(a ring.Artifact) bool { return !fits(a) })
 		if !fit || len(run)+n > mostJoined || games+cellGames > mostJoinedGames || bytes+cellBytes > mostJoinedBytes {

@@ -166,10 +166,7 @@ func (j *joiner) make(ctx context.Context, c id.Config, group []ring.Artifact) (
 			return joined{}, nil
 		}
 		// What the ring counts is what a node said. Games that are not in the file cannot be joined, and stay counted.
-		n, err := gamedb.Count(ctx, file)
-		if err == nil && int64(n.Games) != a.Counters[ring.CounterGames] {
-			err = fmt.Errorf("%d games are counted in it, and %d are there: %w", a.Counters[ring.CounterGames], n.Games, gamedb.ErrUnsafe)
-		}
+		err := asCounted(ctx, file, a)
 		if gamedb.Damaged(err) || errors.Is(err, gamedb.ErrNewerSchema) {
 			j.leave(a.Digest, err)
 			return joined{}, nil

@@ -291,6 +291,10 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact, into *
 		}
 		return false, nil
 	}
+	if err := asCounted(ctx, path, a); err != nil {
+		// Its bytes are what they are: it is the record that is wrong, and they stay. But there is no receipt for it.
+		return false, fmt.Errorf("count games of pack %s: %w", a.Digest.Short(), err)
+	}
 	res, err := into.merge(ctx, path, c)
 	if errors.Is(err, gamedb.ErrSlow) {
 		m.slow[a.Digest] = slowPatience

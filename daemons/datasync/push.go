@@ -168,7 +168,7 @@ func (g *gatherer) settle(ctx context.Context, v kit.View, p packed, a ring.Arti
 	if all := v.Library.Artifacts(ring.KindPack, p.Config); len(all) > 0 { // a rented node has no list of them
 		total = new(int64)
 		for _, o := range all {
-			*total += o.Games()
+			*total = ring.AddGames(*total, o.Games())
 		}
 	}
 	about := event.About{Config: p.Config}

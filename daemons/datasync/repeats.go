@@ -108,6 +108,15 @@ func (m *merger) enter(ctx context.Context, c id.Config, path string, packs []ri
 	return nil
 }
 
+// asCounted refuses a pack, a file to which nobody writes, that has not got the games that its record counts.
+func asCounted(ctx context.Context, path string, a ring.Artifact) error {
+	n, err := gamedb.CountFinished(ctx, path)
+	if err == nil && int64(n.Games) != a.Counters[ring.CounterGames] {
+		err = fmt.Errorf("%d games are counted in it, and %d are there: %w", a.Counters[ring.CounterGames], n.Games, gamedb.ErrUnsafe)
+	}
+	return err
+}
+
 // joinedBefore are the packs of the ledger up to a place in the order that are no longer listed: a view that has a joined pack has
 // all that were added before, but for those that have been joined.
 func joinedBefore(known map[id.Digest]gamedb.Entered, listed map[id.Digest]bool, order uint64) []id.Digest {

@@ -169,7 +169,7 @@ func (s ExportSettings) next(v kit.View, c id.Config, state exported, now time.T
 	slices.SortStableFunc(packs, func(a, b ring.Artifact) int { return cmp.Compare(a.Order(), b.Order()) })
 	for _, a := range packs {
 		if state.counts(a) {
-			fresh += a.Games()
+			fresh = ring.AddGames(fresh, a.Games())
 			last = max(last, a.Order())
 			if oldest.IsZero() || a.Created.Before(oldest) {
 				oldest = a.Created
@@ -242,7 +242,7 @@ func window(v kit.View, packs []ring.Artifact, from, last uint64, most int64) (i
 		for _, h := range a.Holders {
 			if m, ok := v.Fleet.Member(h); ok && m.Serves() {
 				inputs = append(inputs, ring.Input{Role: kit.RolePack, Digest: a.Digest})
-				games += a.Counters[kit.CounterGames]
+				games = ring.AddGames(games, a.Counters[kit.CounterGames])
 				break
 			}
 		}

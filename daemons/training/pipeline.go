@@ -233,7 +233,7 @@ func (s PipelineSettings) export(v kit.View, c id.Config) (Stage, error) {
 		if !state.counts(a) {
 			continue
 		}
-		if fresh += a.Games(); fresh >= set.Games {
+		if fresh = ring.AddGames(fresh, a.Games()); fresh >= set.Games {
 			st.Generation, st.Owed = state.Generation+1, a.Created
 			break
 		}

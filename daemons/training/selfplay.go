@@ -139,7 +139,7 @@ func (s SelfplaySettings) want(v kit.View, c id.Config, now time.Time) (games in
 	var stock int64
 	var last time.Time
 	for _, a := range v.Library.Artifacts(ring.KindPack, c) {
-		stock += a.Games()
+		stock = ring.AddGames(stock, a.Games())
 		if a.Created.After(last) {
 			last = a.Created
 		}

@@ -3,6 +3,7 @@ package ring
 import (
 	"encoding/json"
 	"iter"
+	"math"
 	"time"
 
 	"github.com/ringagent/ringagent/eventlog/event"
@@ -69,7 +70,17 @@ const (
 
 // Games is how many games a pack adds to those of the older ones, as far as that is known: a game that two nodes have packed
 // counts once.
-func (a Artifact) Games() int64 { return max(0, a.Counters[CounterGames]-a.Counters[CounterRepeats]) }
+func (a Artifact) Games() int64 {
+	return max(0, max(0, a.Counters[CounterGames])-max(0, a.Counters[CounterRepeats]))
+}
+
+// AddGames adds up counters, which are what nodes have said: the largest number there is stays that, and does not become a negative one.
+func AddGames(sum, more int64) int64 {
+	if more > math.MaxInt64-sum {
+		return math.MaxInt64
+	}
+	return sum + max(0, more)
+}
 
 // Repeat says how many games of a pack are in older packs that have their receipts, too. Older is by Order, then by Digest.
 type Repeat struct {
