@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,6 +185,12 @@ func (d *dataDir) readNode() (nodeFile, error) {
 	return n, nil
 }
 
+// Bearer is the name and class under which a data dir belongs to a ring, and the file that says so. No flag changes them.
+func Bearer(root string) (name string, class id.Class, file string, ok bool) {
+	n, err := (&dataDir{root: root}).readNode()
+	return n.Name, n.Class, filepath.Join(root, "node.json"), err == nil
+}
+
 func (d *dataDir) writeNode(n nodeFile) error { return writeJSONFile(d.path("node.json"), n) }
 
 func writeJSONFile(path string, v any) error {
@@ -231,21 +235,6 @@ func (d *dataDir) tendBallast() error {
 		}
 	case !has && free > 8*ballastBytes:
 		return d.reserveBallast()
-	}
-	return nil
-}
-
-// ensureAPIToken makes the operator's token where there is none yet.
-func ensureAPIToken(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
-	}
-	var b [24]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return fmt.Errorf("make api token: %w", err)
-	}
-	if err := identity.WriteFile(path, []byte(hex.EncodeToString(b[:])+"\n")); err != nil {
-		return fmt.Errorf("write api token: %w", err)
 	}
 	return nil
 }

@@ -78,8 +78,12 @@ func Enrol(ctx context.Context, e Enrolment) error {
 		return err
 	}
 	defer d.close()
-	// First what may fail for lack of space, then what costs a use of the token.
-	if err := d.reserveBallast(); err != nil {
+	// First what may fail for lack of space or of a folder, then what costs a use of the token.
+	_, err = hasAPIToken(e.Config)
+	if err == nil {
+		err = d.reserveBallast()
+	}
+	if err != nil {
 		b.undo(true)
 		return err
 	}
@@ -158,7 +162,7 @@ func (e Enrolment) resume(got mesh.Enrolled, authority id.Digest) error {
 
 // finish makes the data dir whole around a granted identity. It may be interrupted anywhere and done again.
 func (e Enrolment) finish(d *dataDir, got mesh.Enrolled) error {
-	if err := ensureAPIToken(d.path("api.token")); err != nil {
+	if err := ensureAPIToken(e.Config); err != nil {
 		return err
 	}
 	c := e.Config

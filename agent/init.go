@@ -74,6 +74,9 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 			b.undo(false)
 		}
 	}()
+	if _, err := hasAPIToken(c); err != nil {
+		return made, err
+	}
 	if err := d.reserveBallast(); err != nil {
 		return made, err
 	}
@@ -89,7 +92,7 @@ func Init(ringName string, c config.Config, settings ring.Settings) (made Made, 
 	if err != nil {
 		return made, meshError(err)
 	}
-	if err := ensureAPIToken(d.path("api.token")); err != nil {
+	if err := ensureAPIToken(c); err != nil {
 		return made, err
 	}
 	now := time.Now()
@@ -131,7 +134,10 @@ func writeConfigFile(d *dataDir, c config.Config) error {
 		return nil
 	}
 	c.DataDir = "" // where the file lies says it, and the folder may be moved
-	c.API.TokenFile = ""
+	var err error
+	if c.API.TokenFile, err = keptTokenFile(d, c.API.TokenFile); err != nil {
+		return err
+	}
 	b, err := c.Marshal()
 	if err != nil {
 		return err

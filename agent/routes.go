@@ -268,15 +268,14 @@ func (a *Agent) routes() []httpd.Route {
 func (a *Agent) openServer(c config.Config) {
 	a.registerMetrics()
 	token := func() string {
-		f := a.conf.Load().API.TokenFile
-		if f == "" {
-			f = a.dir.path("api.token")
-		}
-		b, err := os.ReadFile(f)
+		b, err := os.ReadFile(a.conf.Load().TokenPath())
 		if err != nil {
 			return ""
 		}
 		return strings.TrimSpace(string(b))
+	}
+	if token() == "" {
+		a.log.Warn().Str("file", c.TokenPath()).Msg("the file of api.token_file holds no token that can be read: over HTTP nothing can be changed here")
 	}
 	a.server = httpd.New(httpd.Config{
 		Log: a.log, Token: token, LoopbackOpen: c.API.LoopbackReads(), Hosts: append(hosts(c), a.node.Name),

@@ -51,12 +51,20 @@ type Log struct {
 
 // API says how the operator's API is guarded.
 type API struct {
-	TokenFile    string `yaml:"token_file,omitempty" json:"token_file"`
+	TokenFile    string `yaml:"token_file,omitempty" json:"token_file"`       // "" = api.token in the data dir, see TokenPath
 	LoopbackOpen *bool  `yaml:"loopback_open,omitempty" json:"loopback_open"` // nil = true
 }
 
 // LoopbackReads says whether reading is free on loopback.
 func (a API) LoopbackReads() bool { return a.LoopbackOpen == nil || *a.LoopbackOpen }
+
+// TokenPath is the file with the operator's token. It goes by the data dir in force, which is known only after file and flags.
+func (c Config) TokenPath() string {
+	if c.API.TokenFile != "" {
+		return c.API.TokenFile
+	}
+	return filepath.Join(c.DataDir, "api.token")
+}
 
 // Default is the config of a machine that says nothing.
 func Default(dataDir string) Config {
@@ -66,7 +74,7 @@ func Default(dataDir string) Config {
 	}
 	return Config{
 		NodeName: host, DataDir: dataDir, Listen: ":" + strconv.Itoa(DefaultPort), Class: id.Edge, Gossip: "lan",
-		Log: Log{Level: "info", Format: "json"}, API: API{TokenFile: filepath.Join(dataDir, "api.token")},
+		Log: Log{Level: "info", Format: "json"},
 	}
 }
 

@@ -101,7 +101,7 @@ func makeDir(dir string, o Options) error {
 			return fmt.Errorf("make data dir: %w", err)
 		}
 		where := c.DataDir
-		c.DataDir, c.API.TokenFile = "", ""
+		c.DataDir = ""
 		y, err := c.Marshal()
 		if err != nil {
 			return err

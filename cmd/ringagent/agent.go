@@ -18,11 +18,7 @@ func agentCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "agent",
 		Usage: "run the agent; it finds its ring again by itself",
-		Flags: machineFlags(
-			&cli.StringSliceFlag{Name: "join", EnvVars: env("join"), Usage: "a `SEED` to try beside the known peers, host[:8770] (repeatable)"},
-			&cli.StringFlag{Name: "profile", EnvVars: env("profile"), Usage: "which daemons run here: `PROFILE` core, edge, gpu, full or minimal"},
-			&cli.StringFlag{Name: "gossip", EnvVars: env("gossip"), Usage: "timing of gossip: `PROFILE` lan or wan"},
-		),
+		Flags: machineFlags(append([]cli.Flag{joinFlag()}, placeFlags()...)...),
 		Action: func(c *cli.Context) error {
 			if err := noArgs(c); err != nil {
 				return err

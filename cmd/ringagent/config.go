@@ -13,6 +13,7 @@ import (
 	"github.com/invopop/jsonschema"
 	"github.com/urfave/cli/v2"
 
+	"github.com/ringagent/ringagent/agent"
 	"github.com/ringagent/ringagent/agent/api"
 	"github.com/ringagent/ringagent/agent/config"
 	"github.com/ringagent/ringagent/daemons"
@@ -26,10 +27,11 @@ func configCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "show", Usage: "print the config, or the ring's settings with --scope ring",
-				Flags: machineFlags(
-					&cli.BoolFlag{Name: "effective", Usage: "every value, with where it came from"},
+				Flags: machineFlags(append([]cli.Flag{
+					&cli.BoolFlag{Name: "effective", Usage: "every value in force, with where it came from"},
 					&cli.StringFlag{Name: "scope", Value: "node", Usage: "`SCOPE` node or ring"},
-				),
+					joinFlag(), classFlag(),
+				}, placeFlags()...)...),
 				Action: showConfig,
 			},
 			{
@@ -63,6 +65,9 @@ func showConfig(c *cli.Context) error {
 	switch c.String("scope") {
 	case "node":
 	case "ring":
+		if c.Bool("effective") {
+			return usage("config show: --effective is for --scope node; the ring's settings all come from the ring")
+		}
 		ctx, cancel := ask(c)
 		defer cancel()
 		var s json.RawMessage
@@ -81,7 +86,7 @@ func showConfig(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("effective") {
-		values, err := config.Effective(conf, origins)
+		values, err := config.Effective(inForce(conf, origins))
 		if err != nil {
 			return err
 		}
@@ -103,6 +108,17 @@ func showConfig(c *cli.Context) error {
 	}
 	_, err = c.App.Writer.Write(b)
 	return err
+}
+
+// inForce completes a config by what an agent does not take from it: where its token is if nobody says, and who it is once it
+// belongs to a ring.
+func inForce(conf config.Config, origins config.Origins) (config.Config, config.Origins) {
+	conf.API.TokenFile = conf.TokenPath()
+	if name, class, file, ok := agent.Bearer(conf.DataDir); ok {
+		conf.NodeName, conf.Class = name, class
+		origins["node_name"], origins["class"] = file, file
+	}
+	return conf, origins
 }
 
 // showRing prints the settings as a file of them, and the workload below.

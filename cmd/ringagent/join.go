@@ -21,13 +21,11 @@ func joinCommand() *cli.Command {
 		Name:      "join",
 		Usage:     "enrol this machine if need be, then join the ring that SEED belongs to",
 		ArgsUsage: "SEED [SEED…]",
-		Flags: machineFlags(
+		Flags: machineFlags(append([]cli.Flag{
 			&cli.StringFlag{Name: "token-file", EnvVars: env("token-file"), Usage: "`FILE` with the join token, - for standard input (or RINGAGENT_TOKEN)"},
-			&cli.StringFlag{Name: "class", EnvVars: env("class"), Usage: "`CLASS` core or edge; must be the token's (default: the token's)"},
-			&cli.StringFlag{Name: "profile", EnvVars: env("profile"), Usage: "which daemons run here: `PROFILE` core, edge, gpu, full or minimal"},
-			&cli.StringFlag{Name: "gossip", EnvVars: env("gossip"), Usage: "timing of gossip: `PROFILE` lan or wan"},
-			&cli.BoolFlag{Name: "enrol-only", Usage: "enrol and end; start the agent later with 'ringagent agent'"},
-		),
+			classFlag(),
+			&cli.BoolFlag{Name: "enrol-only", EnvVars: env("enrol-only"), Usage: "enrol and end; start the agent later with 'ringagent agent'"},
+		}, placeFlags()...)...),
 		Action: join,
 	}
 }

@@ -26,6 +26,22 @@ func machineFlags(extra ...cli.Flag) []cli.Flag {
 	}, extra...)
 }
 
+// placeFlags are what agent and join share beyond that. config show knows them, too, or it would not tell what they set.
+func placeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "profile", EnvVars: env("profile"), Usage: "which daemons run here: `PROFILE` core, edge, gpu, full or minimal"},
+		&cli.StringFlag{Name: "gossip", EnvVars: env("gossip"), Usage: "timing of gossip: `PROFILE` lan or wan"},
+	}
+}
+
+func joinFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "join", EnvVars: env("join"), Usage: "a `SEED` to try beside the known peers, host[:8770] (repeatable)"}
+}
+
+func classFlag() cli.Flag {
+	return &cli.StringFlag{Name: "class", EnvVars: env("class"), Usage: "`CLASS` core or edge; must be the token's (default: the token's)"}
+}
+
 // machine is the effective config: flag over environment over file over default.
 func machine(c *cli.Context) (config.Config, config.Origins, error) {
 	dir := c.String("data-dir")

@@ -121,7 +121,7 @@ func (r *testRing) found() error {
 			return err
 		}
 		c := n.config()
-		c.DataDir, c.API.TokenFile = "", ""
+		c.DataDir = ""
 		y, err := c.Marshal()
 		if err != nil {
 			return err
