@@ -60,6 +60,21 @@ func (c *Client) Stream(ctx context.Context, path string, query url.Values) (io.
 	return resp.Body, nil
 }
 
+// answer is a body as it comes. An agent that ends in the middle of one is out of reach from then on, as one that never answered.
+type answer struct {
+	io.ReadCloser
+	broken func(error) error
+}
+
+// Read implements io.Reader.
+func (a answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = a.broken(err)
+	}
+	return n, err
+}
+
 func (c *Client) do(ctx context.Context, method, path string, query url.Values, body io.Reader, out any) error {
 	resp, err := c.send(ctx, method, path, query, body)
 	if err != nil {
@@ -70,7 +85,10 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		_, err := io.Copy(io.Discard, resp.Body)
 		return err
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	switch err := json.NewDecoder(resp.Body).Decode(out); {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return c.explain(ctx, err)
+	case err != nil:
 		return fmt.Errorf("decode answer of %s: %w", path, err)
 	}
 	return nil
@@ -90,12 +108,16 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
+	resp.Body = answer{resp.Body, func(err error) error { return c.explain(ctx, err) }}
 	if resp.StatusCode < 300 {
 		return resp, nil
 	}
 	defer resp.Body.Close()
 	var env Envelope
-	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
 	if json.Unmarshal(b, &env) == nil && env.Error != nil {
 		return nil, env.Error
 	}
@@ -114,6 +136,9 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		return Errorf(CodeTimeout, "the agent did not answer in time; what became of the request is unknown")
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return Errorf(CodeUnreachable, "the agent on %s went away before its answer was whole: %v", c.socket, err).
+			WithHint("it may have been stopped; what became of the request is unknown")
 	}
 	return Errorf(CodeUnreachable, "asking the agent on %s: %v", c.socket, err)
 }
