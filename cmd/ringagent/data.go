@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -62,11 +61,15 @@ func dataCommand() *cli.Command {
 						}
 						q.Set("sha256", prefix)
 					}
+					ctx, cancel := askLong(c, asLongAsItTakes)
+					defer cancel()
+					stop := progress(c, noMore)
 					var out api.Verified
-					if err := client(c).Get(c.Context, "/api/v1/artifacts/verify", q, &out); err != nil {
+					err := client(c).Get(ctx, "/api/v1/artifacts/verify", q, &out)
+					if stop(); err != nil {
 						return err
 					}
-					err := show(c, out, func(w io.Writer, v api.Verified) {
+					err = show(c, out, func(w io.Writer, v api.Verified) {
 						t := newTable(w, "SHA256", "OK", "ERROR")
 						for _, f := range v.Files {
 							t.row(f.SHA256, f.OK, f.Error)
@@ -148,22 +151,27 @@ func getArtifact(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := ask(c)
-	defer cancel()
-	d, err := digestOf(ctx, c, prefix)
+	d, err := digestOf(c, prefix)
 	if err != nil {
 		return err
 	}
-	body, err := client(c).Stream(c.Context, "/api/v1/blobs/"+string(d), nil)
+	ctx, cancel := askLong(c, asLongAsItTakes)
+	defer cancel()
+	in := &counted{}
+	defer progress(c, in.soFar)()
+	body, err := client(c).Stream(ctx, "/api/v1/blobs/"+string(d), nil)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	return deliver(c, body, d)
+	in.Reader = body
+	return deliver(c, in, d)
 }
 
 // digestOf asks which artifact a prefix means. Of a whole hash nobody need know anything: the node may have the bytes.
-func digestOf(ctx context.Context, c *cli.Context, prefix string) (id.Digest, error) {
+func digestOf(c *cli.Context, prefix string) (id.Digest, error) {
+	ctx, cancel := ask(c)
+	defer cancel()
 	var found api.Artifacts
 	err := client(c).Get(ctx, "/api/v1/artifacts/"+prefix, nil, &found)
 	if err != nil {
@@ -197,8 +205,13 @@ func putArtifact(c *cli.Context) error {
 		return err
 	}
 	defer f.Close()
+	ctx, cancel := askLong(c, asLongAsItTakes)
+	defer cancel()
+	in := &counted{Reader: f}
+	stop := progress(c, in.soFar)
 	var out api.Artifact
-	if err := client(c).Upload(c.Context, "/api/v1/artifacts", q, f, &out); err != nil {
+	err = client(c).Upload(ctx, "/api/v1/artifacts", q, in, &out)
+	if stop(); err != nil {
 		return refusedFile(file, err)
 	}
 	return show(c, out, func(w io.Writer, a api.Artifact) { fmt.Fprintln(w, a.SHA256) })

@@ -304,10 +304,12 @@ func verifyEventsCommand() *cli.Command {
 			if c.Bool("all-nodes") {
 				q.Set("all", "true")
 			}
-			ctx, cancel := ask(c)
+			ctx, cancel := askLong(c, verifyLimit)
 			defer cancel()
+			stop := progress(c, noMore)
 			var v api.Verify
-			if err := client(c).Get(ctx, "/api/v1/events/verify", q, &v); err != nil {
+			err := client(c).Get(ctx, "/api/v1/events/verify", q, &v)
+			if stop(); err != nil {
 				return err
 			}
 			if err := show(c, v, printVerify); err != nil {

@@ -34,13 +34,12 @@ func leaveCommand() *cli.Command {
 				in.LimitSeconds = &limit
 			}
 			// The agent has limits of its own, and they are longer than an answer usually takes.
-			ctx, cancel := c.Context, func() {}
-			if c.IsSet("timeout") {
-				ctx, cancel = ask(c)
-			}
+			ctx, cancel := askLong(c, asLongAsItTakes)
 			defer cancel()
+			stop := progress(c, noMore)
 			var out api.Departure
-			if err := client(c).Post(ctx, "/api/v1/leave", in, &out); err != nil {
+			err := client(c).Post(ctx, "/api/v1/leave", in, &out)
+			if stop(); err != nil {
 				return err
 			}
 			if err := show(c, out, func(w io.Writer, d api.Departure) { fmt.Fprintln(w, printable(d.Detail)) }); err != nil {
