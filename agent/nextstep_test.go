@@ -82,6 +82,36 @@ func TestAlarmWhereTheRingIsNearlyFull(t *testing.T) {
 	}
 }
 
+// Copies that have no place are told of, whichever kind the settings want them of; of a default that nobody chose, games alone.
+func TestTooManyCopiesAreNamed(t *testing.T) {
+	t.Parallel()
+	for have, want := range map[int]string{1: "games should have 2|model should have 4", 3: "model should have 4", 4: ""} {
+		s := ring.Settings{Copies: map[ring.Kind]int{ring.KindModel: 4, ring.KindDataset: 1}}
+		if got := strings.Join(tooManyCopies(s, have), "|"); got != want {
+			t.Errorf("%d domains: %q, want %q", have, got, want)
+		}
+	}
+	f, a := newFolded(t), &Agent{}
+	_, version := f.m.View().Settings()
+	f.do(state.KindSettings, state.PutSettings{Expect: version, Settings: ring.Settings{
+		Timing: ring.TimingDev, Voters: 3, Copies: map[ring.Kind]int{ring.KindModel: 5}}})
+	a.watchAlarms(f.m.View(), time.Now())
+	if all := a.ofState.list(); len(all) != 1 || all[0].Code != "too_few_domains" || !strings.Contains(all[0].Message, "model should have 5") {
+		t.Errorf("%+v", all)
+	}
+}
+
+// A node that has never heard a coordinator lacks one since its start, however often it is asked.
+func TestNoCoordinatorSinceTheStart(t *testing.T) {
+	t.Parallel()
+	f, a := newFolded(t), &Agent{started: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}
+	for _, al := range a.ringAlarms(f.reading(), api.Leader{}) {
+		if al.Code == "no_coordinator" && !al.Since.Equal(a.started) {
+			t.Errorf("since %s", al.Since)
+		}
+	}
+}
+
 // An alarm has begun when the state first gave rise to it, however late and often it is asked for.
 func TestAlarmOfTheStateKeepsItsBeginning(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -182,9 +183,8 @@ func (a *Agent) status(ctx context.Context) api.Status {
 // ringAlarms are what is wrong with the ring as a whole, told from the state alone.
 func (a *Agent) ringAlarms(r reading, l api.Leader) []api.Alarm {
 	var out []api.Alarm
-	now := time.Now().UTC()
 	if l.Coordinator == nil {
-		since := now
+		since := a.started.UTC() // where none was heard: of the time before this process knows nothing
 		if at := l.AsOf.AsOf.At; at != nil {
 			since = *at // when one was last heard
 		}
@@ -205,15 +205,29 @@ func (a *Agent) watchAlarms(s *state.State, now time.Time) {
 				domains[m.Domain()] = true
 			}
 		}
-		if want := settings.CopiesOf(ring.KindPack); len(domains) > 0 && len(domains) < want {
+		if want := tooManyCopies(settings, len(domains)); len(domains) > 0 && len(want) > 0 {
 			out = append(out, api.Alarm{Code: "too_few_domains", Since: now,
-				Message: fmt.Sprintf("games should have %d copies in different failure domains, but the ring has only %d", want, len(domains))})
+				Message: fmt.Sprintf("copies should be in different failure domains, of which the ring has only %d: %s", len(domains), strings.Join(want, ", "))})
 		}
 	}
 	if al, ok := roomAlarm(roomOf(s), now); ok {
 		out = append(out, al)
 	}
 	a.ofState.replace(out)
+}
+
+// tooManyCopies names the kinds that should have copies in more than have places: games always, the others where the settings
+// speak of them, or every small ring would be told of defaults that nobody chose.
+func tooManyCopies(s ring.Settings, have int) []string {
+	want := map[ring.Kind]int{ring.KindPack: s.CopiesOf(ring.KindPack)}
+	maps.Copy(want, s.Copies)
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(want)) {
+		if want[k] > have {
+			out = append(out, fmt.Sprintf("%s should have %d", k, want[k]))
+		}
+	}
+	return out
 }
 
 // roomAlarm is for a ring that will soon be able to take no game, dataset or model any more. A node that does not have the whole
