@@ -210,7 +210,7 @@ type ringLetters struct {
 func toRing(l eventlog.Letter) ring.DeadLetter {
 	return ring.DeadLetter{
 		ID: l.ID, EventID: l.EventID, Seq: l.Seq, Type: l.Type, Handler: l.Handler, Node: l.Node, Error: l.Error,
-		Attempts: l.Attempts + l.Retries, FirstFailed: l.FirstFailed, LastFailed: l.LastFailed, Abandoned: l.Abandoned,
+		Attempts: l.Attempts + l.Retries, FirstFailed: l.FirstFailed.UTC(), LastFailed: l.LastFailed.UTC(), Abandoned: l.Abandoned,
 	}
 }
 

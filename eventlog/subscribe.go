@@ -232,7 +232,7 @@ func (d *Dispatcher) Retry(ctx context.Context, letters Letters, letter string) 
 		return letters.Drop(ctx, letter)
 	}
 	l.Retries++
-	l.LastFailed, l.Error = d.opt.Now(), err.Error()
+	l.LastFailed, l.Error = d.opt.Now().UTC(), err.Error()
 	l.Abandoned = l.Retries >= d.opt.Retries
 	return errors.Join(fmt.Errorf("retry dead letter %s: %w", letter, err), letters.Put(ctx, l))
 }

@@ -171,7 +171,8 @@ func TestHandlersOfAllKinds(t *testing.T) {
 
 func TestRetryOfExactlyThatPair(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t, filled("x", 3), nil)
+	far := time.FixedZone("far", 5*3600)
+	d := newDesk(t, filled("x", 3), func(o *DispatcherOptions) { o.Now = func() time.Time { return time.Now().In(far) } })
 	var good atomic.Bool
 	failing, other := &seen{}, &seen{}
 	d.subscribe(t, Consumer{Name: "other", Handler: func(_ context.Context, r event.Record) error { other.add(r); return nil }})
@@ -191,6 +192,11 @@ func TestRetryOfExactlyThatPair(t *testing.T) {
 		l, err := d.letters.Get(t.Context(), id)
 		if err != nil || l.Retries != i || l.Abandoned != (i == 5) {
 			t.Fatal(l, err)
+		}
+		for _, at := range []time.Time{l.FirstFailed, l.LastFailed} {
+			if _, offset := at.Zone(); offset != 0 {
+				t.Errorf("a time of this machine's zone: %s", at)
+			}
 		}
 	}
 	good.Store(true)

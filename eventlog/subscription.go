@@ -280,10 +280,10 @@ func (s *subscription) deliver(ctx context.Context, r event.Record) bool {
 
 // bury puts the pair to the dead letters. Only then may the cursor pass on.
 func (s *subscription) bury(ctx context.Context, r event.Record, t trying, why error) bool {
-	now := s.d.opt.Now()
+	now := s.d.opt.Now().UTC()
 	l := Letter{
 		ID: LetterID(r.Seq, s.c.Name), EventID: r.ID(), Seq: r.Seq, Type: r.Type, Handler: s.c.Name, Node: s.d.opt.Node,
-		Error: why.Error(), Attempts: t.tries, FirstFailed: t.first, LastFailed: now, Record: r.Encode(),
+		Error: why.Error(), Attempts: t.tries, FirstFailed: t.first.UTC(), LastFailed: now, Record: r.Encode(),
 	}
 	if err := s.c.Letters.Put(ctx, l); err != nil {
 		s.d.opt.Log.Error().Err(err).Str("subscriber", s.c.Name).Uint64("seq", r.Seq).Msg("dead letter could not be written; trying the handler again")
