@@ -148,7 +148,7 @@ func NewLogger(w io.Writer, c config.Log) (zerolog.Logger, *LogLevel, error) {
 		return zerolog.Nop(), nil, err
 	}
 	if c.Format == "console" {
-		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly}
+		w = zerolog.ConsoleWriter{Out: w, TimeFormat: time.TimeOnly, NoColor: !colours(w)}
 	}
 	return zerolog.New(w).With().Timestamp().Logger().Sample(level), level, nil
 }
