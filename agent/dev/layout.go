@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/ringagent/ringagent/agent"
 	"github.com/ringagent/ringagent/agent/api"
@@ -34,9 +35,24 @@ func (n Node) Socket() string { return filepath.Join(n.DataDir, "agent.sock") }
 
 // marker says that a folder is ours.
 type marker struct {
-	Version int `json:"version"`
-	Nodes   int `json:"nodes"`
+	Version int  `json:"version"`
+	Nodes   int  `json:"nodes"`
+	Begun   bool `json:"begun,omitempty"` // nothing has run in it yet, and what lies in it may be the half of a ring
 }
+
+// write has the folder say so whole or not at all: one that says nothing is somebody else's for ever.
+func (m marker) write(dir string) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode marker: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, markerDraft), b, 0o600); err != nil {
+		return fmt.Errorf("mark folder: %w", err)
+	}
+	return os.Rename(filepath.Join(dir, markerDraft), filepath.Join(dir, "dev.json"))
+}
+
+const markerDraft = ".dev.json"
 
 // openDir makes the folder, or finds a ring of ours in it; anything else is refused.
 func openDir(dir string, nodes int) (abs string, found bool, err error) {
@@ -51,10 +67,13 @@ func openDir(dir string, nodes int) (abs string, found bool, err error) {
 		}
 		return abs, false, nil
 	}
+	if errors.Is(err, syscall.ENOTDIR) {
+		return "", false, api.Errorf(api.CodeRefused, "%s is no folder", abs).WithHint("name one with --dir")
+	}
 	if err != nil {
 		return "", false, fmt.Errorf("read folder: %w", err)
 	}
-	if len(entries) == 0 {
+	if len(entries) == 0 || len(entries) == 1 && entries[0].Name() == markerDraft {
 		return abs, false, nil
 	}
 	b, err := os.ReadFile(filepath.Join(abs, "dev.json"))
@@ -63,6 +82,9 @@ func openDir(dir string, nodes int) (abs string, found bool, err error) {
 		return "", false, api.Errorf(api.CodeRefused, "folder %s is not empty and holds no dev ring", abs).
 			WithHint("name another with --dir, or remove it")
 	}
+	if m.Begun {
+		return abs, false, nil // makeDir finishes it
+	}
 	if m.Nodes != nodes {
 		return "", false, api.Errorf(api.CodeRefused, "the ring in %s has %d nodes, not %d", abs, m.Nodes, nodes).
 			WithHint(fmt.Sprintf("continue it with --nodes %d, or name another folder with --dir", m.Nodes))
@@ -70,19 +92,15 @@ func openDir(dir string, nodes int) (abs string, found bool, err error) {
 	return abs, true, nil
 }
 
-// makeDir writes what each node is, and makes the ring with n1 as its first voter.
+// makeDir writes what each node is, and makes the ring with n1 as its first voter. Where it is cut off, the next one finishes it.
 func makeDir(dir string, o Options) error {
-	b, err := json.Marshal(marker{Version: 1, Nodes: o.Nodes})
-	if err != nil {
-		return fmt.Errorf("encode marker: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "dev.json"), b, 0o600); err != nil {
-		return fmt.Errorf("mark folder: %w", err)
+	if err := (marker{Version: 1, Nodes: o.Nodes, Begun: true}).write(dir); err != nil {
+		return err
 	}
 	port := o.BasePort
 	for i := 1; i <= o.Nodes; i++ {
-		port, err = freePort(port + 1)
-		if err != nil {
+		var err error
+		if port, err = freePort(port + 1); err != nil {
 			return err
 		}
 		c := config.Default(filepath.Join(dir, "n"+strconv.Itoa(i)))
@@ -92,7 +110,7 @@ func makeDir(dir string, o Options) error {
 		c.Class = class(i)
 		c.Slots = ring.Slots{CPU: 1, RAMMiB: 1024, DiskMiB: 1024}
 		if i == 1 {
-			if _, err := agent.Init("dev", c, o.Settings); err != nil {
+			if port, err = foundRing(c, o.Settings); err != nil {
 				return err
 			}
 			continue
@@ -110,7 +128,28 @@ func makeDir(dir string, o Options) error {
 			return fmt.Errorf("write config: %w", err)
 		}
 	}
-	return nil
+	return marker{Version: 1, Nodes: o.Nodes}.write(dir)
+}
+
+// foundRing makes the ring, unless an earlier attempt has, and says on which port its first node listens.
+func foundRing(c config.Config, settings ring.Settings) (port int, err error) {
+	file := filepath.Join(c.DataDir, "config.yaml")
+	if !agent.Enrolled(c.DataDir) {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an attempt that has got no further
+			return 0, fmt.Errorf("remove config: %w", err)
+		}
+		if _, err := agent.Init("dev", c, settings); err != nil {
+			return 0, err
+		}
+	}
+	if c, _, err = config.Load(c.DataDir, file); err != nil {
+		return 0, err
+	}
+	_, p, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return 0, fmt.Errorf("read config: %w", err)
+	}
+	return strconv.Atoi(p)
 }
 
 func class(i int) id.Class {

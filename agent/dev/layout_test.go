@@ -77,6 +77,73 @@ func TestLayoutOfANewRing(t *testing.T) {
 	}
 }
 
+// A dev that was cut off while it made its folder has left nothing that the next one cannot finish.
+func TestFolderThatWasBegunIsFinished(t *testing.T) {
+	t.Parallel()
+	for at, cut := range map[string]func(dir string) error{
+		"at once":         func(dir string) error { return os.RemoveAll(filepath.Join(dir, "n1")) },
+		"in the marker":   func(dir string) error { return os.WriteFile(filepath.Join(dir, markerDraft), nil, 0o600) },
+		"within the ring": func(dir string) error { return os.Remove(filepath.Join(dir, "n1", "node.json")) },
+		"behind the ring": func(dir string) error { return os.RemoveAll(filepath.Join(dir, "n2")) },
+		"within a config": func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "n3", "config.yaml"), []byte("node_na"), 0o600)
+		},
+		"before the start": func(string) error { return nil },
+	} {
+		o := options(t)
+		o.Nodes = 3
+		dir, _, err := openDir(filepath.Join(o.Dir, "ring"), o.Nodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at != "in the marker" {
+			if err := makeDir(dir, o); err != nil {
+				t.Fatal(err)
+			}
+			if err := (marker{Version: 1, Nodes: 3, Begun: true}).write(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := cut(dir); err != nil {
+			t.Fatal(err)
+		}
+		if _, found, err := openDir(dir, o.Nodes); err != nil || found {
+			t.Errorf("%s: found %v, %v", at, found, err)
+			continue
+		}
+		if err := makeDir(dir, o); err != nil {
+			t.Errorf("%s: %v", at, err)
+			continue
+		}
+		nodes, err := readNodes(dir, o.Nodes)
+		ports := map[string]bool{}
+		for _, n := range nodes {
+			ports[n.Address] = true
+		}
+		if err != nil || len(ports) != 3 || !agent.Enrolled(nodes[0].DataDir) {
+			t.Errorf("%s: %+v, %v", at, nodes, err)
+		}
+		if _, found, err := openDir(dir, o.Nodes); err != nil || !found {
+			t.Errorf("%s: made, and found %v, %v", at, found, err)
+		}
+	}
+}
+
+// A file in the way is refused like any folder that is somebody else's.
+func TestFileInsteadOfAFolder(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, filepath.Join(file, "below")} {
+		var refused *api.Error
+		if _, _, err := openDir(dir, 5); !errors.As(err, &refused) || refused.Code != api.CodeRefused || refused.Hint == "" {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}
+
 func TestForeignFolderIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"notes.txt": "mine", "dev.json": "{}", "dev.json ": `{"version":1,"nodes":5}`} {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/signal"
 	"sort"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -58,7 +61,9 @@ func runDev(c *cli.Context) error {
 	if c.Bool("json") {
 		out = c.App.ErrWriter // the last line of stdout is the summary
 	}
-	s, runErr := dev.Run(c.Context, dev.Options{
+	ctx, stop := untilHangup(c.Context)
+	defer stop()
+	s, runErr := dev.Run(ctx, dev.Options{
 		Dir: c.String("dir"), Nodes: c.Int("nodes"), BasePort: c.Int("base-port"), For: c.Duration("for"), Settings: settings,
 		Self: self, Progress: func(line string) { fmt.Fprintln(out, line) },
 	})
@@ -83,6 +88,15 @@ func runDev(c *cli.Context) error {
 		fmt.Fprintf(out, "  %-14s Elo %.0f\n", short(n), s.Ratings[n])
 	}
 	return runErr
+}
+
+// untilHangup ends with ctx or when the terminal goes, as a signal does to dev: its agents live in process groups of their own and
+// would stay. Further hangups are passed over, for the agents are being stopped then; under nohup all are.
+func untilHangup(ctx context.Context) (context.Context, context.CancelFunc) {
+	if signal.Ignored(syscall.SIGHUP) {
+		return context.WithCancel(ctx)
+	}
+	return signal.NotifyContext(ctx, syscall.SIGHUP)
 }
 
 // devSettings are the ring settings of a new dev ring: its own timing and the smaller thresholds that daemons keep for it.
