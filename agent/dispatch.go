@@ -307,7 +307,8 @@ func (d deadLetters) Retry(ctx context.Context, letter string) error {
 	}
 	fence, _, held := d.a.leader.Holder().Held(daemonOf(l.Handler))
 	if !held {
-		return api.Errorf(api.CodeRefused, "%s runs on another node; retry it there", daemonOf(l.Handler))
+		return api.Errorf(api.CodeRefused, "%s does not run here; retry the letter on the node that holds it", daemonOf(l.Handler)).
+			WithHint("which one that is: ringagent daemons")
 	}
 	return letterError(d.a.dispatcher.Retry(ctx, ringLetters{a: d.a, fence: fence}, letter))
 }
@@ -345,6 +346,9 @@ func (d deadLetters) Drop(ctx context.Context, letter string) error {
 func letterError(err error) error {
 	if errors.Is(err, eventlog.ErrNoLetter) {
 		return api.Errorf(api.CodeNotFound, "no such dead letter").WithHint("list them with: ringagent dlq list")
+	}
+	if errors.Is(err, eventlog.ErrNoHandler) {
+		return api.Errorf(api.CodeRefused, "%v", err).WithHint("see what runs here: ringagent daemons; start it, or give the letter up with: ringagent dlq drop ID")
 	}
 	return err
 }

@@ -90,6 +90,13 @@ func TestDeadLettersByCommand(t *testing.T) {
 	}
 	cured.Store(true)
 	ask(0, "dlq", "retry", a)
+	ask(0, "daemon", "stop", "TEST_B")
+	r.Until("a handler that does not run", func(context.Context) error {
+		if exit, out, err := said("--socket", socket, "dlq", "retry", b); exit != 8 || !strings.Contains(err, "ringagent daemons") {
+			return fmt.Errorf("exit %d: %s%s", exit, out, err)
+		}
+		return nil
+	})
 	ask(0, "dlq", "drop", b)
 	ask(4, "dlq", "show", a)
 	if out, _ := ask(0, "dlq", "list", "--json"); strings.Contains(out, a) || strings.Contains(out, b) {
