@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,7 @@ type Faults struct {
 // Agent is one node put together.
 type Agent struct {
 	conf    atomic.Pointer[config.Config]
+	first   config.Config // as this start read it
 	opts    Options
 	log     zerolog.Logger
 	dir     *dataDir
@@ -167,6 +169,7 @@ func New(c config.Config, o Options) (a *Agent, err error) {
 		leaving: make(chan struct{}), stopping: make(chan struct{}), fatal: make(chan error, 1), ready: make(chan struct{}),
 		resized: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
+	a.first = c
 	a.conf.Store(&c)
 	var undo []func()
 	defer func() {
@@ -293,8 +296,37 @@ func (a *Agent) Reload() error {
 	case a.resized <- struct{}{}:
 	default:
 	}
-	a.log.Info().Msg("config reloaded")
+	e := a.log.Info()
+	if later := waiting(a.first, next); len(later) > 0 {
+		e = e.Strs("after_restart", later)
+	}
+	e.Msg("config reloaded")
+	if next.Class != now.Class {
+		a.log.Warn().Str("class", string(a.node.Class)).Msg("the class is what the join token gave, whatever the config says")
+	}
 	return nil
+}
+
+// waiting names the fields of next that a running agent does not take over. They are compared with those of its start: what the
+// last reload has left waiting waits still.
+func waiting(start, next config.Config) []string {
+	var out []string
+	for _, f := range []struct {
+		name string
+		same bool
+	}{
+		{"advertise", start.Advertise == next.Advertise},
+		{"profile", start.Profile == next.Profile},
+		{"failure_domain", start.FailureDomain == next.FailureDomain},
+		{"labels", maps.Equal(start.Labels, next.Labels)},
+		{"gossip", start.Gossip == next.Gossip},
+		{"log.format", start.Log.Format == next.Log.Format},
+	} {
+		if !f.same {
+			out = append(out, f.name)
+		}
+	}
+	return out
 }
 
 // socketPath is where the agent listens for its own command line.

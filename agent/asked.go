@@ -26,6 +26,18 @@ func checkKind(k ring.Kind) error {
 	return api.Errorf(api.CodeInvalid, "kind %q: want games, dataset, model, matches, backup or file", k)
 }
 
+// askedYes says whether a query says yes to name: only a word that says so does, and saying nothing is no.
+func askedYes(q url.Values, name string) (bool, error) {
+	if !q.Has(name) {
+		return false, nil
+	}
+	yes, err := strconv.ParseBool(q.Get(name))
+	if err != nil {
+		return false, api.Errorf(api.CodeInvalid, "%s %q: want true or false, 1 or 0", name, q.Get(name))
+	}
+	return yes, nil
+}
+
 // askedConfig is the config that a list is asked of; "" is all.
 func askedConfig(q url.Values) (id.Config, error) {
 	s := q.Get("config")

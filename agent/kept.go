@@ -27,10 +27,11 @@ func (a *Agent) kept(ctx context.Context, path string, q url.Values) any {
 		}
 	case "/api/v1/models":
 		c, err := askedConfig(q)
-		if err != nil || !r.fresh.Known {
+		history, bad := askedYes(q, "history")
+		if err != nil || bad != nil || !r.fresh.Known {
 			return nil
 		}
-		ms := r.models(c, q.Get("history") != "")
+		ms := r.models(c, history)
 		for i := range ms {
 			ms[i].OnNodes = nil // it keeps no artifacts' records
 		}

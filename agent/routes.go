@@ -26,7 +26,11 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			if err := askedWork(q.Get("state"), q.Get("type")); err != nil {
 				return nil, err
 			}
-			return api.WorkList{Work: r.work(q.Get("all") != "", q.Get("state"), q.Get("type")), AsOf: a.asOf(r)}, nil
+			all, err := askedYes(q, "all")
+			if err != nil {
+				return nil, err
+			}
+			return api.WorkList{Work: r.work(all, q.Get("state"), q.Get("type")), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/work/item": func(_ context.Context, r reading, q url.Values) (any, error) {
 			w, ok := r.s.Work(q.Get("id"))
@@ -76,7 +80,11 @@ func (a *Agent) views() map[string]func(ctx context.Context, r reading, q url.Va
 			if err != nil {
 				return nil, err
 			}
-			return api.Models{Models: r.models(c, q.Get("history") != ""), AsOf: a.asOf(r)}, nil
+			history, err := askedYes(q, "history")
+			if err != nil {
+				return nil, err
+			}
+			return api.Models{Models: r.models(c, history), AsOf: a.asOf(r)}, nil
 		},
 		"/api/v1/ratings": func(ctx context.Context, r reading, q url.Values) (any, error) {
 			c, err := askedConfig(q)
@@ -223,7 +231,11 @@ func (a *Agent) routes() []httpd.Route {
 		{Pattern: "GET /api/v1/leader", Access: httpd.Read, Do: func(r *http.Request) (any, error) { return a.leaderShape(r.Context()), nil }},
 		{Pattern: "GET /api/v1/status", Access: httpd.Read, Do: func(r *http.Request) (any, error) { return a.status(r.Context()), nil }},
 		{Pattern: "GET /api/v1/daemons", Access: httpd.Read, Do: func(r *http.Request) (any, error) {
-			return a.daemonsShape(r.Context(), r.URL.Query().Get("all") != "", r.URL.Query().Get("node"))
+			all, err := askedYes(r.URL.Query(), "all")
+			if err != nil {
+				return nil, err
+			}
+			return a.daemonsShape(r.Context(), all, r.URL.Query().Get("node"))
 		}},
 		{Pattern: "GET /api/v1/daemons/{name}/explain", Access: httpd.Read, Do: func(r *http.Request) (any, error) {
 			return a.explainOn(r.Context(), r.PathValue("name"), r.URL.Query().Get("node"))
@@ -240,7 +252,11 @@ func (a *Agent) routes() []httpd.Route {
 		{Pattern: "GET /api/v1/blobs/{sha256}", Access: httpd.Read, Stream: a.streamBlob},
 		{Pattern: "GET /api/v1/events", Access: httpd.Read, Stream: a.streamEvents},
 		{Pattern: "GET /api/v1/events/verify", Access: httpd.Read, Do: func(r *http.Request) (any, error) {
-			return a.verifyEvents(r.Context(), r.URL.Query().Get("all") != ""), nil
+			all, err := askedYes(r.URL.Query(), "all")
+			if err != nil {
+				return nil, err
+			}
+			return a.verifyEvents(r.Context(), all), nil
 		}},
 		{Pattern: "GET /api/v1/dlq", Access: httpd.Read, Do: func(r *http.Request) (any, error) {
 			unknown := a.node.Class != id.Core // those of singletons are in the state

@@ -67,6 +67,9 @@ func (a *Agent) bytesOf(ctx context.Context, prefix string) (id.Digest, error) {
 // streamEvents is the log as JSON lines, from this node's replica or another's.
 func (a *Agent) streamEvents(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
+	if _, err := askedYes(q, "follow"); err != nil { // before another node's stream has begun
+		return err
+	}
 	if n := q.Get("node"); n != "" {
 		m, err := a.find(n)
 		if err != nil {
@@ -90,7 +93,10 @@ func (a *Agent) writeTail(ctx context.Context, w io.Writer, flush func(), q url.
 	if err != nil {
 		return err
 	}
-	follow := q.Get("follow") != ""
+	follow, err := askedYes(q, "follow")
+	if err != nil {
+		return err
+	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	if follow {
