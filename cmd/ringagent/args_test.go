@@ -92,6 +92,7 @@ func TestManners(t *testing.T) {
 		{"no verb, for machines", "daemon --json", 2, "", `"daemon needs one of start, stop, restart, explain"`},
 		{"no command, for machines", "--json", 2, "", "needs one of init, agent, "},
 		{"a command that acts without a verb", "leader --json --data-dir " + none, 3, "", "unreachable"},
+		{"origins of the ring's settings", "config show --scope ring --effective --data-dir " + none, 2, "", "--effective is for --scope node"},
 		{"version as a flag", "--version", 0, "ringagent ", ""},
 		{"version as a letter", "-v", 0, "ringagent ", ""},
 		{"nearest of the commands", "dashboard", 2, "", `did you mean da`},
@@ -130,6 +131,19 @@ func TestVariables(t *testing.T) {
 		if exit, _, err := said("members", f, ""); exit != 2 || !strings.Contains(err, f) {
 			t.Errorf("empty %s: exit %d: %s", f, exit, err)
 		}
+	}
+	t.Setenv("RINGAGENT_ENROL_ONLY", "perhaps")
+	if exit, _, err := said("join", "127.0.0.1:1", "--data-dir", t.TempDir()); exit != 2 || !strings.Contains(err, "RINGAGENT_ENROL_ONLY") {
+		t.Errorf("--enrol-only has no variable: exit %d: %s", exit, err)
+	}
+	t.Setenv("RINGAGENT_ENROL_ONLY", "")
+	file := filepath.Join(t.TempDir(), "mine.yaml")
+	if err := os.WriteFile(file, []byte("node_name: a\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RINGAGENT_CONFIG", file)
+	if exit, out, err := said("validate", "--data-dir", t.TempDir()); exit != 0 || !strings.Contains(out, file+": ok (config)") {
+		t.Errorf("validate of what a variable names: exit %d: %s%s", exit, out, err)
 	}
 	t.Setenv("RINGAGENT_TIMEOUT", "abc")
 	if exit, out, err := said("version"); exit != 2 || out != "" || err != "ringagent: RINGAGENT_TIMEOUT=\"abc\": want a duration like 90s, 5m or 24h\n" {
@@ -288,6 +302,36 @@ func TestCompletionDoesNothing(t *testing.T) {
 	}
 	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
 		t.Errorf("something was done: %v, %v", left, err)
+	}
+}
+
+// Of several --tag all must match, also where they are of one key.
+func TestTagsAllMatch(t *testing.T) {
+	keep, err := memberFilter("", "", []string{"gpu=A.*", "gpu=.*100", "rack=r1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for gpu, want := range map[string]bool{"A100": true, "A40": false, "H100": false} {
+		if got := keep(api.Member{Tags: map[string]string{"gpu": gpu, "rack": "r1"}}); got != want {
+			t.Errorf("%s: kept %v", gpu, got)
+		}
+	}
+}
+
+// TestHangupEndsDev: a terminal that goes leaves no agents behind, and a second hangup does not cut short how they are stopped.
+func TestHangupEndsDev(t *testing.T) {
+	ctx, stop := untilHangup(t.Context())
+	defer stop()
+	for range 3 {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("it goes on")
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

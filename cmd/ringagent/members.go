@@ -56,7 +56,11 @@ func memberFilter(status, class string, tags []string) (func(api.Member) bool, e
 	default:
 		return nil, usage("--class %q: want core or edge", class)
 	}
-	want := map[string]*regexp.Regexp{}
+	type tag struct {
+		key  string
+		want *regexp.Regexp
+	}
+	var wanted []tag
 	for _, t := range tags {
 		k, re, ok := strings.Cut(t, "=")
 		if !ok {
@@ -66,14 +70,14 @@ func memberFilter(status, class string, tags []string) (func(api.Member) bool, e
 		if err != nil {
 			return nil, usage("--tag %q: %v", t, err)
 		}
-		want[k] = r
+		wanted = append(wanted, tag{k, r})
 	}
 	return func(m api.Member) bool {
 		if status != "" && m.Status != status || class != "" && string(m.Class) != class {
 			return false
 		}
-		for k, r := range want {
-			if v, ok := m.Tags[k]; !ok || !r.MatchString(v) {
+		for _, t := range wanted { // several of one key must all match
+			if v, ok := m.Tags[t.key]; !ok || !t.want.MatchString(v) {
 				return false
 			}
 		}

@@ -27,10 +27,13 @@ type validatedFile struct {
 func validateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "validate", Usage: "check config, ring settings and workload files without an agent", ArgsUsage: "[FILE…]",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "config", EnvVars: env("config"), Usage: "without any FILE: the machine's config `FILE`, instead of the one that agent would find"},
+		},
 		Action: func(c *cli.Context) error {
 			files := c.Args().Slice()
 			if len(files) == 0 {
-				f := config.Find(c.String("data-dir"), "")
+				f := config.Find(c.String("data-dir"), c.String("config"))
 				if f == "" {
 					return usage("validate: no file named, and no config file found").(*api.Error).WithHint("name one or more files to check")
 				}
