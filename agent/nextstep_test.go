@@ -105,10 +105,9 @@ func TestTooManyCopiesAreNamed(t *testing.T) {
 func TestNoCoordinatorSinceTheStart(t *testing.T) {
 	t.Parallel()
 	f, a := newFolded(t), &Agent{started: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}
-	for _, al := range a.ringAlarms(f.reading(), api.Leader{}) {
-		if al.Code == "no_coordinator" && !al.Since.Equal(a.started) {
-			t.Errorf("since %s", al.Since)
-		}
+	all := a.ringAlarms(f.reading(), api.Leader{})
+	if len(all) != 1 || all[0].Code != "no_coordinator" || !all[0].Since.Equal(a.started) {
+		t.Errorf("%+v", all)
 	}
 }
 
