@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -82,20 +83,17 @@ func TestLongWorkIsWaitedFor(t *testing.T) {
 // TestProgress: a line every moment, none after the end, and none where nobody looks.
 func TestProgress(t *testing.T) {
 	var out bytes.Buffer
-	in := &counted{Reader: strings.NewReader("12345")}
-	_, _ = in.Read(make([]byte, 9))
-	stop := keepTelling(&out, time.Millisecond, in.soFar)
-	time.Sleep(50 * time.Millisecond)
-	stop()
-	stop()
-	line, _, _ := strings.Cut(out.String(), "\n")
-	if line != "still at it, 0 s, 5 B" {
-		t.Errorf("%q", line)
-	}
-	before := out.Len()
-	time.Sleep(20 * time.Millisecond)
-	if out.Len() != before {
-		t.Error("it is told of after the end")
+	synctest.Test(t, func(t *testing.T) {
+		in := &counted{Reader: strings.NewReader("12345")}
+		_, _ = in.Read(make([]byte, 9))
+		stop := keepTelling(&out, progressEvery, in.soFar)
+		time.Sleep(2*progressEvery + time.Second)
+		stop()
+		stop()
+		time.Sleep(2 * progressEvery)
+	})
+	if got := out.String(); got != "still at it, 3 s, 5 B\nstill at it, 6 s, 5 B\n" {
+		t.Errorf("%q", got)
 	}
 	app := &cli.App{ErrWriter: &out, Flags: globalFlags(), Action: func(c *cli.Context) error {
 		progress(c, func() string { t.Error("nobody looks"); return "" })()
