@@ -20,7 +20,7 @@ func TestBoundsOfAGame(t *testing.T) {
 	const choices, features = "game_id, move_number, choice_type", "game_id, move_number, player_perspective"
 	tables := []string{"CREATE TABLE game_choices (" + choices + ")", "CREATE TABLE game_nnue_features (" + features + ")"}
 	var wide []string
-	for i := range 90 {
+	for i := range 60 {
 		wide = append(wide, fmt.Sprintf("ALTER TABLE game_choices ADD COLUMN c%d", i))
 	}
 	for name, c := range map[string]struct {
@@ -29,7 +29,7 @@ func TestBoundsOfAGame(t *testing.T) {
 	}{
 		"in one table":    {[]string{rowsOfGame("game_choices", choices, 1, 90_000)}, false},
 		"in two tables":   {[]string{rowsOfGame("game_choices", choices, 1, 60_000), rowsOfGame("game_nnue_features", features, 1, 60_000)}, true},
-		"of many columns": {append(wide, rowsOfGame("game_choices", choices, 1, 60_000)), true},
+		"of many columns": {append(wide, rowsOfGame("game_choices", choices, 1, 75_000)), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -46,7 +46,7 @@ func TestBoundsOfAGame(t *testing.T) {
 func TestWideRowsTakeLittleMemory(t *testing.T) {
 	var statements []string
 	statements = append(statements, "CREATE TABLE game_choices (game_id, move_number, choice_type)")
-	for i := range 120 {
+	for i := range 60 {
 		statements = append(statements, fmt.Sprintf("ALTER TABLE game_choices ADD COLUMN c%d", i))
 	}
 	statements = append(statements, rowsOfGame("game_choices", "game_id, move_number, choice_type", 1, 99_000))

@@ -67,8 +67,8 @@ func (m *Merger) Close() error {
 // Merge adds the finished games of pack, a file nobody writes to.
 // It is one transaction by game id, parent and children together: all of the pack or nothing. Games that are there with the
 // same contents count as Present, so merging twice changes nothing; those of another config than of, if that is not empty, are
-// Rejected. A damaged database is ErrTarget, and a pack that takes far longer than one of its size should is ErrSlow. The pack is treated as hostile, but Verify is the fuller check and comes first for
-// bytes from another machine.
+// Rejected. A damaged database is ErrTarget, and a pack that takes far longer than one of its size should is ErrSlow. The pack is
+// treated as hostile, but Verify is the fuller check and comes first for bytes from another machine.
 func (m *Merger) Merge(ctx context.Context, pack string, of id.Config) (MergeResult, error) {
 	res, err := m.into.merge(ctx, pack, of)
 	if err != nil {

@@ -257,6 +257,10 @@ func (s *source) inspect(ctx context.Context) error {
 				return fmt.Errorf("table %s lacks its key column %s: %w", t.name, k, ErrUnsafe)
 			}
 		}
+		// Of a job's own file as of a pack: what nobody would take is not to be packed.
+		if n := len(t.strange()); n > maxStrange {
+			return fmt.Errorf("table %s has %d columns of its own, more than %d: %w", t.name, n, maxStrange, ErrUnsafe)
+		}
 	}
 	if len(s.tables) > 0 && !s.tables[0].isParent() {
 		return fmt.Errorf("there is no table games: %w", ErrUnsafe)

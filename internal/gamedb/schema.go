@@ -23,7 +23,7 @@ var ErrUnsafe = errors.New("game database refused")
 // Bounds on what a foreign file may make us do.
 const (
 	maxColumns   = 128
-	maxStrange   = 16 // columns of one table of a pack that are not of the layout
+	maxStrange   = 64 // columns of one table of a file that are not of the layout
 	maxTables    = 64
 	maxRows      = 100_000 // rows of one game in all tables
 	maxMoves     = maxRows - 100

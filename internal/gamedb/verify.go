@@ -27,7 +27,8 @@ const magic = "SQLite format 3\x00"
 // Verify checks a finished file from elsewhere, within 30 s or the context's deadline: that it is a whole SQLite database
 // (header, page count, structure by quick_check), that nobody was still writing to it, and that it holds nothing but
 // ordinary tables and indexes: no view, trigger, virtual table or computed column, few of them with few columns that are not of the
-// layout, and that a game is found without reading all of them. Everything that is wrong with the file is ErrUnsafe or ErrNewerSchema; other errors, ErrSlow among them, are this machine's.
+// layout, and that a game is found without reading all of them. Everything that is wrong with the file is ErrUnsafe or
+// ErrNewerSchema; other errors, ErrSlow among them, are this machine's.
 func Verify(ctx context.Context, path string) error { return verifyWithin(ctx, path, verifyTime) }
 
 func verifyWithin(ctx context.Context, path string, most time.Duration) error {
@@ -158,11 +159,6 @@ func isVirtual(create string) bool {
 func (s *source) checkSchema(ctx context.Context) error {
 	if _, ok := s.parent(); !ok {
 		return fmt.Errorf("there is no table games: %w", ErrUnsafe)
-	}
-	for _, t := range s.tables {
-		if n := len(t.strange()); n > maxStrange {
-			return fmt.Errorf("table %s has %d columns that are not known, more than %d: %w", t.name, n, maxStrange, ErrUnsafe)
-		}
 	}
 	rows, err := s.tx.QueryContext(ctx, "SELECT type, name, coalesce(substr(sql, 1, 40), '') FROM sqlite_schema LIMIT ?",
 		2*maxTables+1)

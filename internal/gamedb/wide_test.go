@@ -98,7 +98,7 @@ func TestGatherLeavesOutABadPack(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string][]string{
-		"too wide together": {widePack(t, dir, 6, 90), widePack(t, dir, 7, 90)},
+		"too wide together": {widePack(t, dir, 6, 60), widePack(t, dir, 7, 60)},
 		"newer":             {packOf(t, filepath.Join(dir, "newer"), []int{3}, "UPDATE schema_metadata SET value = '19'")},
 		"no database":       {garbage},
 		"no key":            {keyless(t, filepath.Join(dir, "keyless"), "TEXT", 2000)},
