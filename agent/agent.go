@@ -111,6 +111,7 @@ type Agent struct {
 	changed      chan struct{} // the ring may have to be told of it; holds one
 	parsed       parsedWorkload
 	heard        reportBook
+	verifying    turns // one at a time hashes the log because another node asked for it
 	health       healthBook
 	alarms       alarmBook
 	ofState      alarmBook // those that the replicated state alone gives rise to

@@ -38,6 +38,8 @@ func apiCode(c mesh.Code) api.Code {
 		return api.CodeUnreachable
 	case mesh.CodeTimeout:
 		return api.CodeTimeout
+	case mesh.CodeBusy:
+		return api.CodeBusy
 	case mesh.CodeUnauthorised, mesh.CodeTokenUsed, mesh.CodeTokenWrong, mesh.CodeTokenExpired, mesh.CodeTokenRevoked, mesh.CodeTokenClass,
 		mesh.CodeForeignRing, mesh.CodeRevoked, mesh.CodeUnknownNode, mesh.CodeExpired:
 		return api.CodeUnauthorised

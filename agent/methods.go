@@ -29,6 +29,17 @@ const (
 	methodView    = "agent.view"   // a view of the API, for nodes that hold no whole state
 )
 
+// How many of a method's calls, or streams, one node is given at once. These cost far more than to ask for them; each figure is
+// more than an honest node has under way, whose people are then told that the other node is busy.
+const (
+	verifiesAtOnce = 2
+	viewsAtOnce    = 8
+	recordsAtOnce  = 32
+	fetchesAtOnce  = 8
+	tailsAtOnce    = 64 // half of the streams: the log's own must not wait for those of people
+	pullsAtOnce    = 4
+)
+
 type fetchOrder struct {
 	Digest id.Digest `json:"sha256"`
 }
@@ -95,10 +106,10 @@ func (a *Agent) registerMethods() {
 		}
 		return api.Done{OK: true}, a.steer(ctx, in.Name, in.Verb)
 	})
-	m.Handle(methodVerify, mesh.Everybody, func(ctx context.Context, _ *mesh.Request) (any, error) { return a.verifyHere(ctx), nil })
+	m.Handle(methodVerify, mesh.Everybody, func(ctx context.Context, _ *mesh.Request) (any, error) { return a.verifyInTurn(ctx) }, mesh.AtOnce(verifiesAtOnce))
 	m.Handle(methodReplica, mesh.Everybody, func(context.Context, *mesh.Request) (any, error) { return a.replicaState(), nil })
-	m.Handle(methodEventsFetch, mesh.Everybody, a.serveFetch)
-	m.HandleStream(methodEventsStream, mesh.Everybody, a.serveStream)
+	m.Handle(methodEventsFetch, mesh.Everybody, a.serveFetch, mesh.AtOnce(fetchesAtOnce))
+	m.HandleStream(methodEventsStream, mesh.Everybody, a.serveStream, mesh.AtOnce(fetchesAtOnce))
 	m.HandleStream(methodTail, mesh.Everybody, func(_ context.Context, r *mesh.Request) (func(context.Context, io.Writer) error, error) {
 		q := url.Values{}
 		if err := r.Decode(&q); err != nil {
@@ -112,16 +123,16 @@ func (a *Agent) registerMethods() {
 			}
 			return err
 		}, nil
-	})
+	}, mesh.AtOnce(tailsAtOnce))
 	if a.node.Class == id.Core {
-		m.Handle(methodRecords, mesh.Everybody, a.serveRecords)
+		m.Handle(methodRecords, mesh.Everybody, a.serveRecords, mesh.AtOnce(recordsAtOnce))
 		m.Handle(methodView, mesh.Everybody, func(ctx context.Context, r *mesh.Request) (any, error) {
 			var in viewCall
 			if err := r.Decode(&in); err != nil {
 				return nil, err
 			}
 			return a.serveView(ctx, in), nil
-		})
+		}, mesh.AtOnce(viewsAtOnce))
 	}
 }
 

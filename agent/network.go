@@ -83,6 +83,9 @@ func registerLeader(m *mesh.Mesh, n *leader.Node) {
 		if h.MaxIn > 0 {
 			opts = append(opts, mesh.BodyLimit(int64(h.MaxIn)))
 		}
+		if h.Long {
+			opts = append(opts, mesh.AtOnce(pullsAtOnce))
+		}
 		if h.Former {
 			opts = append(opts, mesh.Former())
 		}

@@ -77,9 +77,9 @@ func TestReplicaAheadIsCompared(t *testing.T) {
 	}
 }
 
-// A replica that is there may take long to be hashed: it is not given up as soon as any other call would be.
-func TestReplicaIsGivenTimeToBeHashed(t *testing.T) {
-	t.Parallel()
+// aloneMesh is the mesh of a ring of one node, with a network in memory.
+func aloneMesh(t *testing.T) *mesh.Mesh {
+	t.Helper()
 	dir := t.TempDir()
 	if _, err := mesh.InitRing(mesh.InitOptions{DataDir: dir, RingName: "test", NodeName: "c1"}); err != nil {
 		t.Fatal(err)
@@ -95,6 +95,13 @@ func TestReplicaIsGivenTimeToBeHashed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Close)
+	return m
+}
+
+// A replica that is there may take long to be hashed: it is not given up as soon as any other call would be.
+func TestReplicaIsGivenTimeToBeHashed(t *testing.T) {
+	t.Parallel()
+	m := aloneMesh(t)
 	var given time.Duration
 	m.Handle(methodVerify, mesh.Everybody, func(ctx context.Context, _ *mesh.Request) (any, error) {
 		if until, ok := ctx.Deadline(); ok {

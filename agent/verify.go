@@ -13,6 +13,7 @@ import (
 	"github.com/ringagent/ringagent/eventlog"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/mesh"
 )
 
 func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
@@ -33,6 +34,16 @@ func (a *Agent) verifyHere(ctx context.Context) api.VerifyNode {
 		out.OK, out.FirstBad, out.Error = new(false), &d.Seq, d.Error()
 	}
 	return out
+}
+
+// verifyInTurn is verifyHere for other nodes. Each reads and hashes the whole log, so that they wait for one another.
+func (a *Agent) verifyInTurn(ctx context.Context) (api.VerifyNode, error) {
+	end, err := a.verifying.take(ctx, "")
+	if err != nil {
+		return api.VerifyNode{}, mesh.Errorf(mesh.CodeBusy, "this node verifies its log for others")
+	}
+	defer end()
+	return a.verifyHere(ctx), nil
 }
 
 // verifyEvents verifies this replica, and with all those of every node that belongs to the ring; where two reach the same seq, their

@@ -101,6 +101,7 @@ const (
 	CodeInvalid      = wire.CodeInvalid
 	CodeUnavailable  = wire.CodeUnavailable
 	CodeTimeout      = wire.CodeTimeout
+	CodeBusy         = wire.CodeBusy
 	CodeInternal     = wire.CodeInternal
 	CodeTokenUsed    = wire.CodeTokenUsed
 	CodeTokenWrong   = wire.CodeTokenWrong
@@ -126,6 +127,9 @@ func IsCode(err error, codes ...Code) bool { return wire.IsCode(err, codes...) }
 
 // BodyLimit sets the largest request body of a method in bytes, up to 64 MiB; the default is 4 MiB.
 func BodyLimit(n int64) rpc.Option { return rpc.BodyLimit(n) }
+
+// AtOnce sets how many calls of a method are answered at once for one peer; more are refused as busy.
+func AtOnce(n int) rpc.Option { return rpc.AtOnce(n) }
 
 // Former lets nodes of a former generation of the ring call a method.
 func Former() rpc.Option { return rpc.Former() }

@@ -72,6 +72,8 @@ func NewClient(self wire.Peer, local *Server, dial Dial, hooks Hooks) *Client {
 			PingTimeout:        pingTimeout,
 			WriteByteTimeout:   stuckWrite,
 			IdleConnTimeout:    heldIdle,
+			// A call that is one too many waits: over a second connection it would be refused.
+			StrictMaxConcurrentStreams: true,
 		},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -19,7 +19,6 @@ import (
 
 	"github.com/rs/zerolog"
 	"golang.org/x/net/http2"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -36,9 +35,7 @@ const (
 	// MaxBody is the largest body of any method, and of any answer that is not a stream, in bytes.
 	MaxBody = 64 << 20
 
-	// maxUnread bounds what one peer can make this node hold in request bodies.
-	maxUnread  = MaxBody
-	maxStreams = 256
+	maxStreams = maxCalls + maxHeld
 	maxTold    = 20 // refused calls in the log at once, and then one a second: a peer must not fill the disk by asking
 	bodyTime   = 30 * time.Second
 )
@@ -94,6 +91,7 @@ type Method struct {
 	Name    string
 	Allowed ClassSet
 	Stream  bool
+	AtOnce  int // calls for one peer; 0: no limit of its own
 }
 
 type method struct {
@@ -118,12 +116,6 @@ type Server struct {
 
 	roomsMu sync.Mutex
 	rooms   map[id.Node]*room
-}
-
-// room is what one peer may have in request bodies, however many connections it opens.
-type room struct {
-	*semaphore.Weighted
-	users int // connections and calls
 }
 
 // NewServer makes a server without methods.
@@ -156,6 +148,10 @@ func BodyLimit(n int64) Option { return func(m *method) { m.limit = min(n, MaxBo
 
 // Former lets nodes of a former generation of the ring call: it is how they learn of the present one.
 func Former() Option { return func(m *method) { m.former = true } }
+
+// AtOnce sets how many calls of the method are answered at once for one peer; more are refused as busy. It is for methods that
+// cost much more than their question.
+func AtOnce(n int) Option { return func(m *method) { m.AtOnce = n } }
 
 // Handle registers a method for the classes that may call it. Registering a name twice, or for nobody, is a programmer's
 // error and panics.
@@ -196,42 +192,24 @@ func (s *Server) Methods() []Method {
 	return out
 }
 
-// ServeConn answers calls on c until it closes or ctx ends, and closes it.
+// ServeConn answers calls on c until it closes or ctx ends, and closes it. A peer that has many connections already gets no more.
 func (s *Server) ServeConn(ctx context.Context, c net.Conn, peer wire.Peer) {
 	defer c.Close() //nolint:errcheck // the peer is gone either way
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	room := s.enter(peer.Node)
-	defer s.leave(peer.Node, room)
+	if !s.connect(peer.Node) {
+		return
+	}
+	defer s.disconnect(peer.Node)
 	s.http2.ServeConn(c, &http2.ServeConnOpts{
 		Context:    ctx,
 		BaseConfig: s.http,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			own := s.enter(peer.Node) // a call may outlive its connection, and what it holds counts as long
 			defer s.leave(peer.Node, own)
-			s.serve(w, r, peer, own.Weighted)
+			s.serve(newPaced(w), r, peer, own)
 		}),
 	})
-}
-
-func (s *Server) enter(node id.Node) *room {
-	s.roomsMu.Lock()
-	defer s.roomsMu.Unlock()
-	r := s.rooms[node]
-	if r == nil {
-		r = &room{Weighted: semaphore.NewWeighted(maxUnread)}
-		s.rooms[node] = r
-	}
-	r.users++
-	return r
-}
-
-func (s *Server) leave(node id.Node, r *room) {
-	s.roomsMu.Lock()
-	defer s.roomsMu.Unlock()
-	if r.users--; r.users == 0 {
-		delete(s.rooms, node)
-	}
 }
 
 // find applies the class table: what is not registered, or not for this class, is refused. The node itself may call all.
@@ -248,7 +226,7 @@ func (s *Server) find(name string, peer wire.Peer, self bool) (method, error) {
 	return m, nil
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, peer wire.Peer, room *semaphore.Weighted) {
+func (s *Server) serve(w paced, r *http.Request, peer wire.Peer, room *room) {
 	w.Header().Set(headerGeneration, strconv.FormatUint(s.hooks.Generation(), 10))
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	m, err := s.find(name, peer, false)
@@ -268,57 +246,49 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, peer wire.Peer, r
 		s.fail(w, s.coded(err))
 		return
 	}
+	if err := s.begin(room, m); err != nil {
+		s.fail(w, err)
+		return
+	}
+	defer s.end(room, m)
 	ctx := r.Context()
 	if ms, err := strconv.ParseInt(r.Header.Get(headerTimeout), 10, 64); err == nil && ms > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(ms, int64(24*time.Hour/time.Millisecond)))*time.Millisecond)
 		defer cancel()
 	}
-	// The peer's share of memory is taken until the handler is done with the body.
-	share := max(0, r.ContentLength)
-	if share > m.limit {
-		share = 0 // readBody refuses it unread
-	}
-	if room.Acquire(ctx, share) != nil {
-		s.fail(w, wire.Errorf(wire.CodeTimeout, "too much is being sent at once"))
-		return
-	}
-	defer room.Release(share)
-	body, err := readBody(w, r, m.limit)
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
-	req := &Request{Peer: peer, Method: name, Body: body}
 	if m.Stream {
-		s.answerStream(ctx, w, m, req)
+		s.serveStream(ctx, w, r, m, peer, room)
 		return
 	}
-	answer, err := s.invoke(ctx, m, req)
+	answer, err := s.answer(ctx, w, r, m, peer, room)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
+	// The answer has a place of its own: one that waited with its request's place taken could wait for itself.
+	done, err := room.hold(ctx, len(answer))
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	defer done()
 	w.Header().Set("Content-Length", strconv.Itoa(len(answer)))
 	_, _ = w.Write(answer)
 }
 
-// readBody reads a body whose length was declared, within the method's limit.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	n := r.ContentLength
-	if n < 0 || n > limit {
-		return nil, wire.Errorf(wire.CodeInvalid, "a body of %d bytes; the limit is %d", n, limit)
+// answer reads the request and has it handled. The peer's share of memory is taken until the handler is done with the body.
+func (s *Server) answer(ctx context.Context, w paced, r *http.Request, m method, peer wire.Peer, room *room) ([]byte, error) {
+	body, done, err := room.body(ctx, w, r, m.limit)
+	if err != nil {
+		return nil, err
 	}
-	if n == 0 {
-		return nil, nil
+	defer done()
+	answer, err := s.invoke(ctx, m, &Request{Peer: peer, Method: m.Name, Body: body})
+	if err == nil && len(answer) > MaxBody {
+		return nil, wire.Errorf(wire.CodeInvalid, "answer of %s is more than %d bytes", m.Name, MaxBody)
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r.Body, body); err != nil {
-		return nil, wire.Errorf(wire.CodeInvalid, "body ends early: %v", err)
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	return body, nil
+	return answer, err
 }
 
 // invoke runs a handler and encodes its answer. A panic fails this call only.
@@ -343,34 +313,26 @@ func (s *Server) invoke(ctx context.Context, m method, r *Request) (answer []byt
 	return answer, nil
 }
 
-func (s *Server) answerStream(ctx context.Context, w http.ResponseWriter, m method, r *Request) {
-	write, err := m.stream(ctx, r)
+func (s *Server) serveStream(ctx context.Context, w paced, r *http.Request, m method, peer wire.Peer, room *room) {
+	body, done, err := room.body(ctx, w, r, m.limit)
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	defer done()
+	write, err := m.stream(ctx, &Request{Peer: peer, Method: m.Name, Body: body})
 	if err != nil {
 		s.fail(w, s.coded(err))
 		return
 	}
 	w.Header().Set("Trailer", headerError)
 	w.WriteHeader(http.StatusOK)
-	flusher := http.NewResponseController(w)
-	_ = flusher.Flush()
-	if err := write(ctx, flushing{w: w, flush: flusher.Flush}); err != nil {
+	_ = w.control.Flush()
+	if err := write(ctx, flushing{ctx: ctx, w: w, room: room}); err != nil {
 		text, _ := json.Marshal(s.coded(err))
 		w.Header().Set(headerError, string(text))
 	}
-}
-
-type flushing struct {
-	w     io.Writer
-	flush func() error
-}
-
-// Write implements io.Writer.
-func (f flushing) Write(b []byte) (int, error) {
-	n, err := f.w.Write(b)
-	if err == nil {
-		err = f.flush()
-	}
-	return n, err //nolint:wrapcheck // a handler's writer; it gives up on any error
+	w.renew()
 }
 
 // coded finds or makes the *wire.Error that crosses the wire.
@@ -391,7 +353,7 @@ func (s *Server) coded(err error) *wire.Error {
 	return wire.Errorf(wire.CodeInternal, "%v", err)
 }
 
-func (s *Server) fail(w http.ResponseWriter, err error) {
+func (s *Server) fail(w paced, err error) {
 	text, _ := json.Marshal(s.coded(err))
 	w.Header().Set(headerError, "1")
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))

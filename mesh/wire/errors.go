@@ -23,6 +23,7 @@ const (
 	CodeInvalid      Code = "invalid"       // 2
 	CodeUnavailable  Code = "unavailable"   // 3
 	CodeTimeout      Code = "timeout"       // 6
+	CodeBusy         Code = "busy"          // 8; nothing was done: the caller has its share of the other node's time already
 	CodeInternal     Code = "internal"      // 1; a handler failed with an error that has no code
 	CodeTokenUsed    Code = "token_used"    // 9
 	CodeTokenWrong   Code = "token_wrong"   // 9
