@@ -48,7 +48,8 @@ func (s *artifacts) serve(ctx context.Context, l net.Listener) {
 			return
 		}
 		group.Go(func() {
-			if err := s.server.Serve(ctx, c); err != nil && ctx.Err() == nil {
+			peer, _ := mesh.PeerOf(c)
+			if err := s.server.Serve(ctx, peer.Node, c); err != nil && ctx.Err() == nil {
 				s.a.log.Debug().Err(err).Msg("artifact connection ended")
 			}
 		})

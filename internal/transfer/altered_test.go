@@ -30,7 +30,7 @@ func TestCopyDamagedSinceItsManifestIsNoticed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ring.nodes[good] = func(ctx context.Context, conn net.Conn) { _ = server.Serve(ctx, conn) }
+	ring.nodes[good] = func(ctx context.Context, conn net.Conn) { _ = server.Serve(ctx, self, conn) }
 	to := newStore(t)
 	if _, err := newClient(t, to, ring, Options{}).Fetch(t.Context(), d, 0, []id.Node{good}); err != nil || len(told) != 0 {
 		t.Fatal(err, told)

@@ -38,7 +38,7 @@ func BenchmarkFetch(b *testing.B) {
 			if err != nil {
 				return
 			}
-			go func() { _ = server.Serve(b.Context(), conn) }()
+			go func() { _ = server.Serve(b.Context(), other, conn) }()
 		}
 	}()
 	dial := dialFunc(func(ctx context.Context, _ id.Node) (net.Conn, error) {

@@ -77,7 +77,7 @@ type Client struct {
 	store   Store
 	dialer  Dialer
 	o       Options
-	streams chan struct{}
+	streams *lanes
 
 	mu       sync.Mutex
 	flights  map[id.Digest]chan struct{} // closed when the fetch under way ends
@@ -91,7 +91,7 @@ func NewClient(self id.Node, store Store, dialer Dialer, o Options) (*Client, er
 	if err != nil {
 		return nil, err
 	}
-	return &Client{self: self, store: store, dialer: dialer, o: o, streams: make(chan struct{}, o.Streams),
+	return &Client{self: self, store: store, dialer: dialer, o: o, streams: newLanes(o.Streams),
 		flights: make(map[id.Digest]chan struct{})}, nil
 }
 
@@ -104,7 +104,8 @@ func (c *Client) Received() int64 {
 
 // Fetch gets an artifact from one of the holders, trying them in order, and returns a receipt once the store has it on disk.
 // One that is here already is not fetched. A size of 0 is unknown; any other must be the file's. Interrupted by its
-// context, a restart or a lost connection, it goes on where it was, chunk by chunk. If no holder could give the artifact the
+// context, a restart or a lost connection, it goes on where it was, chunk by chunk. So it does when it was too slow and others
+// waited, which it lets go first. If no holder could give the artifact the
 // error is a *FetchError.
 func (c *Client) Fetch(ctx context.Context, d id.Digest, size int64, holders []id.Node) (Receipt, error) {
 	if _, err := id.ParseDigest(string(d)); err != nil {
@@ -120,12 +121,6 @@ func (c *Client) Fetch(ctx context.Context, d id.Digest, size int64, holders []i
 	defer end()
 	if r, ok := c.present(d); ok {
 		return r, nil
-	}
-	select {
-	case c.streams <- struct{}{}:
-		defer func() { <-c.streams }()
-	case <-ctx.Done():
-		return Receipt{}, fmt.Errorf("fetch artifact %s: %w", d.Short(), ctx.Err())
 	}
 	f := &fetch{client: c, digest: d, size: size, contributors: make(map[id.Node]bool)}
 	n, err := f.run(ctx, holders)

@@ -27,6 +27,7 @@ type fetch struct {
 	inherited    bool             // the file has chunks from before this Fetch
 	alone        bool             // after a wrong whole: no two holders' chunks are mixed any more
 	owed         int64            // bytes that are booked and not on the disk yet; guarded by the client
+	speed        pace             // of the present holder
 }
 
 // localError is one of this machine's; another holder cannot help.
@@ -43,47 +44,63 @@ func (f *fetch) run(ctx context.Context, holders []id.Node) (int64, error) {
 		}
 	}
 	for len(queue) > 0 {
-		node := queue[0]
-		queue = queue[1:]
-		if f.alone && !f.onlyFrom(node) {
-			if err := f.discard(); err != nil {
-				return 0, err
-			}
+		want := queue
+		if f.alone {
+			want = queue[:1] // another one's turn would throw this one's chunks away
 		}
-		have, err := f.from(ctx, node)
-		if err == nil {
-			n, again, err := f.finish(ctx, node)
-			if err == nil && again == nil {
-				return n, nil
-			}
-			if err != nil {
-				return 0, err
-			}
-			queue = append(again, queue...)
-			continue
+		node, err := f.client.streams.take(ctx, want)
+		if err != nil {
+			return 0, fmt.Errorf("fetch artifact %s: %w", f.digest.Short(), err)
 		}
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("fetch artifact %s: %w", f.digest.Short(), ctx.Err())
+		i := slices.Index(queue, node)
+		n, left, err := f.turn(ctx, node, slices.Delete(queue, i, i+1))
+		f.client.streams.give(node)
+		if err != nil || left == nil {
+			return n, err
 		}
-		var local *localError
-		if errors.As(err, &local) {
-			return 0, f.localFailure(local.err)
-		}
-		f.reasons = append(f.reasons, Reason{node, err})
-		f.client.o.Log.Debug().Err(err).Str("holder", string(node)).Str("sha256", string(f.digest)).Int("chunks", have).
-			Msg("holder did not give the whole artifact")
-		// A link that breaks but brought something is worth another turn, after the others. More than ever must be there, or
-		// two holders that undo each other's work would keep us busy for ever.
-		if have > f.best && !errors.Is(err, ErrLied) {
-			f.best = have
-			if f.alone {
-				queue = append([]id.Node{node}, queue...) // another one's turn would throw this one's chunks away
-			} else {
-				queue = append(queue, node)
-			}
-		}
+		queue = left
 	}
 	return 0, &FetchError{Digest: f.digest, Reasons: f.reasons}
+}
+
+// turn is one holder's. It returns the file's size, or whose turns are left, which is nil if the fetch is done.
+func (f *fetch) turn(ctx context.Context, node id.Node, queue []id.Node) (n int64, left []id.Node, err error) {
+	if f.alone && !f.onlyFrom(node) {
+		if err := f.discard(); err != nil {
+			return 0, nil, err
+		}
+	}
+	have, err := f.from(ctx, node)
+	if err == nil {
+		n, again, err := f.finish(ctx, node)
+		if err != nil || again == nil {
+			return n, nil, err
+		}
+		return 0, append(again, queue...), nil
+	}
+	if ctx.Err() != nil {
+		return 0, nil, fmt.Errorf("fetch artifact %s: %w", f.digest.Short(), ctx.Err())
+	}
+	var local *localError
+	if errors.As(err, &local) {
+		return 0, nil, f.localFailure(local.err)
+	}
+	f.client.o.Log.Debug().Err(err).Str("holder", string(node)).Str("sha256", string(f.digest)).Int("chunks", have).
+		Msg("holder did not give the whole artifact")
+	// A link that breaks but brought something is worth another turn, after the others. More than ever must be there, or
+	// two holders that undo each other's work would keep us busy for ever.
+	more := have > f.best && !errors.Is(err, ErrLied)
+	if !more || !errors.Is(err, errGaveWay) { // that a holder had to make room is nothing to hold against it
+		f.reasons = append(f.reasons, Reason{node, err})
+	}
+	switch {
+	case !more:
+	case f.alone:
+		f.best, queue = have, append([]id.Node{node}, queue...) // see run
+	default:
+		f.best, queue = have, append(queue, node)
+	}
+	return 0, append([]id.Node{}, queue...), nil
 }
 
 func (f *fetch) onlyFrom(node id.Node) bool {
@@ -172,6 +189,7 @@ func (f *fetch) from(ctx context.Context, node id.Node) (have int, err error) {
 	if err := f.book(p.lacking()); err != nil {
 		return 0, &localError{err}
 	}
+	f.speed = pace{since: time.Now()}
 	err = f.chunks(ctx, conn, p, node)
 	f.written(p.lacking()) // or never: then the next holder's turn books it again
 	return p.count(), err
@@ -244,7 +262,7 @@ func (f *fetch) chunks(ctx context.Context, conn net.Conn, p *partial, node id.N
 		if _, err := readAnswer(conn, want, false); err != nil {
 			return fmt.Errorf("ask for chunks: %w", slow(err))
 		}
-		stored, err := f.receive(ctx, conn, p, first, count)
+		stored, err := f.receive(ctx, conn, p, node, first, count)
 		if stored > 0 {
 			f.contributors[node] = true
 		}
@@ -255,7 +273,7 @@ func (f *fetch) chunks(ctx context.Context, conn net.Conn, p *partial, node id.N
 }
 
 // receive reads a run of chunks. While one is read, the one before is hashed and written.
-func (f *fetch) receive(ctx context.Context, conn net.Conn, p *partial, first, count int) (stored int, err error) {
+func (f *fetch) receive(ctx context.Context, conn net.Conn, p *partial, node id.Node, first, count int) (stored int, err error) {
 	type chunk struct {
 		i int
 		b []byte
@@ -289,6 +307,9 @@ func (f *fetch) receive(ctx context.Context, conn net.Conn, p *partial, first, c
 		case arrived <- chunk{i, b}:
 		case <-failed:
 			err = errors.New("stopped") // storeErr says why
+		}
+		if f.speed.bytes += int64(len(b)); err == nil && i+1 < first+count && f.speed.slow() && f.client.streams.wanted(node) {
+			err = errGaveWay
 		}
 	}
 	close(arrived)

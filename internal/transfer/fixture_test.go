@@ -134,7 +134,7 @@ func (n *network) honest(t testing.TB, node id.Node, s Source) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.nodes[node] = func(ctx context.Context, conn net.Conn) { _ = server.Serve(ctx, conn) } // clients leave as they please
+	n.nodes[node] = func(ctx context.Context, conn net.Conn) { _ = server.Serve(ctx, self, conn) } // clients leave as they please
 	return server
 }
 

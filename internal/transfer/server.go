@@ -82,7 +82,7 @@ func (o Options) wait(ctx context.Context, n int) error {
 type Server struct {
 	source  Source
 	o       Options
-	streams chan struct{}
+	streams *berths
 	hashing chan struct{} // one manifest is computed at a time: reading and hashing are what the machine has least of
 
 	mu   sync.Mutex
@@ -95,7 +95,7 @@ func NewServer(source Source, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{source: source, o: o, streams: make(chan struct{}, o.Streams), hashing: make(chan struct{}, 1)}, nil
+	return &Server{source: source, o: o, streams: newBerths(o.Streams), hashing: make(chan struct{}, 1)}, nil
 }
 
 // Sent is how many bytes of artifacts have been handed to connections, those included that a lost one swallowed.
@@ -105,9 +105,9 @@ func (s *Server) Sent() int64 {
 	return s.sent
 }
 
-// Serve answers the requests on one connection, which it closes, until the peer leaves, breaks the protocol or stalls, or the
-// context ends. A peer that just leaves is no error.
-func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
+// Serve answers the requests of one peer's connection, which it closes, until the peer leaves, breaks the protocol, stalls or has
+// to give way, or the context ends. A peer that just leaves is no error.
+func (s *Server) Serve(ctx context.Context, peer id.Node, conn net.Conn) error {
 	stop := closeWith(ctx, conn)
 	defer stop()
 	for {
@@ -116,7 +116,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 			return ctx.Err()
 		}
 		if err == nil {
-			err = s.answer(ctx, conn, q)
+			err = s.answer(ctx, peer, conn, q)
 		}
 		if err != nil {
 			return fmt.Errorf("serve artifacts to %v: %w", conn.RemoteAddr(), err)
@@ -145,13 +145,11 @@ func (s *Server) readRequest(conn net.Conn) (request, error) {
 }
 
 // answer answers one request. Its error ends the connection.
-func (s *Server) answer(ctx context.Context, conn net.Conn, q request) error {
-	select {
-	case s.streams <- struct{}{}:
-		defer func() { <-s.streams }()
-	default:
-		return s.refuse(conn, statusBusy, fmt.Sprintf("%d streams are open", s.o.Streams))
+func (s *Server) answer(ctx context.Context, peer id.Node, conn net.Conn, q request) error {
+	if !s.streams.take(peer) {
+		return s.refuse(conn, statusBusy, "no stream is free for this node")
 	}
+	defer s.streams.free(peer)
 	f, err := s.source.Open(q.digest)
 	if err != nil {
 		s.o.Log.Debug().Err(err).Msg("asked for an artifact that is not here")
@@ -172,7 +170,7 @@ func (s *Server) answer(ctx context.Context, conn net.Conn, q request) error {
 		body := m.encode()
 		return s.send(ctx, conn, append(answerHeader(statusOK, int64(len(body))), body...))
 	case q.op == opChunks && q.count > 0 && q.count <= maxRun && int64(q.first)+int64(q.count) <= int64(len(m.chunks)):
-		return s.sendChunks(ctx, conn, f, m, q)
+		return s.sendChunks(ctx, peer, conn, f, m, q)
 	}
 	return errors.Join(s.refuse(conn, statusRefused, "malformed request"), errors.New("malformed request"))
 }
@@ -218,8 +216,9 @@ func (s *Server) manifest(ctx context.Context, d id.Digest, f *os.File) (manifes
 }
 
 // sendChunks sends chunks as they are read, each compared with the manifest on the way: a copy that was damaged after its
-// manifest was made would be offered, and counted, for ever. Of a wrong chunk the end is not sent.
-func (s *Server) sendChunks(ctx context.Context, conn net.Conn, f *os.File, m manifest, q request) error {
+// manifest was made would be offered, and counted, for ever. Of a wrong chunk the end is not sent. Between two chunks a peer
+// that reads too slowly gives way to others: what it has it keeps.
+func (s *Server) sendChunks(ctx context.Context, peer id.Node, conn net.Conn, f *os.File, m manifest, q request) error {
 	from := int64(q.first) * ChunkSize
 	to := min(m.size, from+int64(q.count)*ChunkSize)
 	if err := s.send(ctx, conn, answerHeader(statusOK, to-from)); err != nil {
@@ -227,6 +226,7 @@ func (s *Server) sendChunks(ctx context.Context, conn net.Conn, f *os.File, m ma
 	}
 	r := io.NewSectionReader(f, from, to-from)
 	buf, chunk := make([]byte, piece), sha256.New()
+	speed := pace{since: time.Now()}
 	for at := from; at < to; {
 		n, err := io.ReadFull(r, buf[:min(piece, to-at)])
 		short := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
@@ -248,6 +248,10 @@ func (s *Server) sendChunks(ctx context.Context, conn net.Conn, f *os.File, m ma
 		s.mu.Unlock()
 		if err := s.send(ctx, conn, buf[:n]); err != nil {
 			return err
+		}
+		speed.bytes += int64(n)
+		if (at == to || at%ChunkSize == 0) && speed.slow() && s.streams.rest(peer) && at < to {
+			return errGaveWay
 		}
 	}
 	return nil

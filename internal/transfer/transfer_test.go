@@ -462,8 +462,10 @@ func TestServerRefusesAndBounds(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	for range cap(server.streams) {
-		server.streams <- struct{}{}
+	for _, node := range []id.Node{self, bad, good, other} {
+		for range server.o.Streams / 4 {
+			server.streams.take(node)
+		}
 	}
 	_, err := newClient(t, newStore(t), ring, Options{}).Fetch(t.Context(), d, 0, []id.Node{good})
 	if !errors.Is(err, ErrBusy) {
@@ -483,7 +485,7 @@ func TestDamagedCopyIsNotOffered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ring.nodes[good] = func(ctx context.Context, conn net.Conn) { _ = server.Serve(ctx, conn) }
+	ring.nodes[good] = func(ctx context.Context, conn net.Conn) { _ = server.Serve(ctx, self, conn) }
 	if _, err := newClient(t, newStore(t), ring, Options{}).Fetch(t.Context(), d, 0, []id.Node{good}); !errors.Is(err, ErrNotHeld) {
 		t.Error(err)
 	}
