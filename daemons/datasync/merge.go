@@ -70,7 +70,15 @@ const (
 	// end in time has cost more than those checks together, and once is enough.
 	slowPatience = 5
 	slowRetry    = time.Hour
+	// A pack is waited for as long as its size takes at getRate, within bounds: a holder that gives it drop by drop, or says that it
+	// is huge, does not keep the others' packs from being merged.
+	getRate  = 64 << 10 // bytes a second
+	getLeast = time.Minute
+	getMost  = 5 * time.Minute
 )
+
+// errLate says that a pack did not arrive in time. What did is kept by the store, which goes on from there.
+var errLate = errors.New("not here in time")
 
 func (m *merger) step(ctx context.Context) error {
 	v := m.views.Near()
@@ -253,10 +261,11 @@ func (m *merger) reachable(v kit.View, a ring.Artifact) bool {
 	})
 }
 
-// pace puts the next try at a pack off when its checks do not end in time, or when it cannot be merged as it is.
+// pace puts the next try at a pack off when it does not arrive, when its checks do not end in time, or when it cannot be merged as it
+// is.
 func (m *merger) pace(d id.Digest, err error) {
 	unfit := gamedb.Damaged(err) && !errors.Is(err, gamedb.ErrTarget)
-	if !errors.Is(err, gamedb.ErrSlow) && !unfit {
+	if !errors.Is(err, gamedb.ErrSlow) && !errors.Is(err, errLate) && !unfit {
 		delete(m.slow, d)
 		delete(m.later, d)
 		return
@@ -266,9 +275,21 @@ func (m *merger) pace(d id.Digest, err error) {
 	}
 }
 
+// get has the store fetch a pack, but not for ever.
+func (m *merger) get(ctx context.Context, a ring.Artifact) (string, error) {
+	limit := min(max(time.Duration(a.Bytes/getRate)*time.Second, getLeast), getMost)
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	path, err := m.store.Ensure(limited, a.Digest)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w, which was %v: %w", errLate, limit, err)
+	}
+	return path, err
+}
+
 // merge adds one pack. Its bytes are checked before they are used; here says that the right ones are on this disk.
 func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact, into *database) (here bool, err error) {
-	path, err := m.store.Ensure(ctx, a.Digest)
+	path, err := m.get(ctx, a)
 	if err != nil {
 		return false, fmt.Errorf("get pack %s: %w", a.Digest.Short(), err)
 	}
