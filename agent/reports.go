@@ -8,6 +8,7 @@ import (
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/mesh"
 )
 
 // reportBook keeps what other nodes last said of themselves.
@@ -25,7 +26,28 @@ type heardReport struct {
 const (
 	reportFresh = 2 * time.Second // a report this young is not asked for again
 	reportLimit = time.Second     // for all nodes to answer
+
+	// What another node says of itself is kept, and added up with what others say: it may be only so large.
+	reportBytes   = 256 << 10
+	reportConfigs = 1024
+	reportGames   = 1 << 40 // of one config
 )
+
+// ask has another node report.
+func (b *reportBook) ask(ctx context.Context, m *mesh.Mesh, n id.Node) (r report, err error) {
+	if err = m.CallWithin(ctx, n, methodReport, struct{}{}, &r, reportBytes); err != nil {
+		return report{}, err
+	}
+	if len(r.PerConfig) > reportConfigs {
+		return report{}, mesh.Errorf(mesh.CodeInvalid, "node %s reports of %d configs", n, len(r.PerConfig))
+	}
+	for c, games := range r.PerConfig {
+		if games < 0 || games > reportGames {
+			return report{}, mesh.Errorf(mesh.CodeInvalid, "node %s reports %d games of %s", n, games, c)
+		}
+	}
+	return r, nil
+}
 
 // reports asks every live node that has not reported lately, all at once, and returns what is known of everybody.
 func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
@@ -49,9 +71,10 @@ func (a *Agent) reports(ctx context.Context) map[id.Node]heardReport {
 	var group sync.WaitGroup
 	for _, n := range ask {
 		group.Go(func() {
-			var r report
 			began := time.Now()
-			if a.mesh.Call(ctx, n, methodReport, struct{}{}, &r) != nil {
+			r, err := b.ask(ctx, a.mesh, n)
+			if err != nil {
+				a.log.Debug().Err(err).Str("peer", string(n)).Msg("no report")
 				return
 			}
 			b.mu.Lock()

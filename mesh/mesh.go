@@ -234,6 +234,11 @@ func (m *Mesh) Call(ctx context.Context, node id.Node, method string, in, out an
 	return m.client.Call(ctx, node, method, in, out) //nolint:wrapcheck // a *wire.Error
 }
 
+// CallWithin is Call for an answer of at most so many bytes.
+func (m *Mesh) CallWithin(ctx context.Context, node id.Node, method string, in, out any, most int) error {
+	return m.client.CallWithin(ctx, node, method, in, out, most) //nolint:wrapcheck // a *wire.Error
+}
+
 // CallRaw is Call with bytes both ways.
 func (m *Mesh) CallRaw(ctx context.Context, node id.Node, method string, body []byte) ([]byte, error) {
 	return m.client.CallRaw(ctx, node, method, body) //nolint:wrapcheck // a *wire.Error

@@ -102,11 +102,16 @@ func (c *Client) Close() {
 // the handler returned, CodeUnavailable if the node cannot be reached or went away (Detail["sent"] is "no" when it
 // certainly never saw the call), CodeTimeout if ctx or DefaultTimeout ended first.
 func (c *Client) Call(ctx context.Context, node id.Node, method string, in, out any) error {
+	return c.CallWithin(ctx, node, method, in, out, MaxBody)
+}
+
+// CallWithin is Call for an answer of at most so many bytes: what another node says of itself, and is kept here, may be anything.
+func (c *Client) CallWithin(ctx context.Context, node id.Node, method string, in, out any, most int) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return wire.Errorf(wire.CodeInvalid, "encode call of %s: %v", method, err)
 	}
-	answer, err := c.CallRaw(ctx, node, method, body)
+	answer, err := c.callRaw(ctx, node, method, body, most)
 	if err != nil || out == nil {
 		return err
 	}
@@ -118,28 +123,36 @@ func (c *Client) Call(ctx context.Context, node id.Node, method string, in, out 
 
 // CallRaw is Call with bytes both ways, each up to MaxBody.
 func (c *Client) CallRaw(ctx context.Context, node id.Node, method string, body []byte) ([]byte, error) {
+	return c.callRaw(ctx, node, method, body, MaxBody)
+}
+
+func (c *Client) callRaw(ctx context.Context, node id.Node, method string, body []byte, most int) ([]byte, error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
 		defer cancel()
 	}
 	if node == c.self.Node {
-		return c.callSelf(ctx, method, body)
+		answer, err := c.callSelf(ctx, method, body)
+		if err == nil && len(answer) > most {
+			return nil, wire.Errorf(wire.CodeInvalid, "answer of %s is more than %d bytes", method, most)
+		}
+		return answer, err
 	}
 	resp, err := c.roundTrip(ctx, node, method, body)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close() //nolint:errcheck // read to its end or given up
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
 	if err != nil {
 		return nil, lost(ctx, node, method, err)
 	}
+	if len(answer) > most {
+		return nil, wire.Errorf(wire.CodeInvalid, "answer of %s is more than %d bytes", method, most)
+	}
 	if text := resp.Trailer.Get(headerError); text != "" {
 		return nil, trailerError(node, method, text)
-	}
-	if len(answer) > MaxBody {
-		return nil, wire.Errorf(wire.CodeInvalid, "answer of %s is more than %d bytes", method, MaxBody)
 	}
 	return answer, nil
 }
