@@ -69,7 +69,8 @@ func (t *term) assign(d Singleton) error {
 	if a.Node != "" {
 		m, ok := s.Member(a.Node)
 		able := ok && r.Fit(place.Node{Member: m, Ready: true}) == "" && m.Boot == a.Boot
-		runs := able && !t.leases.givenBack(a) && t.leases.heard(a.Node, a.Boot, times.Lease+times.Margin)
+		runs := able && !t.leases.givenBack(a) && t.leases.heard(a.Node, a.Boot, times.Lease+times.Margin) &&
+			!t.unreached(times.Lease + times.Margin)[a.Node]
 		if runs && t.leases.keep(a, times) {
 			return nil
 		}
@@ -135,8 +136,10 @@ func (t *term) candidates(s *state.State, times ring.Times) []place.Node {
 		load[a.Node]++
 	}
 	var out []place.Node
+	gone := t.unreached(times.Lease)
 	for m := range s.Members() {
-		out = append(out, place.Node{Member: m, Load: load[m.ID], Ready: t.leases.heard(m.ID, m.Boot, times.Lease)})
+		ready := t.leases.heard(m.ID, m.Boot, times.Lease) && !gone[m.ID]
+		out = append(out, place.Node{Member: m, Load: load[m.ID], Ready: ready})
 	}
 	return out
 }

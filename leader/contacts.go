@@ -16,8 +16,9 @@ type contacts struct {
 
 	mu     sync.Mutex
 	sent   map[id.Node]contact
-	wanted time.Time // somebody waits for calls sent after this
-	late   bool      // notes when answers came instead: the broken variant for tests
+	signs  map[id.Node]time.Time // of nodes, such as prove nothing: see sign
+	wanted time.Time             // somebody waits for calls sent after this
+	late   bool                  // notes when answers came instead: the broken variant for tests
 }
 
 type contact struct {
@@ -63,6 +64,30 @@ func (c *contacts) lately(n id.Node, term uint64, d time.Duration) bool {
 	defer c.mu.Unlock()
 	k, ok := c.sent[n]
 	return ok && k.term == term && time.Since(k.at) < d
+}
+
+// sign takes note that n was given a seat, or takes a snapshot in, during which it answers no other call.
+func (c *contacts) sign(n id.Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.signs == nil {
+		c.signs = make(map[id.Node]time.Time)
+	}
+	c.signs[n] = time.Now()
+}
+
+// quiet is how long n has neither answered a call of this term nor given another sign; before the first, since the term began.
+func (c *contacts) quiet(n id.Node, term uint64, began time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := began
+	if k, ok := c.sent[n]; ok && k.term == term && k.at.After(last) {
+		last = k.at
+	}
+	if at := c.signs[n]; at.After(last) {
+		last = at
+	}
+	return time.Since(last)
 }
 
 // want has the next heartbeats sent, whatever was answered before.

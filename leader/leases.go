@@ -67,12 +67,13 @@ func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, e
 	if err := t.proof.now(ctx, hurry); err != nil {
 		return renewal{}, err
 	}
-	return t.leases.answer(from, c)
+	return t.leases.answer(from, c, !t.unreached(t.n.times().Lease)[from])
 }
 
 // answer names what a node's boot may hold. The state is read while nothing can be moved: in an older one a daemon may still
-// be with the node from which it has just been taken.
-func (l *leases) answer(from id.Node, c renewCall) (renewal, error) {
+// be with the node from which it has just been taken. A node that Raft does not reach is heard, but may hold nothing: what it
+// was told before is over in its time.
+func (l *leases) answer(from id.Node, c renewCall, reached bool) (renewal, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s, times, now := l.t.n.machine.View(), l.t.n.times(), time.Now()
@@ -87,7 +88,7 @@ func (l *leases) answer(from id.Node, c renewCall) (renewal, error) {
 		return r, nil
 	}
 	for a := range s.Assignments() {
-		if a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] || l.another(s, a, times, now) {
+		if !reached || a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] || l.another(s, a, times, now) {
 			continue
 		}
 		l.until[a.Daemon] = answered{from, c.Boot, now.Add(times.Lease + times.Margin)}

@@ -38,7 +38,7 @@ func TestDaemonThatAnotherMayRunIsNotNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := leasesOfTwo(t)
 		named := func() bool {
-			r, err := l.answer(oneNode, renewCall{Boot: oneBoot})
+			r, err := l.answer(oneNode, renewCall{Boot: oneBoot}, true)
 			if err != nil || r.Unknown {
 				t.Fatalf("%+v, %v", r, err)
 			}

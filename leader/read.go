@@ -280,7 +280,7 @@ func (n *Node) Stats() Stats {
 		}
 		st.Voters = append(st.Voters, node)
 		if t := n.term.Load(); t != nil {
-			if node == n.cfg.Self.Node || t.leases.silent(node) < n.times().Lease {
+			if t.silence(node) < n.times().Lease {
 				st.AliveVoters++
 			}
 		} else if m, ok := view.Member(node); ok && m.Live() {

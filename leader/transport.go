@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -111,6 +112,30 @@ func (t *Transport) AppendEntries(n raft.ServerID, target raft.ServerAddress, ar
 		t.signs.stored(n, target, args)
 	}
 	return err
+}
+
+// InstallSnapshot takes note of each part that is handed over: a node that is being given the state answers nothing else
+// meanwhile, and is not gone.
+func (t *Transport) InstallSnapshot(n raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	err := t.NetworkTransport.InstallSnapshot(n, target, args, resp, noted{data, func() { t.heard.sign(id.Node(n)) }})
+	if err == nil && resp.Success {
+		t.heard.sign(id.Node(n))
+	}
+	return err
+}
+
+// noted calls read whenever a part has been read.
+type noted struct {
+	io.Reader
+	read func()
+}
+
+func (r noted) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if n > 0 {
+		r.read()
+	}
+	return n, err
 }
 
 // committed is what signs go by.

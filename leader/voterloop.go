@@ -43,6 +43,7 @@ func (t *term) reseat(c change) error {
 	sid, addr := raft.ServerID(c.Node), raft.ServerAddress(c.Node)
 	switch c.Kind {
 	case addNonvoter:
+		t.heard.sign(c.Node) // it cannot have answered before
 		return t.raft.AddNonvoter(sid, addr, 0, configTimeout).Error()
 	case promote:
 		return t.raft.AddVoter(sid, addr, 0, configTimeout).Error()
@@ -69,6 +70,10 @@ func (t *term) roll(since map[id.Node]time.Time) roll {
 		c.Gone = s.IsRevoked(node) || (ok && (m.Revoked || m.Status == ring.Left || m.Class != id.Core))
 		if node != r.Self {
 			c.Silent = t.leases.silent(node)
+		}
+		// Who does not vote keeps its seat as long as it is heard at all: it would only be given another one.
+		if c.Voter {
+			c.Silent = t.silence(node)
 		}
 		if c.Voter && (c.Gone || c.Silent >= times.Lease) {
 			short++
@@ -162,7 +167,7 @@ func (t *term) without(node id.Node) (seated bool, count, alive int) {
 			seated = true
 		case v.Suffrage == raft.Voter:
 			count++
-			if id.Node(v.ID) == t.n.cfg.Self.Node || t.leases.silent(id.Node(v.ID)) < t.n.times().Lease {
+			if id.Node(v.ID) == t.n.cfg.Self.Node || t.silence(id.Node(v.ID)) < t.n.times().Lease {
 				alive++
 			}
 		}
