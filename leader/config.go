@@ -85,7 +85,8 @@ type Self struct {
 }
 
 // Caller calls other nodes. An error of Call may mean that the call never arrived or that only its answer is lost. One that
-// has a method NotAllowed() which says true means that the other node does not serve the method for nodes of this class.
+// has a method NotAllowed() which says true means that the other node does not serve the method for nodes of this class; one
+// with a method Unsent() which says true, that the call has surely not arrived.
 type Caller interface {
 	// Call sends in as JSON and reads the answer into out.
 	Call(ctx context.Context, n id.Node, method string, in, out any) error

@@ -179,10 +179,13 @@ func (n *Node) serveRelay(ctx context.Context, from id.Node, in []byte) ([]byte,
 		return nil, fmt.Errorf("encode relayed call: %w", err)
 	}
 	out, err := n.cfg.Caller.CallRaw(ctx, id.Node(leader), methodForward, b)
-	if err != nil {
-		return seal1(nil, fmt.Errorf("relay to the coordinator: %w: %w", ErrUnknownOutcome, err)), nil
+	switch {
+	case err == nil:
+		return out, nil
+	case unsent(err):
+		return seal1(nil, fmt.Errorf("relay to the coordinator: %w: %w", ErrNoCoordinator, err)), nil
 	}
-	return out, nil
+	return seal1(nil, fmt.Errorf("relay to the coordinator: %w: %w", ErrUnknownOutcome, err)), nil
 }
 
 // serveForward takes a call from a voter that has authenticated the sender. Voters are believed: a hostile one breaks a

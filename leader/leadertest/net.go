@@ -164,6 +164,12 @@ func (notAllowed) NotAllowed() bool { return true }
 
 var errDown = errors.New("connection refused")
 
+// unsentError is that of a call which has surely not arrived.
+type unsentError struct{ error }
+
+func (e unsentError) Unwrap() error { return e.error }
+func (unsentError) Unsent() bool    { return true }
+
 func (n *Net) stop(node id.Node) (*stop, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -241,7 +247,7 @@ func (p port) CallRaw(ctx context.Context, to id.Node, method string, in []byte)
 	}
 	s, err := p.net.stop(to)
 	if err != nil {
-		return nil, err
+		return nil, unsentError{err}
 	}
 	p.net.mu.Lock()
 	h, ok := s.handlers[method]

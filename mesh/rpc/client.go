@@ -237,14 +237,14 @@ func (c *Client) connect(ctx context.Context, node id.Node) (*held, error) {
 	select {
 	case <-h.ready:
 	case <-ctx.Done():
-		return nil, wire.Errorf(wire.CodeTimeout, "call node %s: not reached in time", node).WithDetail("sent", "no")
+		return nil, wire.Errorf(wire.CodeTimeout, "call node %s: not reached in time", node).WithUnsent()
 	}
 	if h.err != nil {
 		e := c.local.coded(h.err)
 		if e.Code == wire.CodeInternal {
 			e = wire.Errorf(wire.CodeUnavailable, "%s", e.Message)
 		}
-		return nil, e.WithDetail("sent", "no")
+		return nil, e.WithUnsent()
 	}
 	return h, nil
 }

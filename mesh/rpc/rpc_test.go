@@ -174,7 +174,7 @@ func TestOneHeldConnection(t *testing.T) {
 			t.Errorf("call of a killed peer: %v", err)
 		}
 		var e *wire.Error
-		if err := w.client.Call(t.Context(), w.node, "m", nil, nil); !errors.As(err, &e) || e.Detail["sent"] != "no" {
+		if err := w.client.Call(t.Context(), w.node, "m", nil, nil); !errors.As(err, &e) || e.Detail["sent"] != "no" || !e.Unsent() {
 			t.Errorf("a call that was never sent does not say so: %v", err)
 		}
 	})

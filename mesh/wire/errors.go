@@ -87,6 +87,14 @@ func (e *Error) WithDetail(key, value string) *Error {
 // this package ask by an interface of their own.
 func (e *Error) NotAllowed() bool { return e.Detail[detailAllowed] == "no" }
 
+// Unsent says that the other node has certainly never seen the call. Parts that know nothing of this package ask as above.
+func (e *Error) Unsent() bool { return e.Detail[detailSent] == "no" }
+
+// WithUnsent returns a copy for a call that certainly never arrived.
+func (e *Error) WithUnsent() *Error { return e.WithDetail(detailSent, "no") }
+
+const detailSent = "sent"
+
 const detailAllowed = "allowed"
 
 // ErrorNotAllowed makes the Error of a call that is not for the caller's class.
