@@ -211,11 +211,33 @@ func (a *Agent) serveStream(ctx context.Context, r *mesh.Request) (func(context.
 				after = records[len(records)-1].Seq
 				continue
 			}
-			if err := a.replica.WaitDurable(ctx, after+1); err != nil {
+			if err := awaitRecord(ctx, a.replica, after+1, a.lastTiming().Times().Lease, a.mayServe); err != nil {
 				return err
 			}
 		}
 	}, nil
+}
+
+// mayServe says that the log goes on growing here when it does elsewhere. Core nodes know by their coordinator's word.
+func (a *Agent) mayServe() bool { return a.node.Class != id.Core || a.leader.MayServe() }
+
+// awaitRecord waits until a copy of the log has come to seq. Every look it asks whether the copy still grows with the log: if
+// not, whoever follows it has all that is here, and is to turn to another node.
+func awaitRecord(ctx context.Context, r interface {
+	WaitDurable(context.Context, uint64) error
+}, seq uint64, look time.Duration, grows func() bool) error {
+	for {
+		waiting, cancel := context.WithTimeout(ctx, look)
+		err := r.WaitDurable(waiting, seq)
+		over := waiting.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !over {
+			return err
+		}
+		if !grows() {
+			return mesh.Errorf(mesh.CodeUnavailable, "this node has heard no coordinator for %s", look)
+		}
+	}
 }
 
 // orders asks other nodes; it meets kit.Orders.

@@ -78,15 +78,52 @@ func (s sources) Head(ctx context.Context) (eventlog.Head, error) {
 		h := s.a.leader.View().LogHead()
 		return eventlog.Head{Seq: h.Seq, Hash: h.Hash}, nil
 	}
+	return highestHead(ctx, s.a.likelyCores(), func(ctx context.Context, n id.Node) (h replicaState, err error) {
+		err = s.a.mesh.Call(ctx, n, methodReplica, struct{}{}, &h)
+		return h, err
+	})
+}
+
+// highestHead asks all at once and takes the highest word of a voter: the state of one that the coordinator does not reach stands
+// still. Once one has answered the others are waited for only as long as somebody takes who is there.
+func highestHead(ctx context.Context, nodes []id.Node, ask func(context.Context, id.Node) (replicaState, error)) (eventlog.Head, error) {
+	type word struct {
+		replicaState
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	words := make(chan word, len(nodes))
+	for _, n := range nodes {
+		go func() {
+			h, err := ask(ctx, n)
+			words <- word{h, err}
+		}()
+	}
 	var out eventlog.Head
+	var enough <-chan time.Time
 	err := errors.New("no core node answers")
-	for _, n := range s.a.likelyCores() {
-		var h replicaState
-		if err = s.a.mesh.Call(ctx, n, methodReplica, struct{}{}, &h); err == nil && h.Voter {
-			return eventlog.Head{Seq: h.HeadSeq, Hash: h.HeadHash}, nil
+	for range nodes {
+		select {
+		case w := <-words:
+			if w.err != nil {
+				err = w.err
+			} else if w.Voter {
+				if w.HeadSeq >= out.Seq {
+					out = eventlog.Head{Seq: w.HeadSeq, Hash: w.HeadHash}
+				}
+				if enough == nil {
+					enough = time.After(answerWait)
+				}
+			}
+		case <-enough:
+			return out, nil
 		}
 	}
-	return out, fmt.Errorf("ask for the log's head: %w", err)
+	if enough == nil {
+		return out, fmt.Errorf("ask for the log's head: %w", err)
+	}
+	return out, nil
 }
 
 // replicaState is what a node says of its log.

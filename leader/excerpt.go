@@ -188,6 +188,12 @@ func (n *Node) mayServe() (Freshness, bool) {
 	return f, f.Known && f.Coordinator != ""
 }
 
+// MayServe says that others should go by what this node has: a coordinator has confirmed it within a lease.
+func (n *Node) MayServe() bool {
+	_, ok := n.mayServe()
+	return ok
+}
+
 // serveExcerpt answers at once with something new, or later with nothing.
 func (n *Node) serveExcerpt(ctx context.Context, _ id.Node, in []byte) ([]byte, error) {
 	var c pullCall
