@@ -117,6 +117,7 @@ type Agent struct {
 	ofState      alarmBook // those that the replicated state alone gives rise to
 	sections     sectionBook
 	settings     atomic.Pointer[lastSettings] // nil: none were ever known
+	recordsBy    atomic.Pointer[id.Node]      // who answered for records last; nil: nobody
 	external     *external
 	specs        []kit.Spec
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/ringagent/ringagent/daemons/kit"
 	"github.com/ringagent/ringagent/internal/id"
@@ -91,16 +92,36 @@ func (a *Agent) serveRecords(ctx context.Context, r *mesh.Request) (any, error) 
 	return out, nil
 }
 
-// records asks the core nodes in turn.
+// records asks the core nodes in turn, first the one that answered last: any of them answers by the newest state.
 func (a *Agent) records(ctx context.Context, c recordsCall) (recordsAnswer, error) {
 	var out recordsAnswer
+	err := inTurn(ctx, a.viewNodes(), &a.recordsBy, a.answers, func(ctx context.Context, n id.Node) error {
+		return a.mesh.Call(ctx, n, methodRecords, c, &out)
+	})
+	if err != nil {
+		return out, fmt.Errorf("ask for artifact records: %w: %w", kit.ErrNoCoordinator, err)
+	}
+	return out, nil
+}
+
+// inTurn calls nodes until one answers, and remembers that one. Others are called only if they are there: each that is gone
+// without a word would cost a call's whole time, and who drains has little of it.
+func inTurn(ctx context.Context, nodes []id.Node, last *atomic.Pointer[id.Node], there, call func(context.Context, id.Node) error) error {
+	if n := last.Load(); n != nil && slices.Contains(nodes, *n) {
+		nodes = append([]id.Node{*n}, slices.DeleteFunc(slices.Clone(nodes), func(o id.Node) bool { return o == *n })...)
+	}
 	err := errors.New("no core node answers")
-	for _, n := range a.viewNodes() {
-		if err = a.mesh.Call(ctx, n, methodRecords, c, &out); err == nil {
-			return out, nil
+	for _, n := range nodes {
+		if err = there(ctx, n); err != nil {
+			continue
+		}
+		if err = call(ctx, n); err == nil {
+			last.Store(&n)
+			return nil
 		}
 	}
-	return out, fmt.Errorf("ask for artifact records: %w: %w", kit.ErrNoCoordinator, err)
+	last.Store(nil)
+	return err
 }
 
 // asker asks core nodes for records.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/ringagent/ringagent/internal/id"
@@ -68,4 +70,47 @@ func TestEdgeReadingKnowsWhatWasNamed(t *testing.T) {
 	if _, err := v.Current(t.Context(), many...); err != nil || calls != 4 {
 		t.Errorf("%d calls for %d named: %v", calls, len(many), err)
 	}
+}
+
+// A node that reaches one core node only does not wait for the others' calls, and for nobody any more once it knows that one.
+func TestRecordsAreAskedOfWhoIsThere(t *testing.T) {
+	t.Parallel()
+	nodes := []id.Node{"1", "2", "3"}
+	there := id.Node("3")
+	var last atomic.Pointer[id.Node]
+	var pinged, called []id.Node
+	ask := func() error {
+		pinged, called = nil, nil
+		return inTurn(t.Context(), nodes, &last, func(_ context.Context, n id.Node) error {
+			if pinged = append(pinged, n); n != there {
+				return errors.New("does not answer")
+			}
+			return nil
+		}, func(_ context.Context, n id.Node) error {
+			called = append(called, n)
+			return nil
+		})
+	}
+	for i, want := range []struct{ there, pinged, called string }{
+		{"3", "1 2 3", "3"},
+		{"3", "3", "3"},
+		{"2", "3 1 2", "2"},
+		{"2", "2", "2"},
+		{"", "2 1 3", ""},
+		{"1", "1", "1"},
+	} {
+		there = id.Node(want.there)
+		err := ask()
+		if join(pinged) != want.pinged || join(called) != want.called || (err == nil) != (want.there != "") {
+			t.Errorf("call %d: pinged %v, called %v: %v", i, pinged, called, err)
+		}
+	}
+}
+
+func join(nodes []id.Node) string {
+	var out []string
+	for _, n := range nodes {
+		out = append(out, string(n))
+	}
+	return strings.Join(out, " ")
 }
