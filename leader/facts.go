@@ -11,8 +11,13 @@ import (
 
 const dialBackTimeout = 2 * time.Second
 
+// hearsay is how long gossip keeps a silent node among the living, if that is more than four times what makes it silent: gossip
+// goes by way of others, and answers also where nothing else does.
+const hearsay = 2 * time.Minute
+
 // runFacts writes into the roster which nodes are gone and which are back. A node is gone when three readings agree: no
-// sign of life for two leases, gossip does not call it alive, and a dial back fails. Gossip alone says nothing.
+// sign of life for two leases, gossip does not call it alive, and a dial back fails. Gossip alone says nothing: neither does it
+// make a node dead, nor keep it alive for ever when the other two agree.
 func (t *term) runFacts() {
 	t.every(t.n.times().Renew, func() {
 		for m := range t.n.machine.View().Members() {
@@ -36,7 +41,7 @@ func (t *term) judge(m ring.Member) error {
 			return nil
 		}
 		gossip := reach.GossipStatus(m.ID)
-		if gossip == ring.Alive || gossip == ring.Draining {
+		if (gossip == ring.Alive || gossip == ring.Draining) && silent < max(hearsay, 8*times.Lease) {
 			return nil
 		}
 		ctx, cancel := context.WithTimeout(t.ctx, dialBackTimeout)

@@ -173,26 +173,50 @@ func TestEdgeKeepsACopyAndReadsTheWhole(t *testing.T) {
 	})
 }
 
-type deaf struct{ gossip ring.Status }
+type deaf struct {
+	gossip ring.Status
+	back   error
+}
 
 func (d deaf) GossipStatus(id.Node) ring.Status        { return d.gossip }
-func (d deaf) DialBack(context.Context, id.Node) error { return leadertest.ErrBroken }
+func (d deaf) DialBack(context.Context, id.Node) error { return d.back }
 
 func TestNodeIsDeadWhenThreeReadingsAgree(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		gossip ring.Status
-		kill   bool
-		dead   bool
+		reach deaf
+		kill  bool
+		after time.Duration
+		dead  bool
 	}{
-		"silent and unreachable":          {ring.Failed, true, true},
-		"gossip alone":                    {ring.Failed, false, false},
-		"silent, but gossip sees it live": {ring.Alive, true, false},
+		"silent and unreachable":             {deaf{ring.Failed, leadertest.ErrBroken}, true, 20 * time.Second, true},
+		"gossip alone":                       {deaf{ring.Failed, leadertest.ErrBroken}, false, 20 * time.Second, false},
+		"silent, but gossip sees it live":    {deaf{ring.Alive, leadertest.ErrBroken}, true, 20 * time.Second, false},
+		"gossip sees it live for ever":       {deaf{ring.Alive, leadertest.ErrBroken}, true, 5 * time.Minute, true},
+		"silent, but can be reached":         {deaf{ring.Failed, nil}, true, 5 * time.Minute, false},
+		"silent, but seen and reached":       {deaf{ring.Alive, nil}, true, 5 * time.Minute, false},
+		"heard, whatever the others may say": {deaf{ring.Failed, leadertest.ErrBroken}, false, 5 * time.Minute, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, leadertest.Options{Core: 3, Edge: 1, Voters: 3, Config: func(_ *leadertest.Member, cfg *leader.Config) {
-				cfg.Ports.Reach = deaf{c.gossip}
+			var mu sync.Mutex
+			told := make(map[event.Type]int)
+			bubble(t, leadertest.Options{Core: 3, Edge: 1, Voters: 3, Config: func(m *leadertest.Member, cfg *leader.Config) {
+				cfg.Ports.Reach = c.reach
+				if m.Name != "n1" {
+					return
+				}
+				cfg.Ports.Placed = func(rs []state.Placed, _ ring.LogHead) {
+					mu.Lock()
+					defer mu.Unlock()
+					for _, r := range rs {
+						if rec, err := event.DecodeRecord(r.Bytes); err != nil {
+							t.Error(err)
+						} else {
+							told[rec.Type]++
+						}
+					}
+				}
 			}}, func(t *testing.T, r *leadertest.Ring) {
 				r.Wait(20*time.Second, "three voters", voters(r, 3))
 				time.Sleep(5 * time.Second)
@@ -200,10 +224,19 @@ func TestNodeIsDeadWhenThreeReadingsAgree(t *testing.T) {
 				if c.kill {
 					r.Kill(e)
 				}
-				time.Sleep(20 * time.Second)
+				time.Sleep(c.after)
 				m, _ := r.Coordinator().Node.View().Member(e.ID)
 				if (m.Status == ring.Failed) != c.dead {
 					t.Errorf("status %s", m.Status)
+				}
+				want := 0
+				if c.dead {
+					want = 1
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if told["P2P_NODE_DEAD"] != want || told["HOST_OFFLINE"] != want {
+					t.Errorf("want %d of each: %v", want, told)
 				}
 			})
 		})
@@ -249,6 +282,17 @@ func TestWorkIsClaimedOnceAndExpires(t *testing.T) {
 		_, err = e.Node.Finish(ctx, state.FinishWork{Work: w.ID, Claim: w.Claim.ID, Result: &ring.WorkResult{Counters: map[string]int64{"games": 1}}})
 		if !errors.As(err, &no) || no.Code != string(state.CodeConflict) {
 			t.Fatalf("a late result: %v", err)
+		}
+		// It goes to the next one that asks, whose result counts.
+		next := r.Members[1]
+		call.Once = "c3"
+		w2, err := next.Node.Claim(ctx, call)
+		if err != nil || w2 == nil || w2.ID != w.ID || w2.Claim.ID == w.Claim.ID {
+			t.Fatalf("claimed after the lease: %+v, %v", w2, err)
+		}
+		done, err := next.Node.Finish(ctx, state.FinishWork{Work: w2.ID, Claim: w2.Claim.ID, Result: &ring.WorkResult{Counters: map[string]int64{"games": 1}}})
+		if err != nil || done.State != ring.WorkDone || done.Result == nil || done.Result.Node != next.ID {
+			t.Fatalf("the second one's result: %+v, %v", done, err)
 		}
 	})
 }
