@@ -1,6 +1,7 @@
 package leader_test
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -63,6 +64,11 @@ func TestVoterThatRaftDoesNotReachHoldsNothing(t *testing.T) {
 		}
 		if m, _ := l.Node.View().Member(c1.ID); m.Status != ring.Alive {
 			t.Errorf("n2, which is heard, is called %s", m.Status)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if st := c1.Node.AskStats(ctx); st.Coordinator == nil || *st.Coordinator != l.ID || st.FailureTolerance != 0 {
+			t.Errorf("n2 says: %+v", st)
 		}
 		r.Net.Heal()
 		r.Wait(20*time.Second, "three voters that are there", func() bool { return l.Node.Stats().AliveVoters == 3 })

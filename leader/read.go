@@ -292,6 +292,10 @@ func (n *Node) Stats() Stats {
 	return st
 }
 
+func serveStats(_ context.Context, t *term, _ id.Node, _ []byte) ([]byte, error) {
+	return json.Marshal(t.n.Stats())
+}
+
 // AskStats is the coordinator's Stats, or this node's own when there is no coordinator within ctx.
 func (n *Node) AskStats(ctx context.Context) Stats {
 	if n.term.Load() != nil {
