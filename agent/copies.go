@@ -132,14 +132,65 @@ func (s *artifacts) Discard(ctx context.Context, ds ...id.Digest) error {
 		drop.Receipts = append(drop.Receipts, ring.Receipt{Node: s.a.node.ID, Digest: d})
 	}
 	_, err := s.a.leader.Propose(ctx, s.a.command(state.KindDropCopy, drop))
-	if err = kitError(fmt.Sprintf("ask to discard %d artifacts", len(ds)), err); err != nil {
-		return err
+	return s.discarded(ctx, ds, err, s.listed)
+}
+
+// discarded deletes copies for which a permit was asked with err. If it is not known whether it was given, those go of which a
+// later reading of the state knows no more: nobody else would ever ask for them. Without a reading all stay.
+func (s *artifacts) discarded(ctx context.Context, ds []id.Digest, err error, read func(context.Context, []id.Digest) ([]ring.Artifact, error)) error {
+	may := ds
+	if err != nil {
+		may, err = s.permits(ctx, ds, err, read)
 	}
-	for _, d := range ds {
+	err = kitError(fmt.Sprintf("ask to discard %d artifacts", len(ds)), err)
+	for _, d := range may {
 		s.sound.forget(d)
 		err = errors.Join(err, s.blobs.Remove(d, permitted(d)))
 	}
 	return err
+}
+
+// permits are those of ds that may be deleted although the request for them ended with err, and what is left of err.
+func (s *artifacts) permits(ctx context.Context, ds []id.Digest, err error, read func(context.Context, []id.Digest) ([]ring.Artifact, error)) ([]id.Digest, error) {
+	if !errors.Is(err, leader.ErrUnknownOutcome) {
+		return nil, err
+	}
+	listed, bad := read(ctx, ds)
+	if bad != nil {
+		return nil, err
+	}
+	may := slices.DeleteFunc(slices.Clone(ds), func(d id.Digest) bool {
+		return slices.ContainsFunc(listed, func(a ring.Artifact) bool { return a.Digest == d && a.Held(s.a.node.ID) })
+	})
+	if len(may) == len(ds) {
+		err = nil
+	}
+	return may, err
+}
+
+// listed are those of some artifacts that the ring knows, by a state as new as the coordinator's.
+func (s *artifacts) listed(ctx context.Context, ds []id.Digest) ([]ring.Artifact, error) {
+	var out []ring.Artifact
+	if s.a.node.Class != id.Edge {
+		st, err := s.a.current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range ds {
+			if a, ok := st.Artifact(d); ok {
+				out = append(out, a)
+			}
+		}
+		return out, nil
+	}
+	for some := range slices.Chunk(ds, maxNamed) {
+		got, err := s.a.records(ctx, recordsCall{Digests: some})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, got.Artifacts...)
+	}
+	return out, nil
 }
 
 // permitted is the permit for one artifact, given by the state machine.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/id"
+	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/leader"
 )
 
 // However many requests find a copy damaged, it is hashed once at a time.
@@ -143,5 +145,61 @@ func TestAbsentIsKnown(t *testing.T) {
 	}
 	if _, here := s.Path(d); !here || s.absent(d) {
 		t.Error("a disk that cannot be read counts as a lost copy")
+	}
+}
+
+// After a request with an unknown outcome the copies go that the ring does not count on any more, and no others; without a reading
+// none does.
+func TestDiscardOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	unknown := fmt.Errorf("lost: %w", leader.ErrUnknownOutcome)
+	for name, c := range map[string]struct {
+		err    error
+		held   []bool // of two, by the later reading
+		read   error
+		stay   []bool
+		failed bool
+	}{
+		"given":           {nil, nil, errors.New("not read"), []bool{false, false}, false},
+		"refused":         {&leader.Refused{Code: "conflict"}, []bool{false, false}, nil, []bool{true, true}, true},
+		"no coordinator":  {leader.ErrNoCoordinator, []bool{false, false}, nil, []bool{true, true}, true},
+		"given after all": {unknown, []bool{false, false}, nil, []bool{false, false}, false},
+		"not given":       {unknown, []bool{true, true}, nil, []bool{true, true}, true},
+		"one is not held": {unknown, []bool{true, false}, nil, []bool{true, false}, true},
+		"no reading":      {unknown, []bool{false, false}, errors.New("no coordinator"), []bool{true, true}, true},
+	} {
+		blobs, err := blob.Open(filepath.Join(t.TempDir(), "blobs"), blob.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &artifacts{blobs: blobs, a: &Agent{node: nodeFile{ID: coreA}}}
+		var ds []id.Digest
+		var listed []ring.Artifact
+		for i := range 2 {
+			b := []byte{byte(i)}
+			path := filepath.Join(t.TempDir(), "file")
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d := id.DigestOf(b)
+			if _, err := blobs.Adopt(t.Context(), path, d); err != nil {
+				t.Fatal(err)
+			}
+			ds = append(ds, d)
+			art := ring.Artifact{Digest: d, Holders: []id.Node{edgeC}}
+			if c.held != nil && c.held[i] {
+				art.Holders = append(art.Holders, coreA)
+			}
+			listed = append(listed, art)
+		}
+		err = s.discarded(t.Context(), ds, c.err, func(context.Context, []id.Digest) ([]ring.Artifact, error) { return listed, c.read })
+		if (err != nil) != c.failed {
+			t.Errorf("%s: %v", name, err)
+		}
+		for i, d := range ds {
+			if blobs.Has(d) != c.stay[i] {
+				t.Errorf("%s: copy %d stays: %v", name, i, blobs.Has(d))
+			}
+		}
 	}
 }
