@@ -385,7 +385,6 @@ func (s *artifacts) again(ctx context.Context, d id.Digest) error {
 		return nil
 	}
 	err := s.hold(ctx, d)
-	var bad *unfit
-	s.missed.tried(d, err == nil || errors.As(err, &bad))
+	s.missed.result(d, err)
 	return err
 }

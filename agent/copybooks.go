@@ -12,6 +12,7 @@ import (
 
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/transfer"
 )
 
 // maxBook bounds what is remembered of artifacts in each of the books below. A book that is full begins anew: what it held is
@@ -123,7 +124,7 @@ func (r *refused) add(d id.Digest, why *unfit) {
 	r.all[d] = &unfit{kind: why.kind, err: errors.New(why.err.Error())}
 }
 
-// missedTries is how often a lost copy is asked for: who has it may be gone for good.
+// missedTries is how often a lost copy is asked for of holders that say that they have none.
 const missedTries = 10
 
 // missed are copies that got lost here, with the number of attempts to have them again.
@@ -169,6 +170,16 @@ func (m *missed) tried(d id.Digest, done bool) {
 	}
 	if m.all[d]++; done || m.all[d] >= missedTries {
 		delete(m.all, d)
+	}
+}
+
+// result takes note of how an attempt ended. One in which nobody answered who could know does not count: this node may be cut
+// off for an hour, and the copy is wanted when that is over.
+func (m *missed) result(d id.Digest, err error) {
+	var bad *unfit
+	done := err == nil || errors.As(err, &bad)
+	if done || errors.Is(err, transfer.ErrNotHeld) || errors.Is(err, transfer.ErrLied) || errors.Is(err, errNotInRing) {
+		m.tried(d, done)
 	}
 }
 

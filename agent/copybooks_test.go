@@ -14,6 +14,7 @@ import (
 	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/ring"
+	"github.com/ringagent/ringagent/internal/transfer"
 	"github.com/ringagent/ringagent/leader"
 )
 
@@ -145,6 +146,50 @@ func TestAbsentIsKnown(t *testing.T) {
 	}
 	if _, here := s.Path(d); !here || s.absent(d) {
 		t.Error("a disk that cannot be read counts as a lost copy")
+	}
+}
+
+// A lost copy is given up after ten attempts in which somebody said that there is none, however many there were in which nobody
+// answered.
+func TestLostCopyIsWantedUntilHoldersHaveNone(t *testing.T) {
+	t.Parallel()
+	d := id.DigestOf([]byte("lost"))
+	fetch := func(errs ...error) error {
+		e := &transfer.FetchError{Digest: d}
+		for _, err := range errs {
+			e.Reasons = append(e.Reasons, transfer.Reason{Node: coreA, Err: err})
+		}
+		return fmt.Errorf("fetch: %w", e)
+	}
+	away := errors.New("connection refused")
+	for name, c := range map[string]struct {
+		err     error
+		forGood bool
+	}{
+		"nobody to ask":         {fetch(), false},
+		"nobody answers":        {fetch(away, context.DeadlineExceeded), false},
+		"busy":                  {fetch(transfer.ErrBusy), false},
+		"the ring is not known": {errors.New("look up: no coordinator"), false},
+		"one has it no more":    {fetch(away, transfer.ErrNotHeld), true},
+		"one sends wrong bytes": {fetch(transfer.ErrLied), true},
+		"not known to the ring": {fmt.Errorf("artifact is %w", errNotInRing), true},
+	} {
+		var m missed
+		m.add(d)
+		for range missedTries - 1 {
+			m.result(d, c.err)
+		}
+		if len(m.list()) != 1 {
+			t.Errorf("%s: given up before the last attempt", name)
+		}
+		m.result(d, c.err)
+		if gone := len(m.list()) == 0; gone != c.forGood {
+			t.Errorf("%s: given up: %v", name, gone)
+		}
+		m.add(d)
+		if m.result(d, nil); len(m.list()) != 0 {
+			t.Errorf("%s: asked for although it is here", name)
+		}
 	}
 }
 

@@ -219,7 +219,7 @@ func (s *artifacts) known(ctx context.Context, d id.Digest) (ring.Artifact, erro
 			return ring.Artifact{}, fmt.Errorf("look up %s: %w", d.Short(), err)
 		}
 		if len(got.Artifacts) != 1 {
-			return ring.Artifact{}, fmt.Errorf("artifact %s is not known to the ring", d.Short())
+			return ring.Artifact{}, fmt.Errorf("artifact %s is %w", d.Short(), errNotInRing)
 		}
 		return got.Artifacts[0], nil
 	}
@@ -229,10 +229,12 @@ func (s *artifacts) known(ctx context.Context, d id.Digest) (ring.Artifact, erro
 	}
 	a, ok := st.Artifact(d)
 	if !ok {
-		return ring.Artifact{}, fmt.Errorf("artifact %s is not known to the ring", d.Short())
+		return ring.Artifact{}, fmt.Errorf("artifact %s is %w", d.Short(), errNotInRing)
 	}
 	return a, nil
 }
+
+var errNotInRing = errors.New("not known to the ring")
 
 // order puts live holders first, core nodes among them before rented ones, and leaves this node out.
 func (s *artifacts) order(holders []id.Node) []id.Node {
