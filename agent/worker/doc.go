@@ -10,6 +10,8 @@
 //
 //	claimed → staging → running → judging → publishing → finishing → kept
 //
+// Outputs are stored here first, and the ring learns of them from the answer: a late one leaves nothing that others would act on.
+//
 // Slots are held from the grant until the outputs are judged, and given back exactly once. Nothing runs before the job's
 // directory is whole, and no answer is sent before it is on disk, so that an agent that dies at any point goes on from
 // there: its next start adopts what still runs, judges what has ended, and repeats the answer with the same claim id until

@@ -320,7 +320,7 @@ func TestTagsAllMatch(t *testing.T) {
 
 // TestHangupEndsDev: a terminal that goes leaves no agents behind, and a second hangup does not cut short how they are stopped.
 func TestHangupEndsDev(t *testing.T) {
-	ctx, stop := untilHangup(t.Context())
+	ctx, stop := untilHangup(t.Context(), false) // whatever the tests run under
 	defer stop()
 	for range 3 {
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {

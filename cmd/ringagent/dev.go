@@ -61,7 +61,7 @@ func runDev(c *cli.Context) error {
 	if c.Bool("json") {
 		out = c.App.ErrWriter // the last line of stdout is the summary
 	}
-	ctx, stop := untilHangup(c.Context)
+	ctx, stop := untilHangup(c.Context, signal.Ignored(syscall.SIGHUP))
 	defer stop()
 	s, runErr := dev.Run(ctx, dev.Options{
 		Dir: c.String("dir"), Nodes: c.Int("nodes"), BasePort: c.Int("base-port"), For: c.Duration("for"), Settings: settings,
@@ -92,8 +92,8 @@ func runDev(c *cli.Context) error {
 
 // untilHangup ends with ctx or when the terminal goes, as a signal does to dev: its agents live in process groups of their own and
 // would stay. Further hangups are passed over, for the agents are being stopped then; under nohup all are.
-func untilHangup(ctx context.Context) (context.Context, context.CancelFunc) {
-	if signal.Ignored(syscall.SIGHUP) {
+func untilHangup(ctx context.Context, ignored bool) (context.Context, context.CancelFunc) {
+	if ignored {
 		return context.WithCancel(ctx)
 	}
 	return signal.NotifyContext(ctx, syscall.SIGHUP)
