@@ -459,8 +459,8 @@ func TestBytesAreGivenWithoutACoordinator(t *testing.T) {
 	t.Parallel()
 	var s seats
 	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1, Specs: base(s.spec())})
-	b := modelBytes(t, 3)
-	d := announce(t, s.at(t, r, "e1"), ring.KindModel, b)
+	b := []byte("of an edge node")
+	d := announce(t, s.at(t, r, "e1"), ring.KindFile, b)
 	away := slices.DeleteFunc(r.Up(), func(n *agenttest.Node) bool { return n == r.Coordinator() || n.Name == "e1" })[0]
 	r.Until(away.Name+" knows of it", func(ctx context.Context) error {
 		_, err := receipts(ctx, s.at(t, r, away.Name), d)

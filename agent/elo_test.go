@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,7 @@ func TestRatingsWithoutQuorum(t *testing.T) {
 	r := agenttest.Start(t, agenttest.Options{Core: 3, Edge: 1, Specs: base()})
 	r.Settled()
 	c1 := r.Node("c1")
-	put := func(n *agenttest.Node, c id.Config, player string) {
+	put := func(n *agenttest.Node, c id.Config, player string) id.Digest {
 		t.Helper()
 		var b bytes.Buffer
 		for i := range 4 {
@@ -35,13 +36,20 @@ func TestRatingsWithoutQuorum(t *testing.T) {
 			var out api.Artifact
 			return n.Client().Upload(ctx, "/api/v1/artifacts", url.Values{"kind": {"matches"}, "config": {string(c)}}, bytes.NewReader(b.Bytes()), &out)
 		})
+		return id.DigestOf(b.Bytes())
 	}
-	put(r.Node("e1"), "connect4_2p", "near")
+	near := put(r.Node("c3"), "connect4_2p", "near")
+	fetched(t, r.Node("e1"), near)
 	put(r.Node("c3"), "hex8_2p", "far")
-	r.Until("c1 knows of both", func(ctx context.Context) error {
+	r.Until("c1 knows of both, and of the copy on e1", func(ctx context.Context) error {
 		var as api.Artifacts
 		if err := c1.Client().Get(ctx, "/api/v1/artifacts", url.Values{"kind": {"matches"}}, &as); err != nil || len(as.Artifacts) != 2 {
 			return fmt.Errorf("%d artifacts, %v", len(as.Artifacts), err)
+		}
+		for _, a := range as.Artifacts {
+			if a.SHA256 == near && !slices.Contains(a.Holders, "e1") {
+				return fmt.Errorf("holders %v", a.Holders)
+			}
 		}
 		return nil
 	})

@@ -28,7 +28,8 @@ func TestEdgeNodeAloneHandsOutWhatItHas(t *testing.T) {
 		return id.DigestOf(b)
 	}
 	games := packBytes(t, 0, 3)
-	pack, model, file := put(e1, "games", games), put(e1, "model", modelBytes(t, 1)), put(e1, "file", []byte("of no kind that can be told"))
+	pack, model, file := put(e1, "games", games), put(c1, "model", modelBytes(t, 1)), put(e1, "file", []byte("of no kind that can be told"))
+	fetched(t, e1, model)
 	away := put(c1, "file", []byte("elsewhere"))
 	r.Until("the edge node has a copy of its own", func(ctx context.Context) error {
 		var ms api.Members

@@ -328,7 +328,7 @@ func (a *Agent) putArtifact(r *http.Request) (any, error) {
 	}
 	switch kind {
 	case ring.KindModel, ring.KindDataset, ring.KindMatches:
-		if err := a.forCore(fmt.Sprintf("bring a %s into the ring", kind)); err != nil {
+		if err := a.forCore(fmt.Sprintf("bring files of kind %s into the ring", kind)); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -164,6 +165,17 @@ func lines(ctx context.Context, n *agenttest.Node, eventType string) ([]event.Li
 		out = append(out, l)
 	}
 	return out, nil
+}
+
+// fetched has a node fetch an artifact, of which it then holds a copy.
+func fetched(t *testing.T, n *agenttest.Node, d id.Digest) {
+	t.Helper()
+	body, err := n.Client().Stream(t.Context(), "/api/v1/blobs/"+string(d), nil)
+	must(t, err)
+	defer body.Close()
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // uploadModel gives node n a network made from seed.

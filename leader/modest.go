@@ -56,7 +56,7 @@ func modest(s *state.State, m ring.Member, c state.Command) error {
 			switch a.Kind {
 			case ring.KindPack, ring.KindFile, ring.KindBackup:
 			default:
-				return tooMuch(fmt.Sprintf("a %s that is not the result of an item of work: bring one into the ring at a core node", a.Kind))
+				return tooMuch(fmt.Sprintf("a file of kind %s that is no result of an item of work: bring it into the ring at a core node", a.Kind))
 			}
 			if err := modestArtifact(a); err != nil {
 				return err
