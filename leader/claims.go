@@ -45,7 +45,21 @@ const (
 	defaultClaimLease = 60 * time.Second
 	minClaimLease     = 5 * time.Second
 	maxClaimLease     = 15 * time.Minute
+	// longClaimLease is the least for work whose runs take long: a link that is cut for a minute must not cost hours of training.
+	// A machine that is gone is found out that much later.
+	longClaimLease = 5 * time.Minute
 )
+
+// leaseOf is how long a claim lives without a heartbeat. In dev, where nodes are killed for show, it is as was asked.
+func leaseOf(asked time.Duration, workType string, timing ring.Timing) time.Duration {
+	if asked == 0 {
+		asked = defaultClaimLease
+	}
+	if workType != state.TypeSelfplay && timing != ring.TimingDev {
+		asked = max(asked, longClaimLease)
+	}
+	return min(max(asked, minClaimLease), maxClaimLease)
+}
 
 // wordsRoom is the most bytes that are kept of why a run failed or was handed back: the state keeps the words of a thousand
 // finished items, and each of the events that tell of it has them again.
@@ -106,11 +120,6 @@ func (c *claims) tell(k state.Kind, body any) {
 
 // claim grants the item that fits the node best.
 func (c *claims) claim(ctx context.Context, from id.Node, in ClaimCall) (ClaimAnswer, error) {
-	lease := time.Duration(in.Lease)
-	if lease == 0 {
-		lease = defaultClaimLease
-	}
-	lease = min(max(lease, minClaimLease), maxClaimLease)
 	holds := make(map[id.Digest]bool, len(in.Holds))
 	for _, d := range in.Holds {
 		holds[d] = true
@@ -137,6 +146,8 @@ func (c *claims) claim(ctx context.Context, from id.Node, in ClaimCall) (ClaimAn
 	if !ok {
 		return ClaimAnswer{}, nil
 	}
+	settings, _ := c.t.n.machine.View().Settings()
+	lease := leaseOf(time.Duration(in.Lease), item.Type, settings.Timing)
 	cmd := c.t.command(state.KindClaim, state.ClaimWork{
 		Work: item.ID, Inputs: inputs,
 		Claim: ring.Claim{ID: claimID, Node: from, Boot: in.Boot, At: now, Lease: ring.Duration(lease)},
