@@ -38,6 +38,7 @@ const (
 	fetchesAtOnce  = 8
 	tailsAtOnce    = 64 // half of the streams: the log's own must not wait for those of people
 	pullsAtOnce    = 4
+	relaysAtOnce   = 200 // by one core node for all that reach the coordinator only through it
 )
 
 type fetchOrder struct {

@@ -83,8 +83,11 @@ func registerLeader(m *mesh.Mesh, n *leader.Node) {
 		if h.MaxIn > 0 {
 			opts = append(opts, mesh.BodyLimit(int64(h.MaxIn)))
 		}
-		if h.Long {
+		switch {
+		case h.Long:
 			opts = append(opts, mesh.AtOnce(pullsAtOnce))
+		case h.Relayed:
+			opts = append(opts, mesh.AtOnce(relaysAtOnce))
 		}
 		if h.Former {
 			opts = append(opts, mesh.Former())

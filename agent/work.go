@@ -120,8 +120,8 @@ func (q *workQueue) Heartbeat(ctx context.Context, beats []worker.Beat) ([]worke
 }
 
 // Finish implements worker.Queue.
-func (q *workQueue) Finish(ctx context.Context, ref worker.ClaimRef, o worker.Outcome) error {
-	f := state.FinishWork{Work: ref.WorkID, Claim: ref.ClaimID}
+func (q *workQueue) Finish(ctx context.Context, c worker.Claim, o worker.Outcome) error {
+	f := state.FinishWork{Work: c.WorkID, Claim: c.ClaimID}
 	if o.Result != worker.Done {
 		f.Error, f.Permanent = o.Reason, o.Result == worker.Refused
 		if o.Detail != "" {
@@ -139,35 +139,50 @@ func (q *workQueue) Finish(ctx context.Context, ref worker.ClaimRef, o worker.Ou
 			continue // games: gathered from the job's folder, pack by pack
 		}
 		r.Outputs = append(r.Outputs, ring.Output{Role: p.Kind, Kind: ring.Kind(p.Kind), Digest: p.Digest, Bytes: p.Counters["bytes"]})
-		art, err := q.made(p, ref.WorkID)
+		art, err := q.made(p, c)
 		if err != nil {
 			return err
 		}
 		f.Artifacts = append(f.Artifacts, art)
 	}
-	q.read(r, ref.WorkID)
+	q.read(r, c.WorkID)
 	f.Result = r
-	item, err := q.a.leader.Finish(ctx, f)
-	if err != nil {
+	if _, err := q.a.leader.Finish(ctx, f); err != nil {
 		return workError(err)
 	}
 	for _, art := range f.Artifacts {
-		art.Config = item.Config
 		q.a.store.link(art)
 	}
 	return nil
 }
 
-// made is the record of an output, as far as this node is asked for it: of what it was made, and for which config, the item says.
-func (q *workQueue) made(p worker.Produced, workID string) (ring.Artifact, error) {
+// made is the record of an output. The coordinator goes by the item for what it was made of, and for which config; one of an older
+// build goes by this.
+func (q *workQueue) made(p worker.Produced, c worker.Claim) (ring.Artifact, error) {
 	st, err := os.Stat(q.a.store.blobs.Path(p.Digest))
+	if errors.Is(err, fs.ErrNotExist) { // somebody took it away: this run has nothing to show any more
+		err = fmt.Errorf("%w: %w", worker.ErrRefused, err)
+	}
 	if err != nil {
-		return ring.Artifact{}, fmt.Errorf("%w: look at output: %w", worker.ErrRefused, err)
+		return ring.Artifact{}, fmt.Errorf("look at output: %w", err)
 	}
 	return ring.Artifact{
-		Digest: p.Digest, Kind: ring.Kind(p.Kind), Bytes: st.Size(), Created: time.Now().UTC(), Origin: q.a.node.ID,
-		Holders: []id.Node{q.a.node.ID}, Counters: p.Counters, Labels: map[string]string{"work": workID},
+		Digest: p.Digest, Kind: ring.Kind(p.Kind), Config: c.Config, Bytes: st.Size(), Created: time.Now().UTC(), Origin: q.a.node.ID,
+		Holders: []id.Node{q.a.node.ID}, Parents: parentsOf(c), Counters: p.Counters, Labels: map[string]string{"work": c.WorkID},
 	}, nil
+}
+
+// parentsOf are the artifacts that a claim's run was given.
+func parentsOf(c worker.Claim) []id.Digest {
+	out := slices.Clone(c.Packs)
+	for role, d := range c.Inputs {
+		if _, measured := c.Inputs[kit.RoleCandidate]; role == kit.RoleModel && measured {
+			continue // the candidate is in its place
+		}
+		out = append(out, d)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // read adds what can be read from the outputs themselves, for the facts that the state machine makes of a result: the

@@ -2,6 +2,7 @@ package leader
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -270,6 +271,9 @@ func (n *Node) Started(ctx context.Context, in state.StartWork) (ring.WorkItem, 
 
 // Finish ends a claim. Saying it twice is harmless; a stale claim is *Refused with code conflict.
 func (n *Node) Finish(ctx context.Context, in state.FinishWork) (ring.WorkItem, error) {
+	if b, err := json.Marshal(in); err != nil || len(b) > finishRoom { // said, it would be refused unread, again and again
+		return ring.WorkItem{}, &Refused{Code: string(state.CodeRefused), Message: fmt.Sprintf("the answer of the run has %d bytes, more than %d", len(b), finishRoom)}
+	}
 	return settleWork(ctx, n, methodFinish, in, (*claims).finish)
 }
 

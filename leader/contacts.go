@@ -81,8 +81,9 @@ func (c *contacts) quiet(n id.Node, term uint64, began time.Time) time.Duration 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	last := began
-	if k, ok := c.sent[n]; ok && k.term == term && k.at.After(last) {
-		last = k.at
+	// From when the answer came: one that took long, as behind a slow disk, is a sign of life of the moment in which it came.
+	if k, ok := c.sent[n]; ok && k.term == term && k.at.Add(k.took).After(last) {
+		last = k.at.Add(k.took)
 	}
 	if at := c.signs[n]; at.After(last) {
 		last = at

@@ -39,6 +39,8 @@ type Handler struct {
 	MaxIn int  // bytes
 	// Long says that the call may be held open for up to a minute before it is answered.
 	Long bool
+	// Relayed says that one node makes the call for many others.
+	Relayed bool
 	// Former says that nodes of a former generation may call it: it is how they learn of the present one.
 	Former bool
 	Serve  func(ctx context.Context, from id.Node, in []byte) ([]byte, error)
@@ -57,7 +59,7 @@ func (n *Node) Handlers() map[string]Handler {
 	h := map[string]Handler{
 		methodWho:     plain(true, 0, func(context.Context, id.Node, []byte) ([]byte, error) { return json.Marshal(n.who()) }),
 		methodRelay:   {Edge: true, MaxIn: 2 * state.MaxEntry, Serve: n.serveRelay},
-		methodForward: {MaxIn: 3 * state.MaxEntry, Serve: n.serveForward},
+		methodForward: {MaxIn: 3 * state.MaxEntry, Relayed: true, Serve: n.serveForward},
 		methodDigest:  plain(false, smallCall, n.serveDigest),
 		methodStats:   plain(true, 0, func(context.Context, id.Node, []byte) ([]byte, error) { return json.Marshal(n.Stats()) }),
 		methodPull:    plain(true, smallCall, n.serveExcerpt),

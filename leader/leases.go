@@ -71,8 +71,8 @@ func (t *term) renew(ctx context.Context, from id.Node, c renewCall) (renewal, e
 }
 
 // answer names what a node's boot may hold. The state is read while nothing can be moved: in an older one a daemon may still
-// be with the node from which it has just been taken. A node that Raft does not reach is heard, but may hold nothing: what it
-// was told before is over in its time.
+// be with the node from which it has just been taken. A node that Raft does not reach is heard, but told nothing: what it was told
+// before ends in its own time, and goes on if Raft reaches it before that.
 func (l *leases) answer(from id.Node, c renewCall, reached bool) (renewal, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -87,8 +87,12 @@ func (l *leases) answer(from id.Node, c renewCall, reached bool) (renewal, error
 		r.Unknown = true
 		return r, nil
 	}
+	if !reached {
+		r.Index, r.Generation = 0, 0 // what is not named is over as of an index, and this says nothing of any
+		return r, nil
+	}
 	for a := range s.Assignments() {
-		if !reached || a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] || l.another(s, a, times, now) {
+		if a.Node != from || a.Boot != c.Boot || l.moving[a.Daemon] || l.another(s, a, times, now) {
 			continue
 		}
 		l.until[a.Daemon] = answered{from, c.Boot, now.Add(times.Lease + times.Margin)}

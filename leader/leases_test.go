@@ -33,6 +33,36 @@ func leasesOfTwo(t *testing.T) *leases {
 	return newLeases(&term{n: n, began: time.Now()})
 }
 
+// A node that Raft does not reach is told nothing: what it holds ends in its own time and not before, for its disk may only have
+// been slow for some seconds.
+func TestNodeThatRaftDoesNotReachIsToldNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := leasesOfTwo(t)
+		first, err := l.answer(oneNode, renewCall{Boot: oneBoot}, true)
+		if err != nil || len(first.Held) != 1 {
+			t.Fatalf("%+v, %v", first, err)
+		}
+		told := l.until["AUTO_EXPORT"]
+		clock := SystemClock()
+		h := &Holder{n: &Node{cfg: Config{Clock: clock}}, held: map[string]*lease{}}
+		if !h.take(first, readClock(clock)) {
+			t.Fatal("not held")
+		}
+		time.Sleep(time.Second)
+		r, err := l.answer(oneNode, renewCall{Boot: oneBoot}, false)
+		if err != nil || len(r.Held) > 0 || r.Unknown {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if l.until["AUTO_EXPORT"] != told {
+			t.Error("its lease was made longer")
+		}
+		if !h.take(r, readClock(clock)) {
+			t.Error("what it holds was ended at once")
+		}
+	})
+}
+
 func TestDaemonThatAnotherMayRunIsNotNamed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -56,29 +56,43 @@ func modest(s *state.State, m ring.Member, c state.Command) error {
 			switch a.Kind {
 			case ring.KindPack, ring.KindFile, ring.KindBackup:
 			default:
-				return tooMuch(fmt.Sprintf("a file of kind %s that is no result of an item of work: bring it into the ring at a core node", a.Kind))
+				if !worked(s, m.ID, a) {
+					return tooMuch(fmt.Sprintf("a file of kind %s that is no result of its work: bring it into the ring at a core node", a.Kind))
+				}
 			}
-			if err := modestArtifact(a); err != nil {
-				return err
+			if what := excess(a); what != "" {
+				return tooMuch(what)
 			}
 		}
 	}
 	return nil
 }
 
-func modestArtifact(a ring.Artifact) error {
+// worked says that a is what a run has made that the node is on. A node says so by itself before its answer if its build is an
+// older one.
+func worked(s *state.State, node id.Node, a ring.Artifact) bool {
+	item, ok := s.Work(a.Labels["work"])
+	if !ok || item.Claim == nil || item.Claim.Node != node {
+		return false
+	}
+	got, err := made(item, node, []ring.Artifact{a})
+	return err == nil && got[0].Config == a.Config && slices.Equal(got[0].Parents, slices.Sorted(slices.Values(a.Parents)))
+}
+
+// excess is what is too much of an artifact's record, or nothing.
+func excess(a ring.Artifact) string {
 	if y := a.Created.UTC().Year(); y < 0 || y > 9998 {
-		return tooMuch("a file of another age")
+		return "a file of another age"
 	}
 	if a.Kind == ring.KindPack && (a.Bytes > packRoom || a.Counters["games"] > packGames || a.Counters["games"] < 0) {
-		return tooMuch(fmt.Sprintf("a pack of more than %d MiB or %d games", packRoom>>20, packGames))
+		return fmt.Sprintf("a pack of more than %d MiB or %d games", packRoom>>20, packGames)
 	}
 	for k := range a.Counters {
 		if len(k) > labelRoom {
-			return tooMuch(fmt.Sprintf("a counter whose name has more than %d bytes", labelRoom))
+			return fmt.Sprintf("a counter whose name has more than %d bytes", labelRoom)
 		}
 	}
-	return nil
+	return ""
 }
 
 func tooMuch(what string) error {
@@ -102,14 +116,17 @@ func made(item ring.WorkItem, from id.Node, list []ring.Artifact) ([]ring.Artifa
 	out := slices.Clone(list)
 	for i := range out {
 		a := &out[i]
-		if a.Origin != from || !only(a.Holders, from) {
-			return nil, &Refused{Code: string(state.CodeUnauth), Message: "artifact of another node"}
+		no := ""
+		switch what := excess(*a); {
+		case a.Origin != from || !only(a.Holders, from):
+			no = "artifact of another node"
+		case a.Kind == "" || a.Kind != ring.KindFile && a.Kind != resultOf(item.Type):
+			no = fmt.Sprintf("a run of type %s makes no %s", item.Type, a.Kind)
+		case what != "":
+			no = "its answer holds " + what
 		}
-		if a.Kind == "" || a.Kind != ring.KindFile && a.Kind != resultOf(item.Type) {
-			return nil, &Refused{Code: string(state.CodeUnauth), Message: fmt.Sprintf("a run of type %s makes no %s", item.Type, a.Kind)}
-		}
-		if err := modestArtifact(*a); err != nil {
-			return nil, err
+		if no != "" { // not for want of a right: the run has failed, and its node is to say so
+			return nil, &Refused{Code: string(state.CodeRefused), Message: no}
 		}
 		a.Config, a.Parents = item.Config, parents(item)
 	}

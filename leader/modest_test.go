@@ -1,6 +1,8 @@
 package leader
 
 import (
+	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -122,5 +124,64 @@ func TestOutboxesOfOneNodeAreCounted(t *testing.T) {
 	s := n.machine.View()
 	if crowded(s, node, 4) || !crowded(s, node, 3) || crowded(s, "0000000000000009", 1) {
 		t.Error("want three outboxes of this node and none of others")
+	}
+}
+
+// A node of an older build makes what a run has made known before its answer: that is taken as long as the run is its own, and is what
+// its item says.
+func TestResultIsKnownBeforeTheAnswerOfAnOlderBuild(t *testing.T) {
+	t.Parallel()
+	n := bare(Ports{})
+	fill(t, n)
+	const core, edge id.Node = "0000000000000001", "0000000000000002"
+	self := ring.Member{ID: edge, Name: "n2", KeyHash: "k2"}
+	apply(t, n, 8, state.KindToken, state.PutToken{Token: ring.Token{ID: "t", SecretHash: "s", Class: id.Edge, Uses: 1, Expires: time.Unix(2e9, 0)}})
+	apply(t, n, 9, state.KindEnrol, state.Enrol{TokenID: "t", SecretHash: "s", Class: id.Edge, Member: self})
+	self.Boot = "00000000000000b2"
+	apply(t, n, 10, state.KindReport, state.Report{Member: self})
+	set := ring.Artifact{Digest: id.DigestOf([]byte("set")), Kind: ring.KindDataset, Config: "connect4_2p", Bytes: 7, Holders: []id.Node{core}}
+	apply(t, n, 11, state.KindArtifacts, state.AddArtifacts{Artifacts: []ring.Artifact{set}})
+	in := []ring.Input{{Role: "dataset", Digest: set.Digest}}
+	apply(t, n, 12, state.KindEnqueue, state.Enqueue{Items: []ring.WorkItem{{ID: "w", Type: state.TypeTrain, Config: "connect4_2p", Key: "k", Inputs: in}}})
+	model := ring.Artifact{
+		Digest: id.DigestOf([]byte("m")), Kind: ring.KindModel, Config: "connect4_2p", Bytes: 7, Origin: edge, Holders: []id.Node{edge},
+		Parents: []id.Digest{set.Digest}, Labels: map[string]string{"work": "w"},
+	}
+	may := func(change func(*ring.Artifact)) bool {
+		a := model
+		change(&a)
+		return permit(n.machine.View(), edge, state.Command{Kind: state.KindArtifacts, By: edge, Body: state.AddArtifacts{Artifacts: []ring.Artifact{a}}}) == nil
+	}
+	if may(func(*ring.Artifact) {}) {
+		t.Error("taken of a node that has not claimed the item")
+	}
+	apply(t, n, 13, state.KindClaim, state.ClaimWork{Work: "w", Inputs: in,
+		Claim: ring.Claim{ID: "c", Node: edge, Boot: self.Boot, At: time.Unix(1e9, 0), Lease: ring.Duration(time.Minute)}})
+	for name, c := range map[string]struct {
+		change func(*ring.Artifact)
+		may    bool
+	}{
+		"as it is":       {func(*ring.Artifact) {}, true},
+		"other matches":  {func(a *ring.Artifact) { a.Kind = ring.KindMatches }, false},
+		"another config": {func(a *ring.Artifact) { a.Config = "chess_2p" }, false},
+		"another parent": {func(a *ring.Artifact) { a.Parents = []id.Digest{id.DigestOf([]byte("x"))} }, false},
+		"other work":     {func(a *ring.Artifact) { a.Labels = map[string]string{"work": "v"} }, false},
+	} {
+		if may(c.change) != c.may {
+			t.Errorf("%s: taken %v", name, !c.may)
+		}
+	}
+}
+
+// An answer that is too long would be refused unread, which looks as if nobody had heard it.
+func TestAnswerThatIsTooLongIsRefused(t *testing.T) {
+	t.Parallel()
+	counters := map[string]int64{}
+	for i := range 2000 {
+		counters[fmt.Sprintf("vs:%060d:games", i)] = 1
+	}
+	_, err := bare(Ports{}).Finish(t.Context(), state.FinishWork{Work: "w", Claim: "c", Result: &ring.WorkResult{Counters: counters}})
+	if r := new(Refused); !errors.As(err, &r) || r.Code != string(state.CodeRefused) {
+		t.Errorf("%v", err)
 	}
 }

@@ -117,7 +117,8 @@ func (q *fakeQueue) answer(ref ClaimRef, take func()) error {
 	return nil
 }
 
-func (q *fakeQueue) Finish(_ context.Context, ref ClaimRef, o Outcome) error {
+func (q *fakeQueue) Finish(_ context.Context, c Claim, o Outcome) error {
+	ref := c.ClaimRef
 	if q.refuses && o.Result == Done {
 		return fmt.Errorf("%w: a finished selfplay needs games above zero", ErrRefused)
 	}

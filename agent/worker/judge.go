@@ -283,7 +283,7 @@ func (w *Worker) tell(ctx context.Context, r *run, a answer) error {
 		}
 		r.told.Store(true)
 	}
-	return w.cfg.Queue.Finish(ctx, ref, a.Outcome)
+	return w.cfg.Queue.Finish(ctx, r.claim, a.Outcome)
 }
 
 // persist writes the answer, waiting for the disk if need be; false means that ctx ended first. A job whose directory somebody

@@ -30,7 +30,7 @@ type Queue interface {
 	// Heartbeat renews claims, all in one call, and returns a verdict on each; a claim without one counts as renewed.
 	Heartbeat(ctx context.Context, beats []Beat) ([]Verdict, error)
 	// Finish answers a claim whose run is over.
-	Finish(ctx context.Context, ref ClaimRef, outcome Outcome) error
+	Finish(ctx context.Context, claim Claim, outcome Outcome) error
 	// Release hands a claim back without a result.
 	Release(ctx context.Context, ref ClaimRef, reason string) error
 }

@@ -144,6 +144,9 @@ func (c *checker) product(field, stage string, outputs []rawOutput) {
 	}
 	found := false
 	for i, o := range outputs {
+		if o.Kind != kind && o.Kind != KindGames && o.Kind != KindFile {
+			c.report(fmt.Sprintf("%s[%d].kind", field, i), fmt.Sprintf("make it kind: %s, %s or %s", kind, KindGames, KindFile), "%s is not what %s is for", o.Kind, stage)
+		}
 		if o.Kind != kind || o.Optional {
 			continue
 		}

@@ -141,6 +141,7 @@ func TestParseFaults(t *testing.T) {
 		"no outputs":           {edit("[{path: games.db, kind: games, min: {games: 1}}]", "[]"), []string{"stages.selfplay.outputs: is missing"}},
 		"all optional":         {edit("kind: model}", "kind: model, optional: true}"), []string{"are all optional"}},
 		"not what it is for":   {edit("kind: model}", "kind: file}"), []string{"w.yaml:18:", "stages.train.outputs: have none of kind model", "give one of them kind: model"}},
+		"another stage's kind": {edit("[{path: games.db, kind: games, min: {games: 1}}]", "[{path: games.db, kind: games, min: {games: 1}}, {path: x, kind: model}]"), []string{"stages.selfplay.outputs[1].kind: model is not what selfplay is for", "make it kind: games, games or file"}},
 		"product is optional":  {edit("[{path: games.db, kind: games, min: {games: 1}}]", "[{path: games.db, kind: games, optional: true}, {path: x, kind: file}]"), []string{"stages.selfplay.outputs: have none of kind games", "not optional"}},
 		"no counter":           {edit("{games: 1}", "{bytes: 1}"), []string{"w.yaml:13:51: stages.selfplay.outputs[0].min: does not ask for games", "add games: 1"}},
 		"same output twice":    {edit("curve.csv", "./model.bin"), []string{"twice"}},

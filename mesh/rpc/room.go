@@ -21,7 +21,7 @@ const (
 	smallAnswer = maxUnsent / (maxCalls + maxHeld)
 
 	// maxCalls is how many calls of one peer are answered at once, over all its connections, and maxHeld how many streams: those
-	// stay for long, and must not take the place of calls.
+	// stay for long, and must not take the place of calls. Methods with a limit of their own are counted apart.
 	maxCalls = 128
 	maxHeld  = 128
 	// maxConns is how many connections one peer may have here. An honest one has a single one, or another while the loss of the
@@ -92,14 +92,16 @@ func (s *Server) leave(node id.Node, r *room) {
 func (s *Server) begin(r *room, m method) error {
 	s.roomsMu.Lock()
 	defer s.roomsMu.Unlock()
-	all, most := r.count(m)
-	switch {
-	case *all >= most:
-		return busy("%d calls of this node are being answered already", most)
-	case m.AtOnce > 0 && r.methods[m.Name] >= m.AtOnce:
-		return busy("%d calls of %s by this node are being answered already", m.AtOnce, m.Name)
-	case m.AtOnce > 0:
+	if m.AtOnce > 0 {
+		if r.methods[m.Name] >= m.AtOnce {
+			return busy("%d calls of %s by this node are being answered already", m.AtOnce, m.Name)
+		}
 		r.methods[m.Name]++
+		return nil
+	}
+	all, most := r.count(m)
+	if *all >= most {
+		return busy("%d calls of this node are being answered already", most)
 	}
 	*all++
 	return nil
@@ -108,11 +110,12 @@ func (s *Server) begin(r *room, m method) error {
 func (s *Server) end(r *room, m method) {
 	s.roomsMu.Lock()
 	defer s.roomsMu.Unlock()
-	all, _ := r.count(m)
-	*all--
 	if m.AtOnce > 0 {
 		r.methods[m.Name]--
+		return
 	}
+	all, _ := r.count(m)
+	*all--
 }
 
 func (r *room) count(m method) (all *int, most int) {
@@ -123,7 +126,7 @@ func (r *room) count(m method) (all *int, most int) {
 }
 
 func busy(format string, args ...any) *wire.Error {
-	return wire.Errorf(wire.CodeBusy, format, args...).WithHint("try again in a moment")
+	return wire.Errorf(wire.CodeBusy, format, args...).WithHint("try again in a moment").WithUnsent() // as good as: nothing was done
 }
 
 // body reads a request's body once there is room for it; done gives the room back.
