@@ -271,6 +271,7 @@ func (n *Node) Started(ctx context.Context, in state.StartWork) (ring.WorkItem, 
 
 // Finish ends a claim. Saying it twice is harmless; a stale claim is *Refused with code conflict.
 func (n *Node) Finish(ctx context.Context, in state.FinishWork) (ring.WorkItem, error) {
+	in.Error = shorten(in.Error, wordsRoom)
 	if b, err := json.Marshal(in); err != nil || len(b) > finishRoom { // said, it would be refused unread, again and again
 		return ring.WorkItem{}, &Refused{Code: string(state.CodeRefused), Message: fmt.Sprintf("the answer of the run has %d bytes, more than %d", len(b), finishRoom)}
 	}
