@@ -104,8 +104,7 @@ func (c *Client) Received() int64 {
 
 // Fetch gets an artifact from one of the holders, trying them in order, and returns a receipt once the store has it on disk.
 // One that is here already is not fetched. A size of 0 is unknown; any other must be the file's. Interrupted by its
-// context, a restart or a lost connection, it goes on where it was, chunk by chunk. So it does when it was too slow and others
-// waited, which it lets go first. If no holder could give the artifact the
+// context, a restart or a lost connection, it goes on where it was, chunk by chunk. If no holder could give the artifact the
 // error is a *FetchError.
 func (c *Client) Fetch(ctx context.Context, d id.Digest, size int64, holders []id.Node) (Receipt, error) {
 	if _, err := id.ParseDigest(string(d)); err != nil {

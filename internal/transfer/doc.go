@@ -6,8 +6,8 @@
 // bounded before anything is allocated for it. A holder that lies, stalls or leaves costs its own turn, never the fetch, and
 // the reason is kept.
 //
-// No peer keeps the streams from the others: it has a share of those of a server, and of those by which a client fetches. Where
-// all are taken, transfers that are slow take turns, chunk by chunk.
+// No peer keeps the streams from the others: it has a share of those of a server, and not all of those by which a client
+// fetches. What has a stream keeps it however slow it is: on a slow link everybody is.
 //
 // A fetch leaves room on the disk to others: it is not begun, and does not go on, where what is still to come would not fit
 // beside the rest of the other fetches.

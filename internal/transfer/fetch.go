@@ -27,7 +27,6 @@ type fetch struct {
 	inherited    bool             // the file has chunks from before this Fetch
 	alone        bool             // after a wrong whole: no two holders' chunks are mixed any more
 	owed         int64            // bytes that are booked and not on the disk yet; guarded by the client
-	speed        pace             // of the present holder
 }
 
 // localError is one of this machine's; another holder cannot help.
@@ -54,7 +53,6 @@ func (f *fetch) run(ctx context.Context, holders []id.Node) (int64, error) {
 		}
 		i := slices.Index(queue, node)
 		n, left, err := f.turn(ctx, node, slices.Delete(queue, i, i+1))
-		f.client.streams.give(node)
 		if err != nil || left == nil {
 			return n, err
 		}
@@ -63,8 +61,10 @@ func (f *fetch) run(ctx context.Context, holders []id.Node) (int64, error) {
 	return 0, &FetchError{Digest: f.digest, Reasons: f.reasons}
 }
 
-// turn is one holder's. It returns the file's size, or whose turns are left, which is nil if the fetch is done.
+// turn is one holder's, whose stream it gives back. It returns the file's size, or whose turns are left, which is nil if the fetch
+// is done.
 func (f *fetch) turn(ctx context.Context, node id.Node, queue []id.Node) (n int64, left []id.Node, err error) {
+	defer f.client.streams.give(node) // after a panic, too
 	if f.alone && !f.onlyFrom(node) {
 		if err := f.discard(); err != nil {
 			return 0, nil, err
@@ -90,9 +90,7 @@ func (f *fetch) turn(ctx context.Context, node id.Node, queue []id.Node) (n int6
 	// A link that breaks but brought something is worth another turn, after the others. More than ever must be there, or
 	// two holders that undo each other's work would keep us busy for ever.
 	more := have > f.best && !errors.Is(err, ErrLied)
-	if !more || !errors.Is(err, errGaveWay) { // that a holder had to make room is nothing to hold against it
-		f.reasons = append(f.reasons, Reason{node, err})
-	}
+	f.reasons = append(f.reasons, Reason{node, err})
 	switch {
 	case !more:
 	case f.alone:
@@ -189,7 +187,6 @@ func (f *fetch) from(ctx context.Context, node id.Node) (have int, err error) {
 	if err := f.book(p.lacking()); err != nil {
 		return 0, &localError{err}
 	}
-	f.speed = pace{since: time.Now()}
 	err = f.chunks(ctx, conn, p, node)
 	f.written(p.lacking()) // or never: then the next holder's turn books it again
 	return p.count(), err
@@ -262,7 +259,7 @@ func (f *fetch) chunks(ctx context.Context, conn net.Conn, p *partial, node id.N
 		if _, err := readAnswer(conn, want, false); err != nil {
 			return fmt.Errorf("ask for chunks: %w", slow(err))
 		}
-		stored, err := f.receive(ctx, conn, p, node, first, count)
+		stored, err := f.receive(ctx, conn, p, first, count)
 		if stored > 0 {
 			f.contributors[node] = true
 		}
@@ -273,7 +270,7 @@ func (f *fetch) chunks(ctx context.Context, conn net.Conn, p *partial, node id.N
 }
 
 // receive reads a run of chunks. While one is read, the one before is hashed and written.
-func (f *fetch) receive(ctx context.Context, conn net.Conn, p *partial, node id.Node, first, count int) (stored int, err error) {
+func (f *fetch) receive(ctx context.Context, conn net.Conn, p *partial, first, count int) (stored int, err error) {
 	type chunk struct {
 		i int
 		b []byte
@@ -307,9 +304,6 @@ func (f *fetch) receive(ctx context.Context, conn net.Conn, p *partial, node id.
 		case arrived <- chunk{i, b}:
 		case <-failed:
 			err = errors.New("stopped") // storeErr says why
-		}
-		if f.speed.bytes += int64(len(b)); err == nil && i+1 < first+count && f.speed.slow() && f.client.streams.wanted(node) {
-			err = errGaveWay
 		}
 	}
 	close(arrived)

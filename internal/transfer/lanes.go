@@ -8,8 +8,8 @@ import (
 	"github.com/ringagent/ringagent/internal/id"
 )
 
-// lanes are a client's streams. One holder is read from by half of them at most: however slow it is, and whatever it claims to
-// have, there is a stream for what others have.
+// lanes are a client's streams. One holder is read from by all but one of them at most: however slow it is, and whatever it claims
+// to have, there is a stream for what others have.
 type lanes struct {
 	mu      sync.Mutex
 	free    int
@@ -24,7 +24,7 @@ type waiter struct {
 }
 
 func newLanes(n int) *lanes {
-	return &lanes{free: n, each: max(1, n/2), busy: make(map[id.Node]int)}
+	return &lanes{free: n, each: max(1, n-1), busy: make(map[id.Node]int)}
 }
 
 // take waits for a stream from one of the holders, the first that has one free. give gives it back.
@@ -82,14 +82,5 @@ func (l *lanes) give(node id.Node) {
 			w.got <- node
 		}
 		return ok
-	})
-}
-
-// wanted says whether somebody waits who could have the stream from a holder.
-func (l *lanes) wanted(node id.Node) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.waiting, func(w *waiter) bool {
-		return slices.ContainsFunc(w.from, func(n id.Node) bool { return n == node || l.busy[n] < l.each })
 	})
 }

@@ -105,8 +105,8 @@ func (s *Server) Sent() int64 {
 	return s.sent
 }
 
-// Serve answers the requests of one peer's connection, which it closes, until the peer leaves, breaks the protocol, stalls or has
-// to give way, or the context ends. A peer that just leaves is no error.
+// Serve answers the requests of one peer's connection, which it closes, until the peer leaves, breaks the protocol or stalls, or
+// the context ends. A peer that just leaves is no error.
 func (s *Server) Serve(ctx context.Context, peer id.Node, conn net.Conn) error {
 	stop := closeWith(ctx, conn)
 	defer stop()
@@ -170,7 +170,7 @@ func (s *Server) answer(ctx context.Context, peer id.Node, conn net.Conn, q requ
 		body := m.encode()
 		return s.send(ctx, conn, append(answerHeader(statusOK, int64(len(body))), body...))
 	case q.op == opChunks && q.count > 0 && q.count <= maxRun && int64(q.first)+int64(q.count) <= int64(len(m.chunks)):
-		return s.sendChunks(ctx, peer, conn, f, m, q)
+		return s.sendChunks(ctx, conn, f, m, q)
 	}
 	return errors.Join(s.refuse(conn, statusRefused, "malformed request"), errors.New("malformed request"))
 }
@@ -216,9 +216,8 @@ func (s *Server) manifest(ctx context.Context, d id.Digest, f *os.File) (manifes
 }
 
 // sendChunks sends chunks as they are read, each compared with the manifest on the way: a copy that was damaged after its
-// manifest was made would be offered, and counted, for ever. Of a wrong chunk the end is not sent. Between two chunks a peer
-// that reads too slowly gives way to others: what it has it keeps.
-func (s *Server) sendChunks(ctx context.Context, peer id.Node, conn net.Conn, f *os.File, m manifest, q request) error {
+// manifest was made would be offered, and counted, for ever. Of a wrong chunk the end is not sent.
+func (s *Server) sendChunks(ctx context.Context, conn net.Conn, f *os.File, m manifest, q request) error {
 	from := int64(q.first) * ChunkSize
 	to := min(m.size, from+int64(q.count)*ChunkSize)
 	if err := s.send(ctx, conn, answerHeader(statusOK, to-from)); err != nil {
@@ -226,7 +225,6 @@ func (s *Server) sendChunks(ctx context.Context, peer id.Node, conn net.Conn, f 
 	}
 	r := io.NewSectionReader(f, from, to-from)
 	buf, chunk := make([]byte, piece), sha256.New()
-	speed := pace{since: time.Now()}
 	for at := from; at < to; {
 		n, err := io.ReadFull(r, buf[:min(piece, to-at)])
 		short := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
@@ -248,10 +246,6 @@ func (s *Server) sendChunks(ctx context.Context, peer id.Node, conn net.Conn, f 
 		s.mu.Unlock()
 		if err := s.send(ctx, conn, buf[:n]); err != nil {
 			return err
-		}
-		speed.bytes += int64(n)
-		if (at == to || at%ChunkSize == 0) && speed.slow() && s.streams.rest(peer) && at < to {
-			return errGaveWay
 		}
 	}
 	return nil
