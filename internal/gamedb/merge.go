@@ -107,10 +107,10 @@ func ofPack(ctx context.Context, err error) bool {
 		(Damaged(err) || errors.Is(err, ErrNewerSchema) || errors.Is(err, ErrSlow))
 }
 
-// mergeTime is how long a pack of so many bytes may take: some hundred times what an honest one does. A pack can be made such that all of
-// its games take for ever, and whoever merges would merge nothing else.
+// mergeTime is how long a pack of so many bytes may take: ten thousand small games take some 400 s on a cold disk. A pack can be made such
+// that all of its games take for ever, and whoever merges would merge nothing else.
 func mergeTime(bytes int64) time.Duration {
-	return time.Minute + time.Duration(bytes>>20)*time.Second
+	return 10*time.Minute + 2*time.Duration(bytes>>20)*time.Second
 }
 
 func (t *target) merge(ctx context.Context, pack string, of id.Config) (MergeResult, error) {
