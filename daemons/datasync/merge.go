@@ -36,6 +36,7 @@ type merger struct {
 	now     func() time.Time
 	slow    map[id.Digest]int                          // tries in a row that did not end in time or found the pack unfit
 	later   map[id.Digest]time.Time                    // when such a pack is tried again
+	late    map[id.Digest]bool                         // those of them that did not arrive
 	entered map[id.Config]map[id.Digest]gamedb.Entered // packs in the ledger, with their repeated games; nil: not read yet
 	odd     map[id.Digest]bool                         // packs that cannot be entered
 	missing map[id.Config]time.Time                    // since when packs of the ledger are uncounted
@@ -46,7 +47,7 @@ type merger struct {
 func newMerger(env kit.Env, set JoinSettings) *merger {
 	return &merger{self: env.Self, log: env.Log, games: env.Dirs.Games, store: env.Store, local: env.Local, views: env.View,
 		effects: env.Effects, events: env.Events, check: gamedb.Verify, add: (*gamedb.Merger).Merge, told: map[id.Digest]bool{}, now: env.Now,
-		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}, entered: map[id.Config]map[id.Digest]gamedb.Entered{}, odd: map[id.Digest]bool{},
+		slow: map[id.Digest]int{}, later: map[id.Digest]time.Time{}, late: map[id.Digest]bool{}, entered: map[id.Config]map[id.Digest]gamedb.Entered{}, odd: map[id.Digest]bool{},
 		missing: map[id.Config]time.Time{}, aside: map[string]time.Time{}, join: newJoiner(env, set)}
 }
 
@@ -71,10 +72,10 @@ const (
 	slowPatience = 5
 	slowRetry    = time.Hour
 	// A pack is waited for as long as its size takes at getRate, within bounds: a holder that gives it drop by drop, or says that it
-	// is huge, does not keep the others' packs from being merged.
+	// is huge, does not keep the others' packs from being merged. The least is for whoever waits in line for a stream.
 	getRate  = 64 << 10 // bytes a second
-	getLeast = time.Minute
-	getMost  = 5 * time.Minute
+	getLeast = 5 * time.Minute
+	getMost  = 15 * time.Minute
 )
 
 // errLate says that a pack did not arrive in time. What did is kept by the store, which goes on from there.
@@ -179,7 +180,7 @@ func (m *merger) gather(ctx context.Context, v kit.View, c id.Config, packs []ri
 		a, ok := v.Library.Artifact(d)
 		switch {
 		case !ok && fresh, ok && a.Joined != "": // it is no more, or its games come with a newer pack
-		case !ok || !m.reachable(v, a) || steps >= retriesPerStep || m.now().Before(m.later[d]):
+		case !ok || !m.reachable(v, a) || steps >= retriesPerStep || m.waits(d):
 			open = append(open, d)
 		default:
 			try(a)
@@ -261,6 +262,15 @@ func (m *merger) reachable(v kit.View, a ring.Artifact) bool {
 	})
 }
 
+// waits says that a pack is put off. What did not arrive is not any more when it has come another way.
+func (m *merger) waits(d id.Digest) bool {
+	if !m.now().Before(m.later[d]) {
+		return false
+	}
+	_, here := m.store.Path(d)
+	return !m.late[d] || !here
+}
+
 // pace puts the next try at a pack off when it does not arrive, when its checks do not end in time, or when it cannot be merged as it
 // is.
 func (m *merger) pace(d id.Digest, err error) {
@@ -268,8 +278,10 @@ func (m *merger) pace(d id.Digest, err error) {
 	if !errors.Is(err, gamedb.ErrSlow) && !errors.Is(err, errLate) && !unfit {
 		delete(m.slow, d)
 		delete(m.later, d)
+		delete(m.late, d)
 		return
 	}
+	m.late[d] = errors.Is(err, errLate)
 	if m.slow[d]++; m.slow[d] >= slowPatience {
 		m.later[d] = m.now().Add(slowRetry)
 	}
