@@ -14,7 +14,8 @@ func rowsOfGame(table, columns string, number, rows int) string {
 		INSERT INTO %s (%s) SELECT 'game-%04d', x, 1 FROM n`, rows, table, columns, number)
 }
 
-// A game has its bounds over all its tables, and in memory: what a row takes there does not depend on how small it is in the file.
+// A game has a bound of rows in each table, and one of bytes in memory over all of them: what a row takes there does not depend on how
+// small it is in the file.
 func TestBoundsOfAGame(t *testing.T) {
 	t.Parallel()
 	const choices, features = "game_id, move_number, choice_type", "game_id, move_number, player_perspective"
@@ -28,7 +29,8 @@ func TestBoundsOfAGame(t *testing.T) {
 		refused    bool
 	}{
 		"in one table":    {[]string{rowsOfGame("game_choices", choices, 1, 90_000)}, false},
-		"in two tables":   {[]string{rowsOfGame("game_choices", choices, 1, 60_000), rowsOfGame("game_nnue_features", features, 1, 60_000)}, true},
+		"in two tables":   {[]string{rowsOfGame("game_choices", choices, 1, 90_000), rowsOfGame("game_nnue_features", features, 1, 90_000)}, false},
+		"too many":        {[]string{rowsOfGame("game_choices", choices, 1, 100_001)}, true},
 		"of many columns": {append(wide, rowsOfGame("game_choices", choices, 1, 75_000)), true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +67,7 @@ func TestWideRowsTakeLittleMemory(t *testing.T) {
 func TestLongestGameIsRead(t *testing.T) {
 	t.Parallel()
 	g := sampleGame(1)
-	for len(g.Moves) < maxMoves+1 {
+	for len(g.Moves) < maxRows+1 {
 		m := g.Moves[1]
 		m.Number, m.JSON, m.Probs = len(g.Moves), nil, nil
 		g.Moves = append(g.Moves, m)
@@ -73,10 +75,10 @@ func TestLongestGameIsRead(t *testing.T) {
 	if g.check() == nil {
 		t.Error("one move more is taken")
 	}
-	g.Moves = g.Moves[:maxMoves]
+	g.Moves = g.Moves[:maxRows]
 	path := filepath.Join(t.TempDir(), "a.db")
 	writeGames(t, path, g)
-	if got := readGames(t, path); len(got) != 1 || len(got[0].Moves) != maxMoves {
+	if got := readGames(t, path); len(got) != 1 || len(got[0].Moves) != maxRows {
 		t.Errorf("%d games", len(got))
 	}
 }

@@ -55,8 +55,8 @@ func (g Game) check() error {
 		return fmt.Errorf("game %s: winner %d of %d players", g.ID, g.Winner, g.Players)
 	case len(g.Moves) == 0:
 		return fmt.Errorf("game %s has no moves", g.ID)
-	case len(g.Moves) > maxMoves:
-		return fmt.Errorf("game %s has more than %d moves", g.ID, maxMoves)
+	case len(g.Moves) > maxRows:
+		return fmt.Errorf("game %s has more than %d moves", g.ID, maxRows)
 	case g.CompletedAt.IsZero():
 		return fmt.Errorf("game %s has no time of completion", g.ID)
 	case g.Initial != nil && !json.Valid(g.Initial):

@@ -151,6 +151,7 @@ func (l *loader) single(ctx context.Context, gameID string) (record, error) {
 		}
 		var rows [][]any
 		for _, key := range keys(gameID) {
+			read.rows = maxRows // in each table; what they take is counted over all
 			if rows, err = loadRows(ctx, l.one[i], []any{key}, l.width(i), &read); err != nil {
 				return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
 			}
@@ -306,8 +307,8 @@ func textOf(v any, class int) (string, bool) {
 	return "", false
 }
 
-// bounds are what may still be read, over all tables: a file can have many rows that take more room here than in it, each with a
-// hundred columns without a value.
+// bounds are what may still be read. Bytes are counted over all tables of a game: a file can have many rows that take more room here
+// than in it, each with a hundred columns without a value.
 type bounds struct{ rows, bytes int }
 
 // valueBytes is what a value takes in memory beside its text or blob.

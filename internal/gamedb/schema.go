@@ -25,8 +25,7 @@ const (
 	maxColumns   = 128
 	maxStrange   = 64 // columns of one table of a file that are not of the layout
 	maxTables    = 64
-	maxRows      = 100_000 // rows of one game in all tables
-	maxMoves     = maxRows - 100
+	maxRows      = 100_000  // rows of one game in one table
 	maxGameBytes = 64 << 20 // one game in memory
 	maxIDLength  = 200
 )
