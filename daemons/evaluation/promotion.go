@@ -273,13 +273,8 @@ func (p *promoter) judge(ctx, fetching context.Context, v kit.View, w ring.WorkI
 }
 
 func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.WorkItem, candidate id.Digest, name ring.Name, own rating.File) (ring.Name, error) {
-	// The name is what everybody plays with and trains from: it never points to bytes that one rented machine has, nor to such as were
-	// altered since they were measured. A receipt says that they were right once; the copy here is hashed now.
-	if _, err := p.ensure(ctx, fetching, candidate); err != nil {
+	if err := p.secure(ctx, fetching, v, candidate); err != nil {
 		return name, fmt.Errorf("get the model: %w", err)
-	}
-	if err := p.store.Verify(ctx, candidate); err != nil {
-		return name, fmt.Errorf("check the model: %w", err)
 	}
 	ratings := p.rate(ctx, v, w.Config, own)
 	elo := ratings[string(candidate)].Elo
@@ -300,6 +295,37 @@ func (p *promoter) promote(ctx, fetching context.Context, v kit.View, w ring.Wor
 	}
 	p.log.Info().Str("model", candidate.Short()).Uint64("version", moved.Version).Float64("elo", elo).Msg("promoted")
 	return moved, nil
+}
+
+// secure sees to it that a core node has the model: the name is what everybody plays with and trains from, and never points to bytes
+// that one rented machine has. A copy here is hashed now, so that one that was altered since it was measured does not get the name.
+// Of a copy on another core node the receipt is believed: to fetch it first may take as long as it likes on a slow link, or have no
+// room here. Should it be altered, and be the only one, that is found out when it is used.
+func (p *promoter) secure(ctx, fetching context.Context, v kit.View, d id.Digest) error {
+	if _, here := p.store.Path(d); here {
+		err := p.store.Verify(ctx, d)
+		if err == nil {
+			return nil
+		}
+		if _, still := p.store.Path(d); still { // not damaged, but this machine cannot read it
+			return fmt.Errorf("check it: %w", err)
+		}
+		p.log.Warn().Err(err).Str("model", d.Short()).Msg("the copy of a candidate here is no good")
+	}
+	if p.onOtherCore(v, d) {
+		return nil
+	}
+	_, err := p.ensure(ctx, fetching, d)
+	return err
+}
+
+// onOtherCore says that another core node that can serve it has an artifact.
+func (p *promoter) onOtherCore(v kit.View, d id.Digest) bool {
+	a, _ := v.Library.Artifact(d)
+	return slices.ContainsFunc(a.Holders, func(n id.Node) bool {
+		m, ok := v.Fleet.Member(n)
+		return ok && n != p.self.ID && m.Class == id.Core && m.Serves()
+	})
 }
 
 func formerly(n ring.Name, d id.Digest) bool {

@@ -124,31 +124,28 @@ func TestPromotedModelIsOnACoreNode(t *testing.T) {
 	})
 }
 
-// A candidate whose bytes were altered after it was measured is not made champion, whatever receipts say: the name moves once the
-// holder has hashed a whole copy. Meanwhile others are judged.
+// A candidate whose copy on the judge's own machine was altered after it was measured is not made champion, whatever receipts say,
+// until there is a whole copy. Meanwhile others are judged.
 func TestAlteredCandidateIsNotPromoted(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		name   string
-		at     func(judge, core *kittest.Node) *kittest.Node // where the bytes are altered
-		rented bool                                          // a rented machine has a whole copy from the start
+		name  string
+		whole func(core, edge *kittest.Node) *kittest.Node // who has a whole copy from the start
 	}{
-		{"the judge has the only copy", func(judge, _ *kittest.Node) *kittest.Node { return judge }, false},
-		{"another core node has the only copy", func(_, core *kittest.Node) *kittest.Node { return core }, false},
-		{"the judge has it, and so has a rented machine", func(judge, _ *kittest.Node) *kittest.Node { return judge }, true},
-		{"another core node has it, and so has a rented machine", func(_, core *kittest.Node) *kittest.Node { return core }, true},
+		{"the judge has the only copy", nil},
+		{"so has a rented machine", func(_, edge *kittest.Node) *kittest.Node { return edge }},
+		{"so has another core node", func(core, _ *kittest.Node) *kittest.Node { return core }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			r, judge, edge := promoting(t)
-			holder := c.at(judge, r.AddNode("c", id.Core, ring.Slots{CPU: 1}))
-			good := evaluated(r, holder, "good", passing(), "")
-			holder.Damage(good)
-			whole := func() { r.AddArtifact(ring.KindModel, c4, "good", nil, nil, edge) }
-			if c.rented {
-				whole()
+			core := r.AddNode("c", id.Core, ring.Slots{CPU: 1})
+			good := evaluated(r, judge, "good", passing(), "")
+			judge.Damage(good)
+			if c.whole != nil {
+				r.AddArtifact(ring.KindModel, c4, "good", nil, nil, c.whole(core, edge))
 			}
 			judge.Start(Promotion(), "")
-			if !c.rented {
+			if c.whole == nil {
 				time.Sleep(30 * time.Minute)
 				if n, ok := r.Name(ring.ModelName(c4)); ok {
 					t.Fatalf("%s: the name points to %s, whose right bytes nobody has", c.name, n.Digest.Short())
@@ -158,14 +155,26 @@ func TestAlteredCandidateIsNotPromoted(t *testing.T) {
 				if p, err := event.PromotionRejected.Read(r.Log(event.PromotionRejected.Type())[0]); err != nil || p.Digest != bad {
 					t.Errorf("%s: %+v, %v", c.name, p, err)
 				}
-				whole()
+				r.AddArtifact(ring.KindModel, c4, "good", nil, nil, edge)
 			}
 			r.Eventually(5*time.Minute, c.name+": promoted when there is a whole copy", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == good })
-			if !judge.Holds(good) {
+			if !judge.Holds(good) && !core.Holds(good) {
 				t.Errorf("%s: the name moved, and no core node has the right bytes", c.name)
 			}
 		})
 	}
+}
+
+// A candidate that another core node has is promoted although the judge could not fetch it, as on a slow link or a full disk.
+func TestCandidateOfACoreNodeIsNotFetched(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, judge, _ := promoting(t)
+		good := evaluated(r, r.AddNode("c", id.Core, ring.Slots{CPU: 1}), "good", passing(), "")
+		slowly(judge, func(d id.Digest) bool { return d != good })
+		judge.Start(Promotion(), "")
+		r.Eventually(2*time.Minute, "promoted", func() bool { n, _ := r.Name(ring.ModelName(c4)); return n.Digest == good })
+	})
 }
 
 // Candidates whose machine is there and hangs keep nobody from being judged, in their config or another one, and the daemon goes on.
