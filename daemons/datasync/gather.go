@@ -112,8 +112,12 @@ func (g *gatherer) step(ctx context.Context) error {
 	g.hold(found)
 	var errs []error
 	for c, list := range g.due(found) {
-		if err := g.pack(ctx, c, list); err != nil {
-			errs = append(errs, fmt.Errorf("pack %s: %w", c, err))
+		for len(list) > 0 { // the first is never left
+			left, err := g.pack(ctx, c, list)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("pack %s: %w", c, err))
+			}
+			list = left
 		}
 	}
 	if err := g.push(ctx); err != nil {

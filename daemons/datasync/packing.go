@@ -14,17 +14,17 @@ import (
 )
 
 // pack makes one pack of the new games of a config, whatever jobs they are from, and writes it down. A job whose games cannot
-// be read is passed over: the others do not wait for it.
-func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
+// be read is passed over: the others do not wait for it. What is left has too many columns of its own to be in one pack with those
+// before it.
+func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) (left []fresh, err error) {
 	path := filepath.Join(g.staging, fmt.Sprintf("pack-%s-%d.db", c, g.now().UnixNano()))
 	defer os.Remove(path)
 	g.tried[c] = g.now()
 	var pool *gamedb.Pool
 	if len(list) > 1 {
 		defer func() { _ = gamedb.Remove(poolOf(path)) }()
-		var err error
 		if pool, err = gamedb.OpenPool(ctx, poolOf(path)); err != nil {
-			return fmt.Errorf("make pack: %w", err)
+			return nil, fmt.Errorf("make pack: %w", err)
 		}
 		defer pool.Close()
 	}
@@ -40,11 +40,15 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 			break
 		}
 		good, err := g.collect(ctx, f.db, path, pool, ids)
+		if errors.Is(err, gamedb.ErrTooWide) {
+			left, room = append(left, f), room+len(ids)
+			continue
+		}
 		switch f.err = err; {
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return nil, ctx.Err()
 		case errors.Is(err, gamedb.ErrTarget): // that says nothing of the job
-			return fmt.Errorf("collect games: %w", err)
+			return nil, fmt.Errorf("collect games: %w", err)
 		case err == nil:
 			delete(g.unread, f.db.Path)
 		default:
@@ -60,7 +64,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	}
 	if len(all) > 0 {
 		if err := g.finish(ctx, p, path, pool, all); err != nil {
-			return errors.Join(append(errs, err)...)
+			return nil, errors.Join(append(errs, err)...)
 		}
 		delete(g.waiting, c)
 		// What failed is tried again without regard to the ring's room, but not for ever: a job that plays may be unreadable for hours.
@@ -73,7 +77,7 @@ func (g *gatherer) pack(ctx context.Context, c id.Config, list []fresh) error {
 	for _, f := range failed { // what could be packed of them is written down by now
 		g.unreadable(ctx, f)
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(errs...)
 }
 
 // poolOf is where the games of several jobs are gathered for the pack at path.

@@ -99,7 +99,7 @@ func TestFailedPackOfACrowdedRingIsTriedAgain(t *testing.T) {
 		g.spacing = time.Hour
 		db := edge.Play("job", c4, true, "g")
 		list := []fresh{{db: db, ids: []string{"g"}}}
-		if err := g.pack(t.Context(), c4, list); err == nil {
+		if _, err := g.pack(t.Context(), c4, list); err == nil {
 			t.Fatal("packed into a store that is not there")
 		}
 		if len(g.due(list)) != 0 {

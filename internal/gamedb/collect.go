@@ -14,9 +14,15 @@ type CollectInfo struct {
 	Conflicts []string    // in the pool with other contents, from another file
 }
 
+// ErrTooWide says that a file has, together with those before it, more columns that are not known than one file may have.
+var ErrTooWide = errors.New("too many columns for one file")
+
 // Pool gathers games of several files that may be live, so that one pack can be made of them. It is read once and then thrown away:
 // nothing of it is brought to disk on purpose, and after an error or a crash it is worth nothing.
-type Pool struct{ to *target }
+type Pool struct {
+	to   *target
+	wide map[string][]string // columns of its tables that are not of the layout
+}
 
 // OpenPool makes the file at path.
 func OpenPool(ctx context.Context, path string) (*Pool, error) {
@@ -24,14 +30,15 @@ func OpenPool(ctx context.Context, path string) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
 	}
-	return &Pool{to}, nil
+	return &Pool{to: to, wide: map[string][]string{}}, nil
 }
 
 // Close lets go of the file; what was collected can be read then.
 func (p *Pool) Close() error { return p.to.Close() }
 
 // Collect adds the named finished games of src, all read from one snapshot. Games that are there already with the same contents
-// count as collected. After an error, of which ErrTarget is one of the pool itself, nothing of src has been added.
+// count as collected. After an error, of which ErrTarget is one of the pool itself, nothing of src has been added. ErrTooWide, which the
+// first games never get, says that they have to go into another pool.
 func (p *Pool) Collect(ctx context.Context, src string, ids []string) (CollectInfo, error) {
 	s, err := openSource(ctx, src, live)
 	if err != nil {
@@ -44,21 +51,36 @@ func (p *Pool) Collect(ctx context.Context, src string, ids []string) (CollectIn
 	if err := s.narrowFor(ctx, len(ids)); err != nil {
 		return CollectInfo{}, fmt.Errorf("collect games of %s: %w", src, err)
 	}
+	wide, err := widened(p.wide, s.tables)
+	if err != nil {
+		return CollectInfo{}, fmt.Errorf("collect games of %s: %w", src, err)
+	}
 	var info CollectInfo
 	err = p.to.transact(ctx, s.tables, func() error {
 		info = CollectInfo{}
-		return s.collect(ctx, p.to, ids, &info)
+		added, err := s.collect(ctx, p.to, ids, &info)
+		if err == nil && added == 0 {
+			err = errNothing
+		}
+		return err
 	})
-	if err != nil {
+	switch {
+	case err == nil:
+		p.wide = wide
+	case errors.Is(err, errNothing):
+	default:
 		return CollectInfo{}, fmt.Errorf("collect games of %s: %w", src, err)
 	}
 	return info, nil
 }
 
-func (s *source) collect(ctx context.Context, to *target, ids []string, info *CollectInfo) error {
+// errNothing has the columns taken back that were made for games of which none was added: they would keep out those of others.
+var errNothing = errors.New("no game was added")
+
+func (s *source) collect(ctx context.Context, to *target, ids []string, info *CollectInfo) (added int, err error) {
 	from, err := s.finder(ctx, ids)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer from.Close()
 	to.have.expect(ids)
@@ -75,12 +97,12 @@ func (s *source) collect(ctx context.Context, to *target, ids []string, info *Co
 			info.Damaged = append(info.Damaged, Rejection{ID: gameID, Reason: err.Error()})
 			continue
 		case err != nil:
-			return err
+			return added, err
 		}
 		has, err := to.standing(ctx, r)
 		switch {
 		case err != nil:
-			return err
+			return added, err
 		case has == differs:
 			info.Conflicts = append(info.Conflicts, gameID)
 			continue
@@ -90,11 +112,12 @@ func (s *source) collect(ctx context.Context, to *target, ids []string, info *Co
 		err = to.in.insert(ctx, r)
 		switch {
 		case err == nil:
+			added++
 		case errors.Is(err, errTorn) || !ofOneGame(err):
-			return ofTarget(err)
+			return added, ofTarget(err)
 		default:
 			info.Rejected = append(info.Rejected, Rejection{ID: gameID, Reason: err.Error()})
 		}
 	}
-	return nil
+	return added, nil
 }

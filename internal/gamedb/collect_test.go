@@ -1,6 +1,7 @@
 package gamedb
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -50,5 +51,34 @@ func TestPoolOfSeveralFiles(t *testing.T) {
 	writeGames(t, want, sampleGame(1), sampleGame(2), sampleGame(4))
 	if diff := cmp.Diff(readGames(t, want), readGames(t, path), cmpopts.EquateNaNs()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A pool takes no more columns that nobody knows than a pack may have, and those of games that it does not take leave no trace.
+func TestPoolIsNotTooWide(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	one, two, few := widePack(t, dir, 1, 40), widePack(t, dir, 2, 40), widePack(t, dir, 3, maxStrange-40)
+	path := filepath.Join(dir, "pool.db")
+	pool, err := OpenPool(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range []struct {
+		src, game string
+		want      error
+	}{
+		{one, "none", nil}, {two, "game-0002", nil}, {one, "game-0001", ErrTooWide}, {few, "game-0003", nil}, {two, "game-0002", nil},
+	} {
+		if _, err := pool.Collect(t.Context(), c.src, []string{c.game}); !errors.Is(err, c.want) || Damaged(err) {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	if err := pool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := Pack(t.Context(), path, filepath.Join(dir, "packed"), []string{"game-0002", "game-0003"})
+	if err != nil || info.Games != 2 {
+		t.Errorf("%+v %v", info, err)
 	}
 }

@@ -143,9 +143,9 @@ func (j *joiner) take(ctx context.Context, to *target, i int) error {
 	if err := s.narrow(ctx); err != nil {
 		return unfit(ctx, pack, err)
 	}
-	wide, err := j.widened(s.tables)
+	wide, err := widened(j.wide, s.tables) // the joined pack must be a good one, too
 	if err != nil {
-		return unfit(ctx, pack, err)
+		return unfit(ctx, pack, fmt.Errorf("%w: %w", err, ErrUnsafe))
 	}
 	from, err := newLoader(ctx, s.tx, s.tables, "")
 	if err != nil {
@@ -180,14 +180,14 @@ func (j *joiner) take(ctx context.Context, to *target, i int) error {
 	return err
 }
 
-// widened is what the packs so far and one more have of columns that are not of the layout. The joined pack must be a good one, too.
-func (j *joiner) widened(tables []tableColumns) (map[string][]string, error) {
-	wide := maps.Clone(j.wide)
+// widened is what the files so far and one more have of columns that are not of the layout: no more than one file may have.
+func widened(wide map[string][]string, tables []tableColumns) (map[string][]string, error) {
+	wide = maps.Clone(wide)
 	for _, t := range tables {
 		all := slices.Concat(wide[t.name], t.strange())
 		slices.Sort(all)
 		if all = slices.Compact(all); len(all) > maxStrange {
-			return nil, fmt.Errorf("with the packs before it %s has %d columns that are not known, more than %d: %w", t.name, len(all), maxStrange, ErrUnsafe)
+			return nil, fmt.Errorf("with the files before it %s has %d columns that are not known, more than %d: %w", t.name, len(all), maxStrange, ErrTooWide)
 		}
 		wide[t.name] = all
 	}
