@@ -34,6 +34,10 @@ func TestPackIsLookedIntoForItsCounter(t *testing.T) {
 			t.Errorf("%d games are counted in it: %v", said, err)
 		}
 	}
+	// What was counted before anybody looked stays what it is.
+	if err := fit(t.Context(), ring.Artifact{Kind: ring.KindPack, Safe: true, Counters: map[string]int64{ring.CounterGames: 2}}, pack); err != nil {
+		t.Error(err)
+	}
 	// The same bytes before they are a pack, as those of a joined one are.
 	if err := fit(t.Context(), ring.Artifact{Kind: ring.KindFile}, pack); err != nil {
 		t.Error(err)

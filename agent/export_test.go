@@ -30,3 +30,8 @@ func EpochOf(e kit.Effects) id.Epoch {
 func TimingAtStart(dir string) ring.Timing {
 	return (&Agent{dir: &dataDir{root: dir}}).lastTiming()
 }
+
+// Merged gathers packs for an export on the node of a store.
+func Merged(ctx context.Context, s kit.Store, c id.Config, packs ...id.Digest) (string, error) {
+	return workGames{s.(*artifacts).a}.Merged(ctx, c, packs)
+}

@@ -6,20 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/worker"
 	"github.com/ringagent/ringagent/daemons/kit"
-	"github.com/ringagent/ringagent/internal/blob"
 	"github.com/ringagent/ringagent/internal/connect4"
-	"github.com/ringagent/ringagent/internal/disk"
-	"github.com/ringagent/ringagent/internal/gamedb"
 	"github.com/ringagent/ringagent/internal/id"
 	"github.com/ringagent/ringagent/internal/rating"
 	"github.com/ringagent/ringagent/internal/ring"
@@ -247,108 +240,6 @@ type workArtifacts struct{ *artifacts }
 func (w workArtifacts) Store(ctx context.Context, path string) (id.Digest, error) {
 	d, _, err := w.PutFile(ctx, path)
 	return d, err
-}
-
-// workGames builds what an export reads: one database with at least the games of the packs.
-type workGames struct{ a *Agent }
-
-// Merged implements worker.Games. What is not on this disk yet is fetched first.
-func (g workGames) Merged(ctx context.Context, c id.Config, packs []id.Digest) (string, error) {
-	dir := g.a.dir.path("staging")
-	g.sweep(dir) // before anything is fetched: it may be what the disk is full of
-	path := filepath.Join(dir, fmt.Sprintf(exportPrefix+"%s-%s.db", c, hex.EncodeToString(newNonce())))
-	sorted, err := g.expand(ctx, packs)
-	if err != nil {
-		return "", err
-	}
-	files := make([]string, 0, len(sorted))
-	for _, d := range sorted {
-		pack, err := g.a.store.Ensure(ctx, d)
-		if err != nil {
-			return "", fmt.Errorf("get pack %s: %w", d.Short(), err)
-		}
-		files = append(files, pack)
-	}
-	out, err := gather(ctx, path, files, c, disk.Free)
-	if err != nil {
-		return "", err
-	}
-	if len(out) > 0 {
-		g.a.log.Warn().Str("config", string(c)).Int("left_out", len(out)).Str("game", out[0].ID).Str("pack", filepath.Base(out[0].Pack)).
-			Str("reason", out[0].Reason).Msg("games or whole packs are left out of an export")
-	}
-	return path, nil
-}
-
-// gather leaves nothing of what failed: on a disk that it has filled there would be no next export to sweep it away.
-// Packs that take more than there is room for are not begun with: a full disk ends the other jobs here, too.
-func gather(ctx context.Context, path string, packs []string, c id.Config, free func(dir string) (int64, error)) ([]gamedb.Rejection, error) {
-	need, largest := int64(exportSpare), int64(0) // which is in SQLite's own log before it is in the file
-	for _, p := range packs {
-		if st, err := os.Stat(p); err == nil {
-			need, largest = need+st.Size(), max(largest, st.Size())
-		}
-	}
-	need += largest
-	if room, err := free(filepath.Dir(path)); err == nil && room < need {
-		return nil, fmt.Errorf("gather %d packs: %d MiB of disk are free, %d are needed: %w", len(packs), room>>20, need>>20, blob.ErrNoSpace)
-	}
-	out, err := gamedb.Gather(ctx, path, packs, c)
-	if err != nil {
-		err = errors.Join(err, gamedb.Remove(path))
-	}
-	return out, err
-}
-
-const (
-	exportPrefix = "export-"
-	// exportKept is how long an export's input stays: longer than any job takes to open it.
-	exportKept = time.Hour
-	// exportSpare is what stays free on the disk beside it.
-	exportSpare = 64 << 20
-)
-
-func outlived(path string) bool {
-	st, err := os.Stat(path)
-	return err != nil || time.Since(st.ModTime()) > exportKept
-}
-
-// sweep removes what earlier exports have read.
-func (g workGames) sweep(dir string) {
-	old, _ := fs.Glob(os.DirFS(dir), exportPrefix+"*") // the pattern is ours and sound
-	for _, name := range old {
-		if path := filepath.Join(dir, name); outlived(path) {
-			_ = os.Remove(path)
-		}
-	}
-}
-
-// expand replaces lists of packs by what they list, and sorts.
-func (g workGames) expand(ctx context.Context, packs []id.Digest) ([]id.Digest, error) {
-	var out []id.Digest
-	for _, d := range packs {
-		path, err := g.a.store.Ensure(ctx, d)
-		if err != nil {
-			return nil, fmt.Errorf("get pack %s: %w", d.Short(), err)
-		}
-		if gamedb.IsDatabase(path) {
-			out = append(out, d)
-			continue
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("read list of packs: %w", err)
-		}
-		for _, line := range strings.Fields(string(b)) {
-			listed, err := id.ParseDigest(line)
-			if err != nil {
-				return nil, fmt.Errorf("list of packs %s: %w", d.Short(), err)
-			}
-			out = append(out, listed)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
 }
 
 func newNonce() []byte {

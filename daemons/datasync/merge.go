@@ -316,6 +316,10 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact, into *
 	case !errors.Is(err, gamedb.ErrUnsafe):
 		// This machine cannot read it now, or this version not yet: the copy is as good as before, and its receipt true.
 		return true, fmt.Errorf("check pack %s: %w", a.Digest.Short(), err)
+	case a.Safe:
+		// It was good enough when it was taken, its games are counted, and jobs' files were thrown away for it: what has been found
+		// fault with since is no reason to lose them. Its hash is right, and it stays, for a version that can read it or for people.
+		return true, fmt.Errorf("check pack %s: %w", a.Digest.Short(), err)
 	default:
 		m.tell(ctx, c, a, err)
 		// The hash is right, so no other copy is better: it is put aside for good.
@@ -324,7 +328,7 @@ func (m *merger) merge(ctx context.Context, c id.Config, a ring.Artifact, into *
 		}
 		return false, nil
 	}
-	if err := asCounted(ctx, path, a); err != nil {
+	if err := asCounted(ctx, path, a); err != nil && !a.Safe { // what was counted stays so
 		// Its bytes are what they are: it is the record that is wrong, and they stay. But there is no receipt for it.
 		return false, fmt.Errorf("count games of pack %s: %w", a.Digest.Short(), err)
 	}
