@@ -43,6 +43,14 @@ func TestJobsTooWideForOnePackAreInTwo(t *testing.T) {
 		for i, columns := range map[string]int{"one": 40, "two": 40, "plain": 0} {
 			widen(t, edge.Play(i, c4, true, kittest.IDs(i, 2)...), columns)
 		}
+		g, err := newGatherer(edge.Env(EphemeralSync(), ""), gatherDefaults())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.step(t.Context()); err != nil || len(g.books.pending()) != 2 || len(g.unread) != 0 {
+			t.Errorf("%d packs at once, unreadable %v, %v", len(g.books.pending()), g.unread, err)
+		}
+		g.courier.Wait()
 		edge.Start(EphemeralSync(), "")
 		r.Eventually(5*time.Minute, "released", func() bool { return len(edge.Gone()) == 3 })
 		packs := r.Artifacts(ring.KindPack)
