@@ -18,7 +18,7 @@ const (
 	reportRoom = 8 << 10  // bytes of a report
 	finishRoom = 64 << 10 // bytes of how a run ended, with what it made: the state keeps a thousand of them
 	labelRoom  = 128      // bytes of the name of a counter: that of an opponent is a digest and some words
-	packRoom   = 1 << 30  // bytes of a pack, which each core node fetches
+	packRoom   = 16 << 30 // bytes of a pack, against nonsense: an honest one of long games may be large
 	packGames  = 1 << 20  // games of a pack
 	outboxes   = 1024     // of one node, which begins another one when it finds its own set back
 	clockRoom  = time.Minute
@@ -85,7 +85,7 @@ func excess(a ring.Artifact) string {
 		return "a file of another age"
 	}
 	if a.Kind == ring.KindPack && (a.Bytes > packRoom || a.Counters["games"] > packGames || a.Counters["games"] < 0) {
-		return fmt.Sprintf("a pack of more than %d MiB or %d games", packRoom>>20, packGames)
+		return fmt.Sprintf("a pack of more than %d GiB or %d games", int64(packRoom)>>30, packGames)
 	}
 	for k := range a.Counters {
 		if len(k) > labelRoom {
