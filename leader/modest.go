@@ -15,7 +15,7 @@ import (
 // which has to take what stands in the log; they keep a rented machine, which may be anybody's, from filling or ending those that
 // decide.
 const (
-	reportRoom = 8 << 10  // bytes of a report
+	reportRoom = 16 << 10 // bytes of a report: as many labels as a config may have, of full size, take 9 KB
 	finishRoom = 64 << 10 // bytes of how a run ended, with what it made: the state keeps a thousand of them
 	labelRoom  = 128      // bytes of the name of a counter: that of an opponent is a digest and some words
 	packRoom   = 16 << 30 // bytes of a pack, against nonsense: an honest one of long games may be large

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -261,6 +262,10 @@ func TestEdgeSpeaksForItselfOnly(t *testing.T) {
 		return state.Command{Kind: state.KindArtifacts, By: from, Body: state.AddArtifacts{Artifacts: []ring.Artifact{a}}}
 	}
 	pack := ring.Artifact{Kind: ring.KindPack, Bytes: 1 << 20, Counters: map[string]int64{"games": 50}, Created: time.Unix(1e9, 0)}
+	labels := map[string]string{} // as many as a config may have, of full size
+	for i := range 32 {
+		labels[fmt.Sprintf("%0128d", i)] = strings.Repeat("x", 128)
+	}
 	noYear := time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -23*3600))
 	for name, c := range map[string]struct {
 		from id.Node
@@ -300,6 +305,7 @@ func TestEdgeSpeaksForItselfOnly(t *testing.T) {
 		"a pack of no year":      {edge, adding(edge, ring.Artifact{Kind: ring.KindPack, Created: noYear}), false},
 		"a counter of 200 KB":    {edge, adding(edge, ring.Artifact{Kind: ring.KindPack, Counters: map[string]int64{strings.Repeat("x", 200_000): 1}}), false},
 		"a report of 200 KB":     {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Addresses: []string{strings.Repeat("x", 200_000)}}}}, false},
+		"all labels it may have": {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Labels: labels}}}, true},
 		"a core node's name":     {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Name: "n1"}}}, false},
 		"its own name":           {edge, state.Command{Kind: state.KindReport, By: edge, Body: state.Report{Member: ring.Member{ID: edge, Name: "n2"}}}, true},
 		"a name of 200 KB":       {edge, state.Command{Kind: state.KindReport, By: edge, Once: strings.Repeat("x", 200_000), Body: state.Report{Member: ring.Member{ID: edge}}}, false},

@@ -212,6 +212,9 @@ func (c Config) Validate() error {
 	if err := checkWord(c.FailureDomain); c.FailureDomain != "" && err != nil {
 		return fmt.Errorf("failure_domain %w", err)
 	}
+	if len(c.Labels) > maxLabels {
+		return fmt.Errorf("labels: want at most %d, not %d", maxLabels, len(c.Labels))
+	}
 	for _, k := range slices.Sorted(maps.Keys(c.Labels)) {
 		if err := checkWord(k); err != nil {
 			return fmt.Errorf("labels: key %w", err)
@@ -233,6 +236,9 @@ const maxSlots = 1 << 30
 
 // maxWord bounds a failure domain, and a label's key and value, in bytes: every node keeps those of all.
 const maxWord = 128
+
+// maxLabels bounds the labels of a node: a coordinator refuses a report that is too long, and a node learns that late.
+const maxLabels = 32
 
 // checkWord keeps names that are compared and printed in columns to one word.
 func checkWord(s string) error {

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,6 +110,13 @@ func TestOddButSoundFiles(t *testing.T) {
 
 func TestValidateNamesTheField(t *testing.T) {
 	t.Parallel()
+	labels := func(n int) map[string]string {
+		all := map[string]string{}
+		for i := range n {
+			all[fmt.Sprint("key", i)] = "x"
+		}
+		return all
+	}
 	for name, c := range map[string]struct {
 		change func(*Config)
 		want   string // "" = sound
@@ -142,6 +150,8 @@ func TestValidateNamesTheField(t *testing.T) {
 		"long domain":         {func(c *Config) { c.FailureDomain = strings.Repeat("r", 129) }, "failure_domain"},
 		"label without a key": {func(c *Config) { c.Labels = map[string]string{"": "x"} }, "labels"},
 		"label of two lines":  {func(c *Config) { c.Labels = map[string]string{"gpu": "a\nb"} }, "labels.gpu"},
+		"32 labels":           {func(c *Config) { c.Labels = labels(32) }, ""},
+		"33 labels":           {func(c *Config) { c.Labels = labels(33) }, "labels: want at most 32"},
 		"label":               {func(c *Config) { c.Labels = map[string]string{"gpu": "RTX 4090"} }, ""},
 		"slots of everything": {func(c *Config) { c.Slots.RAMMiB = 1 << 40 }, "slots.ram_mib"},
 		"negative slots":      {func(c *Config) { c.Slots.CPU = -1 }, "slots.cpu"},
