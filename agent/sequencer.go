@@ -84,8 +84,12 @@ func (s sources) Head(ctx context.Context) (eventlog.Head, error) {
 	})
 }
 
+// headWait is what a core node that is there takes at most, far away and under load.
+const headWait = 300 * time.Millisecond
+
 // highestHead asks all at once and takes the highest word of a voter: the state of one that the coordinator does not reach stands
-// still. Once one has answered the others are waited for only as long as somebody takes who is there.
+// still. Once one has answered the others are waited for only for a moment: every pull of an edge node waits for this, and a core node
+// that is gone for good would make each of them slower.
 func highestHead(ctx context.Context, nodes []id.Node, ask func(context.Context, id.Node) (replicaState, error)) (eventlog.Head, error) {
 	type word struct {
 		replicaState
@@ -113,7 +117,7 @@ func highestHead(ctx context.Context, nodes []id.Node, ask func(context.Context,
 					out = eventlog.Head{Seq: w.HeadSeq, Hash: w.HeadHash}
 				}
 				if enough == nil {
-					enough = time.After(answerWait)
+					enough = time.After(headWait)
 				}
 			}
 		case <-enough:

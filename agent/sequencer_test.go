@@ -33,11 +33,16 @@ func TestHeadIsTheHighest(t *testing.T) {
 		}
 		return replicaState{}, errors.New("connection refused")
 	}
-	for _, nodes := range [][]id.Node{{stale, fresh, spare}, {fresh, stale}, {away, stale, gone, fresh}, {fresh, gone}} {
+	waits := map[int]time.Duration{2: headWait} // for those who do not answer; by the case's number
+	for i, nodes := range [][]id.Node{{stale, fresh, spare}, {fresh, stale}, {away, stale, gone, fresh}, {fresh, gone}} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
 				if h, err := highestHead(t.Context(), nodes, ask); err != nil || h.Seq != 20 || h.Hash != hash {
 					t.Errorf("%+v, %v", h, err)
+				}
+				if took := time.Since(begin); took != waits[i] || took > 300*time.Millisecond {
+					t.Errorf("took %s", took)
 				}
 			})
 		})
