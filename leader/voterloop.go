@@ -283,18 +283,24 @@ func (n *Node) sit(s *seat) bool {
 
 // giveUpVote asks the coordinator to remove this node until it answers. The patience is that with which a dead voter is
 // waited for: if nobody has answered by then there is no majority without this node. index is how far the ring had come
-// when it was removed, or later.
+// when it was removed, or later. A coordinator that refuses since too few others are alive is asked again until then: one whose
+// disk stalls for some seconds counts as dead, and is back soon.
 func (n *Node) giveUpVote(ctx context.Context) (index uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, max(n.times().VoterDead, 30*time.Second))
 	defer cancel()
 	for {
 		var a faultyAnswer
+		var refused *Refused
+		last := err
 		err = n.toCoordinator(ctx, methodFaulty, struct{}{}, &a, func(context.Context, *term) error { return ErrNoCoordinator })
 		if err == nil && a.Removed {
 			return a.Index, nil
 		}
-		if errors.As(err, new(*Refused)) {
+		if errors.As(err, &refused) && refused.Code != string(state.CodeRefused) {
 			return 0, err
+		}
+		if ctx.Err() != nil && last != nil {
+			return 0, last // this attempt had no time to end
 		}
 		if !sleep(ctx, time.Second) {
 			return 0, err
