@@ -21,8 +21,19 @@ type finder struct {
 	since   time.Time             // when known was found out
 	asked   time.Time             // when the others were last asked
 	lost    time.Time             // since when none of them could say; zero: one could
-	doubted map[id.Node]time.Time // nodes that could not be reached, or by way of which the coordinator could not
+	vain    bool                  // the last answer was of a coordinator, or of a way to it, that had just failed
+	doubted map[id.Node]time.Time // nodes that could not be reached
+	strayed map[id.Node]time.Time // nodes that could, but by way of which the coordinator could not
 	count   uint64                // of what was found
+	open    *question             // that the others are being asked, or nil
+}
+
+// question is one round of asking the others, for all who want to know meanwhile.
+type question struct {
+	done chan struct{} // closed when what follows is set
+	r    remote
+	ok   bool
+	cut  bool // whoever asked went away before the end
 }
 
 const doubtFor = 10 * time.Second
@@ -37,19 +48,46 @@ func (f *finder) find(ctx context.Context) (remote, bool) {
 			return remote{n: f.n, node: id.Node(leader), found: f.count}, true
 		}
 	}
-	f.mu.Lock()
-	known := f.known
+	for {
+		f.mu.Lock()
+		known, good, q, mine := f.look()
+		f.mu.Unlock()
+		if q == nil {
+			return known, good
+		}
+		if mine {
+			f.pose(ctx, q)
+			return q.r, q.ok
+		}
+		select {
+		case <-q.done:
+			if !q.cut {
+				return q.r, q.ok
+			}
+		case <-ctx.Done():
+			return remote{}, false
+		}
+	}
+}
+
+// look is what is known, whether that is good, and if there is something to find out, the question for it, and whether the caller
+// is to pose it. Called with mu held.
+func (f *finder) look() (known remote, good bool, q *question, mine bool) {
 	// A voter relays to whoever coordinates by now, so that a roundabout way never fails for being out of date.
-	stale := known.via != "" && time.Since(f.since) >= doubtFor
-	good := known.node != "" && !stale
-	soon := !good && time.Since(f.asked) < f.pause()
-	if !good && !soon {
-		f.asked = time.Now()
+	stale := f.known.via != "" && time.Since(f.since) >= doubtFor
+	switch good = f.known.node != "" && !stale; {
+	case good:
+	case f.open != nil:
+		q = f.open
+	case time.Since(f.asked) >= f.pause():
+		q, mine = &question{done: make(chan struct{})}, true
+		f.open, f.asked = q, time.Now()
 	}
-	f.mu.Unlock()
-	if good || soon {
-		return known, good
-	}
+	return f.known, good, q, mine
+}
+
+// pose asks the others and hands what they say to all who wait for it.
+func (f *finder) pose(ctx context.Context, q *question) {
 	r, ok := f.ask(ctx)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,27 +96,47 @@ func (f *finder) find(ctx context.Context) (remote, bool) {
 		f.count++
 		r.found = f.count
 		f.known, f.since, f.lost = r, time.Now(), time.Time{}
+		f.vain = lately(f.doubted, r.node) || lately(f.strayed, r.via)
 	case f.lost.IsZero():
 		f.lost = time.Now()
 	}
-	return r, ok
+	q.r, q.ok, q.cut = r, ok, !ok && ctx.Err() != nil
+	f.open = nil
+	close(q.done)
 }
 
 // pause is how long the others are left alone after a question that none of them could answer: not at all in the second that
-// an election takes, but a node that is cut off or shut out has every caller here ask them, for ever. Called with mu held.
+// an election takes, but a node that is cut off or shut out has every caller here ask them, for ever. Those that still name a
+// coordinator that has just died are given a moment too: each caller here has it refused at once, and would ask again. Called with
+// mu held.
 func (f *finder) pause() time.Duration {
-	if f.lost.IsZero() {
-		return 0
+	switch {
+	case !f.lost.IsZero():
+		return min(time.Since(f.lost)/10, askPause)
+	case f.vain:
+		return vainPause
 	}
-	return min(time.Since(f.lost)/10, askPause)
+	return 0
 }
 
-// doubts says whether a node, or the way through it, has failed a moment ago.
+// doubts says whether a node could not be reached a moment ago.
 func (f *finder) doubts(n id.Node) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	at, bad := f.doubted[n]
-	return bad && time.Since(at) < doubtFor
+	return lately(f.doubted, n)
+}
+
+// strays says whether a node could be reached a moment ago, and the coordinator not through it. That is no word on the node itself,
+// which may be the next coordinator.
+func (f *finder) strays(n id.Node) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return lately(f.strayed, n)
+}
+
+func lately(book map[id.Node]time.Time, n id.Node) bool {
+	at, in := book[n]
+	return in && time.Since(at) < doubtFor
 }
 
 // by is the node that is called.
@@ -103,12 +161,14 @@ func (f *finder) doubt(r remote, err error) {
 		}
 		f.known = remote{}
 	}
-	// A node on the way that knows no coordinator is not asked before others that do.
-	if errors.Is(err, ErrUnknownOutcome) || errors.Is(err, errUnsent) || r.via != "" && errors.Is(err, ErrNoCoordinator) {
-		if f.doubted == nil {
-			f.doubted = make(map[id.Node]time.Time)
-		}
+	if f.doubted == nil {
+		f.doubted, f.strayed = make(map[id.Node]time.Time), make(map[id.Node]time.Time)
+	}
+	switch {
+	case errors.Is(err, ErrUnknownOutcome) || errors.Is(err, errUnsent):
 		f.doubted[r.by()] = time.Now()
+	case r.via != "" && errors.Is(err, ErrNoCoordinator):
+		f.strayed[r.via] = time.Now() // it is not asked before others that know of a coordinator
 	}
 }
 
@@ -148,6 +208,7 @@ type answer struct {
 	by id.Node
 	whoAnswer
 	doubted bool
+	strayed bool // it names another one to whom it leads nowhere
 }
 
 // better says whether an answer is to be gone by rather than another one: the newest term, told by a node that has not just
@@ -160,6 +221,8 @@ func (a answer) better(b answer) bool {
 		return a.Term > b.Term
 	case a.doubted != b.doubted:
 		return b.doubted
+	case a.strayed != b.strayed:
+		return b.strayed
 	}
 	return a.itself() && !b.itself()
 }
@@ -179,7 +242,7 @@ func (f *finder) ask(ctx context.Context) (remote, bool) {
 			if err != nil || a.Coordinator == f.n.cfg.Self.Node {
 				a = whoAnswer{}
 			}
-			answers <- answer{s, a, f.doubts(s)}
+			answers <- answer{s, a, f.doubts(s), a.Coordinator != s && f.strays(s)}
 		}()
 	}
 	var best answer

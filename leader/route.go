@@ -14,6 +14,7 @@ import (
 const (
 	askTimeout  = time.Second     // for "who coordinates?"
 	askPause    = 2 * time.Second // at most, from one such question to the next
+	vainPause   = 250 * time.Millisecond
 	callTimeout = 5 * time.Second // for one attempt at the coordinator; commits take milliseconds
 )
 
