@@ -275,11 +275,7 @@ func (s *artifacts) reconcileOnce(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, d := range s.missed.list() {
-		if err := s.again(ctx, d); err != nil && ctx.Err() == nil {
-			s.a.log.Debug().Err(err).Str("artifact", string(d)).Msg("a lost copy is not back yet")
-		}
-	}
+	s.missed.round(ctx, s.reconcileEvery(), s.again)
 	return ctx.Err()
 }
 
@@ -381,10 +377,11 @@ func (s *artifacts) again(ctx context.Context, d id.Digest) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileFetch)
 	defer cancel()
 	if a, err := s.known(ctx, d); err == nil && a.Joined != "" {
-		s.missed.tried(d, true)
 		return nil
 	}
 	err := s.hold(ctx, d)
-	s.missed.result(d, err)
+	if err != nil {
+		s.a.log.Debug().Err(err).Str("artifact", string(d)).Msg("a lost copy is not back yet")
+	}
 	return err
 }

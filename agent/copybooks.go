@@ -127,10 +127,20 @@ func (r *refused) add(d id.Digest, why *unfit) {
 // missedTries is how often a lost copy is asked for of holders that say that they have none.
 const missedTries = 10
 
-// missed are copies that got lost here, with the number of attempts to have them again.
+// missedWait is how long, at most, a lost copy is not asked for after nobody has answered.
+const missedWait = time.Hour
+
+// search is what was done to have a lost copy again.
+type search struct {
+	tries int           // that count
+	wait  time.Duration // after the last one, if nobody answered
+	due   time.Time     // the next one
+}
+
+// missed are copies that got lost here, with the attempts to have them again.
 type missed struct {
 	mu   sync.Mutex
-	all  map[id.Digest]int
+	all  map[id.Digest]search
 	ever map[id.Digest]time.Time // also those that are asked for no more, and when they were missed first
 }
 
@@ -138,12 +148,12 @@ func (m *missed) add(d id.Digest) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.all == nil || len(m.all) >= maxBook {
-		m.all = map[id.Digest]int{}
+		m.all = map[id.Digest]search{}
 	}
 	if m.ever == nil || len(m.ever) >= maxBook {
 		m.ever = map[id.Digest]time.Time{}
 	}
-	m.all[d] = 0
+	m.all[d] = search{due: time.Now()}
 	if _, ok := m.ever[d]; !ok {
 		m.ever[d] = time.Now()
 	}
@@ -156,30 +166,70 @@ func (m *missed) lost() map[id.Digest]time.Time {
 	return maps.Clone(m.ever)
 }
 
-func (m *missed) list() []id.Digest {
+// due are those that are to be asked for now, the one that has waited longest first.
+func (m *missed) due() []id.Digest {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Keys(m.all))
+	var out []id.Digest
+	for d, s := range m.all {
+		if !time.Now().Before(s.due) {
+			out = append(out, d)
+		}
+	}
+	slices.SortFunc(out, func(a, b id.Digest) int { return m.all[a].due.Compare(m.all[b].due) })
+	return out
+}
+
+// round asks for those that are due, until a period is over: holders that are gone without a word take their time, one after the
+// other, and receipts are compared no earlier than the next round. The others are the first ones then.
+func (m *missed) round(ctx context.Context, every time.Duration, again func(context.Context, id.Digest) error) {
+	begin := time.Now()
+	for _, d := range m.due() {
+		m.result(d, again(ctx, d), every)
+		if ctx.Err() != nil || time.Since(begin) >= every {
+			return
+		}
+	}
 }
 
 func (m *missed) tried(d id.Digest, done bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, ok := m.all[d]; !ok {
+	s, ok := m.all[d]
+	if !ok {
 		return
 	}
-	if m.all[d]++; done || m.all[d] >= missedTries {
+	if s.tries++; done || s.tries >= missedTries {
 		delete(m.all, d)
+		return
+	}
+	s.wait, s.due = 0, time.Now()
+	m.all[d] = s
+}
+
+// putOff has a copy wait for a period, or while nobody answers longer each time: it may be one of many whose holders are gone for good.
+func (m *missed) putOff(d id.Digest, every time.Duration, longer bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.all[d]; ok {
+		if !longer {
+			s.wait = 0
+		}
+		s.wait = min(max(2*s.wait, every), missedWait)
+		s.due = time.Now().Add(s.wait)
+		m.all[d] = s
 	}
 }
 
 // result takes note of how an attempt ended. One in which nobody answered who could know does not count: this node may be cut
-// off for an hour, and the copy is wanted when that is over.
-func (m *missed) result(d id.Digest, err error) {
+// off for an hour, and the copy is wanted when that is over. It is asked for less and less often, from each period on.
+func (m *missed) result(d id.Digest, err error, every time.Duration) {
 	var bad *unfit
 	done := err == nil || errors.As(err, &bad)
 	if done || errors.Is(err, transfer.ErrNotHeld) || errors.Is(err, transfer.ErrLied) || errors.Is(err, errNotInRing) {
 		m.tried(d, done)
+	} else {
+		m.putOff(d, every, !errors.Is(err, transfer.ErrBusy))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ringagent/ringagent/internal/blob"
@@ -177,20 +178,70 @@ func TestLostCopyIsWantedUntilHoldersHaveNone(t *testing.T) {
 		var m missed
 		m.add(d)
 		for range missedTries - 1 {
-			m.result(d, c.err)
+			m.result(d, c.err, time.Minute)
 		}
-		if len(m.list()) != 1 {
+		if len(m.all) != 1 {
 			t.Errorf("%s: given up before the last attempt", name)
 		}
-		m.result(d, c.err)
-		if gone := len(m.list()) == 0; gone != c.forGood {
+		m.result(d, c.err, time.Minute)
+		if gone := len(m.all) == 0; gone != c.forGood {
 			t.Errorf("%s: given up: %v", name, gone)
 		}
 		m.add(d)
-		if m.result(d, nil); len(m.list()) != 0 {
+		if m.result(d, nil, time.Minute); len(m.all) != 0 {
 			t.Errorf("%s: asked for although it is here", name)
 		}
 	}
+}
+
+// Lost copies whose holders never answer, each of which takes a minute to find out, hold the round up for a period at most; they are
+// asked for less and less often, and each has its turn. One whose holder is back is had at its next turn.
+func TestLostCopiesOfSilentHoldersTakeTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const every, copies = time.Minute, 20
+		var m missed
+		asked := map[id.Digest]int{}
+		for i := range copies {
+			m.add(id.DigestOf([]byte{byte(i)}))
+		}
+		back := false
+		again := func(_ context.Context, d id.Digest) error {
+			asked[d]++
+			if back {
+				return nil
+			}
+			time.Sleep(reconcileFetch)
+			return context.DeadlineExceeded
+		}
+		round := func() {
+			begin := time.Now()
+			m.round(t.Context(), every, again)
+			if took := time.Since(begin); took > every {
+				t.Fatalf("a round takes %s", took)
+			}
+			time.Sleep(every)
+		}
+		for range copies {
+			round()
+		}
+		if len(asked) != copies {
+			t.Errorf("%d of %d had their turn", len(asked), copies)
+		}
+		for range 24 * 60 {
+			round()
+		}
+		for d, n := range asked {
+			if n < 24 || n > 2*24+10 { // two days of minutes, half of which are spent asking
+				t.Errorf("%s was asked for %d times", d.Short(), n)
+			}
+		}
+		back = true
+		time.Sleep(missedWait)
+		if round(); len(m.all) != 0 {
+			t.Errorf("%d are not back", len(m.all))
+		}
+	})
 }
 
 // After a request with an unknown outcome the copies go that the ring does not count on any more, and no others; without a reading
