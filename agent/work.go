@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/ringagent/ringagent/agent/worker"
