@@ -16,6 +16,7 @@ type loader struct {
 	session   session
 	tables    []tableColumns
 	condition string
+	most      bounds      // of one game
 	one       []*sql.Stmt // by table: the rows of one game; made when it is needed
 	many      []*sql.Stmt // by table: those of mostAhead games
 
@@ -35,7 +36,7 @@ const (
 // newLoader prepares reading the given tables. Where a condition is given, such as finishedCondition's, records say whether a row
 // of the table of games meets it.
 func newLoader(ctx context.Context, s session, tables []tableColumns, condition string) (*loader, error) {
-	l := &loader{session: s, tables: tables, condition: condition, one: make([]*sql.Stmt, len(tables))}
+	l := &loader{session: s, tables: tables, condition: condition, most: bounds{maxRows, maxGameBytes}, one: make([]*sql.Stmt, len(tables))}
 	for i := range tables {
 		many, err := l.prepare(ctx, i, ofMany)
 		if err != nil {
@@ -141,7 +142,7 @@ func (l *loader) load(ctx context.Context, gameID string) (record, error) {
 
 func (l *loader) single(ctx context.Context, gameID string) (record, error) {
 	r := record{id: gameID, parts: make([]part, len(l.tables))}
-	read := bounds{rows: maxRows, bytes: maxGameBytes}
+	read := l.most
 	for i, t := range l.tables {
 		var err error
 		if l.one[i] == nil {
@@ -151,7 +152,7 @@ func (l *loader) single(ctx context.Context, gameID string) (record, error) {
 		}
 		var rows [][]any
 		for _, key := range keys(gameID) {
-			read.rows = maxRows // in each table; what they take is counted over all
+			read.rows = l.most.rows // in each table; what they take is counted over all
 			if rows, err = loadRows(ctx, l.one[i], []any{key}, l.width(i), &read); err != nil {
 				return record{}, fmt.Errorf("read %s of game %.60q: %w", t.name, gameID, err)
 			}
