@@ -9,7 +9,7 @@ out=$1; part=$(cat "$2/part"); echo run >>"$2/runs.$part"
 case $part in
 nothing) exit 0 ;;
 zero) exec "$2/probe" emptydb "$out/games.db" ;;
-cut) printf 'PK\003\004cut off' >"$out/dataset.npz"; exec "$3" workload connect4 selfplay --games 1 --simulations 0 --seed $$ --out "$out/games.db" ;;
+cut) printf 'PK\003\004cut off' >"$out/dataset.npz" ;;
 empty) : >"$out/games.db" ;;
 text) echo 'games=1000000'; echo not a database >"$out/games.db" ;;
 hang) echo games=1; sleep 600 ;;
@@ -37,7 +37,12 @@ stages:
     progress: 'games=(?P<games>\d+)'
     outputs:
       - {path: games.db, kind: games, min: {games: 1}}
-      - {path: dataset.npz, kind: dataset, optional: true}
+  export:
+    argv: [sh, "$scratch/part.sh", "{out}", "$scratch", "{self}"]
+    needs: {cpu: 1}
+    timeout: 100s
+    outputs:
+      - {path: dataset.npz, kind: dataset, min: {samples: 1}}
 Y
 LIMIT=10 expect 0 workload "$RINGAGENT" validate "$scratch/liar.yaml"
 # QUEUE_POPULATOR must not play in between.
@@ -62,8 +67,8 @@ good() { # slots are free again: a job that keeps its word ends well
   id=$(ra c1 work add selfplay --config connect4_2p --json | field id)
   check "$1: a good job runs after it" until_true 40 in_state "$id" done || ra c1 work show "$id" --json
 }
-play() { # play PART PATTERN [SECONDS]: one attempt, its reason, then cancelled, then a good one
-  local part=$1 stage=selfplay pattern=$2 limit=${3:-45} id
+play() { # play PART PATTERN [SECONDS [STAGE]]: one attempt, its reason, then cancelled, then a good one
+  local part=$1 stage=${4:-selfplay} pattern=$2 limit=${3:-45} id
   echo "$part" >"$scratch/part"
   id=$(ra c1 work add "$stage" --config connect4_2p --json | field id) || { bad "$part: not added"; return; }
   if ! until_true "$limit" attempted "$id"; then bad "$part: $(ra c1 work show "$id" --json | tr -d '\n ')"; else
@@ -83,7 +88,7 @@ play empty 'games'
 play text 'games.db|sqlite|database'
 play link 'link|regular'
 play zero 'games'
-play cut 'dataset.npz|zip|npz'
+play cut 'dataset.npz|zip|npz' 45 export
 play fails 'exit 7|exit code 7|status 7|7'
 play killed 'signal|killed'
 play leaves '1'
