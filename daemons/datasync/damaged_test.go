@@ -294,6 +294,18 @@ func TestMachineTroublePutsNoPackAside(t *testing.T) {
 	}
 }
 
+// failCheck has the check of one pack fail, and counts how often it is made.
+func failCheck(m *merger, d id.Digest, with error, made *int) {
+	good := m.check
+	m.check = func(ctx context.Context, path string) error {
+		if filepath.Base(path) != string(d) {
+			return good(ctx, path)
+		}
+		*made++
+		return fmt.Errorf("verify: %w", with)
+	}
+}
+
 // A pack whose check never ends in time does not take a processor for itself: after a few times it is left alone for a while, and
 // the others are merged meanwhile.
 func TestSlowPackIsNotCheckedAllTheTime(t *testing.T) {
@@ -308,13 +320,7 @@ func TestSlowPackIsNotCheckedAllTheTime(t *testing.T) {
 		}
 		m := newMerger(a.Env(AutoSync(), ""), JoinSettings{})
 		good, checks := m.check, 0
-		m.check = func(ctx context.Context, path string) error {
-			if filepath.Base(path) != string(packs[0].Digest) {
-				return good(ctx, path)
-			}
-			checks++
-			return fmt.Errorf("verify: %w", gamedb.ErrSlow)
-		}
+		failCheck(m, packs[0].Digest, gamedb.ErrSlow, &checks)
 		step := func() {
 			if err := m.step(t.Context()); err != nil {
 				t.Error(err)

@@ -1,8 +1,6 @@
 package datasync
 
 import (
-	"context"
-	"fmt"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -30,14 +28,8 @@ func TestCountedPackIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := newMerger(a.Env(AutoSync(), ""), JoinSettings{})
-		good, checks := m.check, 0
-		m.check = func(ctx context.Context, path string) error {
-			if filepath.Base(path) != string(packs[0].Digest) {
-				return good(ctx, path)
-			}
-			checks++
-			return fmt.Errorf("verify: %w", gamedb.ErrUnsafe)
-		}
+		checks := 0
+		failCheck(m, packs[0].Digest, gamedb.ErrUnsafe, &checks)
 		for range 3 * slowPatience {
 			if err := m.step(t.Context()); err != nil {
 				t.Error(err)
